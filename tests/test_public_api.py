@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import trtcal
+from trtcal import errors
+
+PUBLIC = {
+    "METHODS": "trtcal.thresholds",
+    "ActivationStats": "trtcal.stats",
+    "CalibrationCache": "trtcal.cache",
+    "Histogram": "trtcal.histogram",
+    "TrtcalError": "trtcal.errors",
+    "calibrate": "trtcal.calibration",
+    "collect": "trtcal.collector",
+}
+
+
+def third_party_after(statement: str) -> set[str]:
+    """Packages that a fresh interpreter has loaded through the statement, the standard library left out."""
+    program = (
+        "import sys; before = set(sys.modules)\n"
+        f"{statement}\n"
+        # Cython leaves modules without a spec, which are none of their own.
+        "new = [name for name in set(sys.modules) - before if getattr(sys.modules[name], '__spec__', None)]\n"
+        "print(*({name.split('.')[0] for name in new} - sys.stdlib_module_names))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(result.stdout.split())
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(trtcal.__all__) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize(("name", "home"), PUBLIC.items(), ids=PUBLIC)
+def test_a_public_name_is_the_object_of_its_module(name: str, home: str) -> None:
+    assert getattr(trtcal, name) is getattr(import_module(home), name)
+
+
+def test_a_star_import_brings_exactly_the_public_names() -> None:
+    namespace: dict[str, object] = {}
+    exec("from trtcal import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == PUBLIC.keys()
+
+
+def test_dir_lists_the_public_names_and_the_version() -> None:
+    assert {*PUBLIC, "__version__"} <= set(dir(trtcal))
+
+
+def test_an_unknown_name_is_an_attribute_error_that_says_so() -> None:
+    with pytest.raises(AttributeError, match="module 'trtcal' has no attribute 'calibrat'"):
+        trtcal.calibrat  # noqa: B018
+    assert not hasattr(trtcal, "calibrat")
+
+
+def test_importing_trtcal_loads_no_other_package() -> None:
+    assert third_party_after("import trtcal") == {"trtcal"}
+
+
+def test_all_public_names_together_load_numpy_and_nothing_heavier() -> None:
+    assert third_party_after("from trtcal import *") == {"trtcal", "numpy"}
+
+
+def test_the_version_is_dotted_numbers_and_the_changelog_has_it() -> None:
+    assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", trtcal.__version__)
+    changelog = Path(__file__).parents[1] / "CHANGELOG.md"
+    assert f"\n## {trtcal.__version__}" in changelog.read_text(encoding="utf-8")
+
+
+def test_type_checkers_are_told_that_the_packages_are_typed() -> None:
+    for package in ("trtcal", "calibrators"):
+        assert (Path(__file__).parents[1] / package / "py.typed").is_file()
+
+
+def test_the_tree_in_the_docstring_of_errors_is_the_tree_of_classes() -> None:
+    def classes(kind: type[Exception], depth: int) -> list[tuple[int, str]]:
+        below = [child for child in kind.__subclasses__() if child.__module__ == errors.__name__]
+        return [(depth, kind.__name__), *(line for child in below for line in classes(child, depth + 1))]
+
+    # "    TrtcalError", and below it a branch of four more columns for each level.
+    drawn = re.findall(r"^    ((?:[│ ]   |[├└]── )*)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
+    assert [(len(branch) // 4, name) for branch, name in drawn] == classes(errors.TrtcalError, 0)

@@ -1,0 +1,55 @@
+"""Every error trtcal raises on purpose.
+
+::
+
+    TrtcalError
+    ├── DataError            a sample, a label or a loader cannot be used
+    │   └── NonFiniteError   inf or nan, in a sample or in an activation
+    ├── ModelError           the ONNX file cannot be read, run or made to take this batch
+    ├── CacheError           a calibration cache or another file of ranges
+    │   └── CacheFormatError its text is not in the format it claims
+    ├── StatsError           a file of activation statistics, or statistics that do not add up
+    ├── OutputError          a result cannot be written
+    └── BackendError         TensorRT, CUDA or a device is missing, refuses or fails
+
+Where Python has a fitting exception of its own for a wrong *argument* (``ValueError``,
+``TypeError``), that one is raised: a caller's mistake is not a broken file.
+"""
+
+from __future__ import annotations
+
+
+class TrtcalError(Exception):
+    """Base of every error that trtcal raises on purpose."""
+
+
+class DataError(TrtcalError):
+    """A sample, a label file or a loader that cannot be used; names the file or the sample."""
+
+
+class NonFiniteError(DataError):
+    """An inf or nan; names the sample and the first tensor that carries it."""
+
+
+class ModelError(TrtcalError):
+    """An ONNX model that cannot be read, run or made to take the batch; names the file or tensor."""
+
+
+class CacheError(TrtcalError):
+    """A calibration cache that cannot be used for what was asked."""
+
+
+class CacheFormatError(CacheError):
+    """Text that is not in the format it claims; names the file and the line."""
+
+
+class StatsError(TrtcalError):
+    """A file of activation statistics that cannot be read, or statistics that do not belong together."""
+
+
+class OutputError(TrtcalError):
+    """A result that cannot be written; names the path and the cause."""
+
+
+class BackendError(TrtcalError):
+    """TensorRT, CUDA or a device that is missing, refuses or fails."""

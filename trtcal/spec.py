@@ -1,0 +1,20 @@
+"""What a model wants to be fed: one value type that data and models share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Name, dtype and shape of a model's input; ``shape`` leaves the batch axis out, None is a dynamic axis."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        sizes = ", ".join("?" if size is None else str(size) for size in ("N", *self.shape))
+        return f"{self.name}: {self.dtype} ({sizes})"
