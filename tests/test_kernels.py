@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from trtcal import kernels as module
+from trtcal.kernels import Kernels, kernels, numpy_abs_max_bits, numpy_add_counts
+
+PLAIN = Kernels(numpy_abs_max_bits, numpy_add_counts)
+EXTREMES = [0.0, -0.0, 1e-45, -1e-45, 1.1754944e-38, 1.0, -2.5, 3.4028235e38, -3.4028235e38]
+
+
+def as_float(bits: np.uint32) -> float:
+    return float(np.uint32(bits).view(np.float32))
+
+
+def samples() -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    shapes = [rng.normal(size=n) * 10.0 ** rng.integers(-30, 30) for n in (1, 2, 31, 1000, 4097)]
+    return [np.asarray(x, np.float32) for x in [*shapes, EXTREMES, []]]
+
+
+@pytest.mark.parametrize("x", samples(), ids=len)
+def test_compiled_and_plain_loops_agree_bit_for_bit(x: NDArray[np.float32]) -> None:
+    assert kernels().abs_max_bits(x) == numpy_abs_max_bits(x)
+    for limit in (as_float(numpy_abs_max_bits(x)), 1e30):
+        if limit == 0:
+            continue
+        inside = x[np.abs(x) <= limit]
+        for num_bins in (2048, 32768):
+            counts = [np.zeros(num_bins, np.int64) for _ in range(2)]
+            clamped = [
+                loops.add_counts(inside, np.float32(limit), np.float32(limit), mine)
+                for loops, mine in zip((kernels(), PLAIN), counts, strict=True)
+            ]
+            assert clamped[0] == clamped[1]
+            assert np.array_equal(counts[0], counts[1])
+            assert counts[0].sum() == inside.size
+
+
+@pytest.mark.parametrize("loops", [kernels(), PLAIN], ids=["compiled", "plain"])
+def test_the_largest_magnitude_is_exact_and_any_nan_wins(loops: Kernels) -> None:
+    f32 = np.float32
+    assert as_float(loops.abs_max_bits(np.array([1, -7, 3], f32))) == 7
+    assert as_float(loops.abs_max_bits(np.array([], f32))) == 0
+    assert as_float(loops.abs_max_bits(np.array([1, -np.inf], f32))) == np.inf
+    assert np.isnan(as_float(loops.abs_max_bits(np.array([np.inf, -np.nan, 1], f32))))
+
+
+@pytest.mark.parametrize("loops", [kernels(), PLAIN], ids=["compiled", "plain"])
+def test_an_element_at_the_limit_is_in_the_last_bin_and_elements_at_the_edge_are_counted(loops: Kernels) -> None:
+    counts = np.zeros(2048, np.int64)
+    x = np.array([1.0, -1.0, 0.5, 0.0], np.float32)
+    assert loops.add_counts(x, np.float32(1), np.float32(0.5), counts.copy()) == 3
+    assert loops.add_counts(x, np.float32(1), np.float32(1), counts) == 2
+    assert counts[2047] == 2
+    assert counts[1024] == 1
+    assert counts[0] == 1
+
+
+def test_an_array_that_may_not_be_written_is_read() -> None:
+    x = np.array([1, -2], np.float32)
+    x.flags.writeable = False
+    assert as_float(kernels().abs_max_bits(x)) == 2
+    assert kernels().add_counts(x, np.float32(2), np.float32(2), np.zeros(2048, np.int64)) == 1
+
+
+def test_without_numba_the_same_results_come_slower_and_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    module.kernels.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert module.kernels() == PLAIN
+            assert module.kernels() == PLAIN
+        assert len(caplog.records) == 1
+        assert "same results" in caplog.text
+    finally:
+        module.kernels.cache_clear()

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import oracle
+import pytest
+from numpy.typing import NDArray
+
+from trtcal.growth import double, power_of_two
+from trtcal.histogram import FINE_BINS, NUM_BINS, Histogram, HistogramBuilder, abs_max
+from trtcal.thresholds import METHODS, entropy, entropy_bin, first_minimum, method, minmax, mse, percentile
+
+SHAPES: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
+    "normal": lambda rng: rng.normal(size=3000),
+    "laplace": lambda rng: rng.laplace(size=3000),
+    "student": lambda rng: rng.standard_t(2, size=3000),
+    "one-sided": lambda rng: np.maximum(rng.normal(size=3000), 0),
+    "sparse": lambda rng: np.where(rng.random(3000) < 0.99, 0, rng.normal(size=3000)),
+    "comb": lambda rng: rng.integers(0, 256, size=3000) / 255,
+    "grey": lambda rng: rng.integers(0, 17, size=3000) / 16,
+    "two values": lambda rng: np.where(rng.random(3000) < 0.5, 1.0, 0.25),
+    "constant": lambda rng: np.full(100, 0.7),
+    "uniform": lambda rng: rng.uniform(size=3000),
+    "outlier": lambda rng: np.append(rng.normal(size=3000) * 0.001, 50.0),
+    "few": lambda rng: rng.normal(size=20),
+}
+
+
+def streamed(batches: list[NDArray[np.float32]]) -> Histogram:
+    builder = HistogramBuilder(NUM_BINS, double)
+    for batch in batches:
+        builder.start_batch()
+        builder.add(batch, abs_max(batch))
+    return builder.build()
+
+
+def fine(x: NDArray[np.float64]) -> Histogram:
+    builder = HistogramBuilder(FINE_BINS, power_of_two)
+    array = np.asarray(x, np.float32)
+    builder.add(array, abs_max(array))
+    return builder.build()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("seed", range(20))
+def test_entropy_is_the_reference_bit_for_bit(shape: str, seed: int) -> None:
+    """240 streams; the reference is the slow one that reproduces TensorRT's caches."""
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** rng.integers(-30, 30) if seed % 3 == 0 else rng.uniform(0.5, 2)
+    batches = [
+        (SHAPES[shape](rng) * scale * rng.uniform(0.7, 1.4)).astype(np.float32) for _ in range(rng.integers(1, 5))
+    ]
+    if seed % 5 == 0:
+        batches.insert(0, np.zeros(50, np.float32))
+    reference = oracle.Hist()
+    for batch in batches:
+        reference.update(batch)
+    m = oracle.entropy_bin(reference.h)
+    hist = streamed(batches)
+    assert entropy_bin(hist.counts) == m
+    scale32 = entropy(hist) / np.float32(127)
+    assert oracle.hexf(scale32) == oracle.hexf(oracle.scale_from_bin(m, reference.R))
+
+
+def test_the_scale_of_data_up_to_one_that_is_not_clipped_is_the_one_seen_in_public_caches() -> None:
+    hist = streamed([np.linspace(0, 1, 4097, dtype=np.float32)])
+    assert oracle.hexf(entropy(hist) / np.float32(127)) == "3c010a14"
+    assert oracle.hexf(minmax(hist) / np.float32(127)) == "3c010204"
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_threshold_is_positive_and_at_most_half_a_bin_above_the_limit(name: str, shape: str) -> None:
+    hist = fine(SHAPES[shape](np.random.default_rng(0)))
+    amax = METHODS[name](hist)
+    assert amax.dtype == np.float32
+    assert 0 < amax <= np.float32(hist.limit * (NUM_BINS + 0.5) / NUM_BINS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("power", [-60, -1, 1, 60])
+def test_thresholds_scale_with_the_data_by_powers_of_two_exactly(name: str, power: int) -> None:
+    x = np.random.default_rng(1).laplace(size=3000).astype(np.float32)
+    for make in (fine, lambda x: streamed([x.astype(np.float32)])):
+        assert METHODS[name](make(x * 2.0**power)) == METHODS[name](make(x)) * np.float32(2.0**power)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_tensor_of_zeros_has_the_threshold_zero(name: str) -> None:
+    assert METHODS[name](fine(np.zeros(9))) == 0
+
+
+def test_entropy_merges_a_finer_histogram_to_tensorrts_bins() -> None:
+    hist = fine(np.random.default_rng(2).normal(size=5000))
+    assert entropy(hist) == entropy(hist.coarse(NUM_BINS))
+
+
+def test_an_overflowed_limit_gives_inf_rather_than_a_number_that_looks_right() -> None:
+    hist = streamed([np.array([3e38], np.float32), np.array([3.2e38], np.float32)])
+    assert hist.limit == np.inf
+    assert entropy(hist) in (np.inf, hist.amax)
+
+
+def test_within_a_tie_the_first_minimum_wins() -> None:
+    assert first_minimum(np.array([3.0, 1.0, 1.0 - 5e-13, 1.0 - 2e-12, 2.0])) == 3
+    assert first_minimum(np.array([1.0, 1.0 - 6e-13, 1.0 - 9e-13])) == 0
+
+
+def test_percentile_is_the_upper_edge_of_its_bin() -> None:
+    hist = Histogram(np.array([50, 40, 9, 1]), 4.0, np.float32(3.25))
+    assert [float(percentile(hist, q)) for q in (1, 50, 50.1, 90, 99, 99.5, 100)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        3.25,
+        3.25,
+    ]
+
+
+def test_percentile_rises_with_q_and_ends_at_the_largest_value() -> None:
+    hist = fine(np.random.default_rng(3).standard_t(3, size=20000))
+    amax = [percentile(hist, q) for q in (50, 90, 99, 99.9, 99.99, 99.999, 100)]
+    assert amax == sorted(amax)
+    assert amax[-1] == hist.amax
+
+
+@pytest.mark.parametrize("q", [0, -1, 100.1, float("nan")])
+def test_percentile_out_of_range_is_refused(q: float) -> None:
+    with pytest.raises(ValueError, match="0 < q <= 100"):
+        percentile(fine(np.ones(3)), q)
+
+
+def test_mse_is_the_least_error_of_all_candidates() -> None:
+    x = np.random.default_rng(4).laplace(size=20000)
+    hist = fine(x)
+
+    def error(amax: float) -> float:
+        step = amax / 127
+        return float(np.mean((np.clip(np.rint(np.abs(x) / step), 0, 127) * step - np.abs(x)) ** 2))
+
+    best = min(error(i * hist.limit / NUM_BINS) for i in range(64, NUM_BINS + 1))
+    assert error(float(mse(hist))) <= best * 1.01
+    assert mse(hist) < hist.amax
+
+
+@pytest.mark.parametrize("spec", ["entropy", "minmax", "mse", "percentile", "percentile:99.9"])
+def test_a_method_is_found_by_its_name(spec: str) -> None:
+    hist = fine(np.random.default_rng(5).normal(size=1000))
+    name, _, q = spec.partition(":")
+    assert method(spec)(hist) == (percentile(hist, float(q)) if q else METHODS[name](hist))
+
+
+@pytest.mark.parametrize("spec", ["", "Entropy", "entropy:3", "kl", "percentile:x", "percentile:0", "percentile:101"])
+def test_a_wrong_method_is_refused_with_what_is_right(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"choose one of minmax, percentile, entropy, mse|percentile needs"):
+        method(spec)

@@ -1,0 +1,153 @@
+"""Threshold methods: histogram of |x| -> amax, the |x| that maps to 127.
+
+A new method is one function and one line in :data:`METHODS`; the command line, the documentation and the
+contract tests read that dict.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from trtcal.histogram import NUM_BINS, Histogram
+
+NUM_LEVELS = 128  # magnitudes that int8 tells apart: 0..127
+TIE = 1e-12  # divergences that differ by less are equal, and the smaller threshold wins
+
+ThresholdMethod = Callable[[Histogram], np.float32]
+
+
+def minmax(hist: Histogram) -> np.float32:
+    """Largest |x| seen: nothing is clipped. What TensorRT's MinMax calibrator does."""
+    return hist.amax
+
+
+def percentile(hist: Histogram, q: float = 99.99) -> np.float32:
+    """Upper edge of the bin that holds the q-th percentile of |x|, at most the largest |x|; q in (0, 100].
+
+    ``q`` outside that raises ValueError.
+    """
+    if not 0 < q <= 100:
+        raise ValueError(f"percentile needs 0 < q <= 100, got {q}")
+    cumulative = np.cumsum(hist.counts)
+    held = np.searchsorted(cumulative, q / 100 * cumulative[-1])
+    return min(np.float32((int(held) + 1) * hist.bin_width), hist.amax)
+
+
+def entropy(hist: Histogram) -> np.float32:
+    """Threshold of least Kullback-Leibler divergence, bit for bit as TensorRT's entropy calibrators set it.
+
+    Wants TensorRT's 2048 bins; a finer histogram is merged to them. The amax is the *middle* of the bin
+    after the chosen one, ``(m + 0.5) * limit / 2048`` in float32, so data that is not clipped at all gets a
+    little more than its largest |x|. Source: "8-bit inference with TensorRT" (S. Migacz, GTC 2017) for the
+    idea; start, levels and rounding as seen in caches of TensorRT 7 to 10.
+    """
+    hist = hist.coarse(NUM_BINS) if hist.num_bins > NUM_BINS else hist
+    m = entropy_bin(hist.counts)
+    if m is None:
+        return hist.amax
+    f32 = np.float32
+    with np.errstate(over="ignore"):  # a limit that overflowed gives inf, which the caller reports
+        return f32((f32(m) + f32(0.5)) * f32(f32(hist.limit) / f32(hist.num_bins)))
+
+
+def mse(hist: Histogram) -> np.float32:
+    """Threshold of least mean squared error after rounding |x| to 127 equal steps and clipping above.
+
+    The error is that of bin centres on at most 2048 bins; candidates are the upper edges from bin 64 on.
+    """
+    hist = hist.coarse(NUM_BINS) if hist.num_bins > NUM_BINS else hist
+    if hist.limit == 0 or not hist.total:
+        return hist.amax
+    num_bins = hist.num_bins
+    centre = np.arange(num_bins) + 0.5  # in bins, so that limits of any size keep their precision
+    moments = [_prefix(hist.counts * centre**power) for power in range(3)]
+    candidates = np.arange(min(64, num_bins), num_bins + 1)
+    step = candidates[:, None] / (NUM_LEVELS - 1)  # bins per int8 step
+    level = np.arange(NUM_LEVELS)
+    first = np.clip(np.ceil((level - 0.5) * step - 0.5), 0, num_bins).astype(np.int64)
+    last = np.concatenate([first[:, 1:], np.full((len(candidates), 1), num_bins)], axis=1)
+    count, total, square = (prefix[last] - prefix[first] for prefix in moments)
+    value = level * step
+    error = (square - 2 * value * total + value**2 * count).sum(axis=1)
+    return min(np.float32(candidates[int(np.argmin(error))] * hist.bin_width), hist.amax)
+
+
+METHODS: dict[str, Callable[..., np.float32]] = {
+    "minmax": minmax,
+    "percentile": percentile,
+    "entropy": entropy,
+    "mse": mse,
+}
+
+
+def method(spec: str) -> ThresholdMethod:
+    """``"entropy"``, ``"percentile"`` or ``"percentile:99.9"`` -> the method; else ValueError."""
+    name, _, parameter = spec.partition(":")
+    if name not in METHODS or (parameter and name != "percentile"):
+        raise ValueError(f"unknown method {spec!r}; choose one of {', '.join(METHODS)}, or percentile:Q")
+    if name != "percentile" or not parameter:
+        return METHODS[name]
+    try:
+        q = float(parameter)
+    except ValueError:
+        raise ValueError(f"percentile needs a number after the colon, got {parameter!r}") from None
+    if not 0 < q <= 100:
+        raise ValueError(f"percentile needs 0 < q <= 100, got {parameter}")
+    return functools.partial(percentile, q=q)
+
+
+def entropy_bin(counts: np.ndarray, start: int = NUM_LEVELS) -> int | None:
+    """Number m of bins kept, start <= m <= num_bins, of least divergence KL(P||Q); None for no counts.
+
+    For each m, P is ``counts[:m]`` with everything above added to its last bin. Q spreads each of 128 equal
+    levels of ``counts[:m]``, *without* what lies above, evenly over the level's non-empty bins. Bin 0 counts
+    as much as bin 1. Written with prefix sums: sum(P log P) less sum(S log(S / C)) over the levels' sums S
+    and numbers C of non-empty bins.
+    """
+    h = np.asarray(counts, np.float64).copy()
+    h[0] = h[1]
+    cumulative = _prefix(h)
+    total = cumulative[-1]
+    if total == 0:
+        return None
+    occupied = _prefix(h > 0)
+    h_log_h = _prefix(_x_log_x(h))
+    m = np.arange(start, h.size + 1)
+    outliers = total - cumulative[m]
+    # Where the last bin is empty but outliers pile up on it, Q is 0 and P is not: the divergence is infinite.
+    # The second condition asks for any mass at all to make Q of.
+    m = m[((h[m - 1] > 0) | (outliers == 0)) & (cumulative[m] > 0)]
+    outliers = total - cumulative[m]
+    # Bin b is on level floor(b * 128 / m), so level j begins at bin ceil(j * m / 128): exact in integers.
+    edge = -(-np.arange(NUM_LEVELS + 1) * m[:, None] // NUM_LEVELS)
+    level_sum = np.diff(cumulative[edge], axis=1)
+    level_count = np.diff(occupied[edge], axis=1)
+    mean = level_sum / np.maximum(level_count, 1)
+    log_mean = np.log(mean, out=np.zeros_like(mean), where=mean > 0)
+    last = h[m - 1]
+    p_log_p = h_log_h[m] - _x_log_x(last) + _x_log_x(last + outliers)
+    p_log_q = (level_sum * log_mean).sum(axis=1) + outliers * log_mean[:, -1]
+    divergence = (p_log_p - p_log_q) / total + np.log(cumulative[m] / total)
+    return int(m[first_minimum(divergence)])
+
+
+def first_minimum(values: np.ndarray) -> int:
+    """Index of the least value, where one within 1e-12 of the best before it does not displace it."""
+    best = 0
+    for index in np.flatnonzero(values <= np.minimum.accumulate(values)):
+        if values[index] < values[best] - TIE:
+            best = int(index)
+    return best
+
+
+def _prefix(values: np.ndarray) -> np.ndarray:
+    """Sums of the first 0, 1, ..., n values."""
+    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+
+
+def _x_log_x(x: np.ndarray) -> np.ndarray:
+    logarithm: np.ndarray = np.log(x, out=np.zeros_like(x), where=x > 0)
+    return np.asarray(x * logarithm)
