@@ -1,0 +1,96 @@
+"""Hold a sample against what the model wants to be fed, and say what is wrong in words that help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from trtcal.errors import DataError, NonFiniteError
+from trtcal.spec import InputSpec
+
+
+def conform(feed: Mapping[str, object], inputs: Sequence[InputSpec], sample: str) -> dict[str, np.ndarray]:
+    """Input name to array of one sample, no batch axis -> the same, as fresh arrays of the inputs' dtypes.
+
+    Casts change no value, apart from rounding one float to another: float64 becomes float32 unless
+    it overflows; bools and integers become any type that holds each of their values (uint8 to
+    float32, int64 to int32); floats never become integers. Raises DataError for missing or unknown
+    inputs, wrong shapes and refused casts, NonFiniteError for inf and nan.
+    """
+    names = [spec.name for spec in inputs]
+    if missing := [name for name in names if name not in feed]:
+        raise DataError(
+            f"sample {sample!r} lacks {_list(missing)}: it has {_list(feed)}, "
+            f"the model's inputs are {_list(names)}; give every one of them"
+        )
+    if unknown := [name for name in feed if name not in names]:
+        raise DataError(
+            f"sample {sample!r} has {_list(unknown)}, which the model does not take; "
+            f"its inputs are {_list(names)}: rename or leave out"
+        )
+    return {spec.name: _conform_array(np.asarray(feed[spec.name]), spec, sample) for spec in inputs}
+
+
+def fits(shape: Sequence[int], spec: InputSpec) -> bool:
+    """Shape of one sample, without batch axis -> whether the input takes it."""
+    return len(shape) == len(spec.shape) and all(
+        want in (None, size) for size, want in zip(shape, spec.shape, strict=True)
+    )
+
+
+def shape_hint(found: Sequence[int], spec: InputSpec) -> str:
+    """Shape that does not fit -> what is probably wrong and what to do."""
+    want = spec.shape
+    if len(found) == len(want) + 1 and fits(found[1:], spec):
+        return "a sample has no batch axis: take it off"
+    if len(found) != len(want):
+        return f"give samples of rank {len(want)}"
+    if len(found) == 3:
+        if fits((found[2], found[0], found[1]), spec):
+            return "these look like height, width, channels: feed array.transpose(2, 0, 1)"
+        if fits((found[1], found[2], found[0]), spec):
+            return "these look like channels, height, width: feed array.transpose(1, 2, 0)"
+        for axis in (0, 2):
+            if want[axis] in (1, 3, 4) and found[axis] != want[axis]:
+                return f"the model takes {want[axis]} channels, the array has {found[axis]}"
+    return "resize or cut the samples to the model's size"
+
+
+def _conform_array(array: np.ndarray, spec: InputSpec, sample: str) -> np.ndarray:
+    where = f"sample {sample!r}, input {spec.name!r}"
+    if not fits(array.shape, spec):
+        raise DataError(f"{where}: shape {array.shape}, expected {_shape(spec)}; {shape_hint(array.shape, spec)}")
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where}: dtype {array.dtype}, expected {spec.dtype}; convert it to numbers first")
+    if array.dtype.kind == "f":
+        _refuse_non_finite(array, where)
+        if spec.dtype.kind in "biu":
+            raise DataError(f"{where}: {array.dtype} values for an input of {spec.dtype}; round and cast them yourself")
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A plain, fresh array: neither a view into a memory map nor the caller's own.
+        cast = np.array(array, dtype=spec.dtype, order="C")
+    kept = np.isfinite(cast) if array.dtype.kind == "f" else cast == array
+    if not kept.all():
+        value = array[~kept].flat[0]
+        raise DataError(f"{where}: {array.dtype} value {value} does not fit {spec.dtype}; rescale the data")
+    return cast
+
+
+def _refuse_non_finite(array: np.ndarray, where: str) -> None:
+    finite = np.isfinite(array)
+    if not finite.all():
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise NonFiniteError(
+            f"{where}: {int((~finite).sum())} of {array.size} values are inf or nan, "
+            f"the first is {array[index]} at {index}; clean or leave out this sample"
+        )
+
+
+def _shape(spec: InputSpec) -> str:
+    sizes = ["?" if size is None else str(size) for size in spec.shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+
+def _list(names: Sequence[str] | Mapping[str, object]) -> str:
+    return ", ".join(repr(name) for name in names) or "nothing"
