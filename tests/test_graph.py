@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import conv_model, images, make_model, save
+from onnx import TensorProto, helper
+
+from trtcal.errors import ModelError
+from trtcal.graph import (
+    batch_size,
+    calibration_graph,
+    external_files,
+    load_model,
+    model_inputs,
+    set_batch_size,
+)
+from trtcal.runners import OrtRunner
+
+node = helper.make_node
+
+
+def test_what_tensorrt_calibrates_is_visible_in_topological_order(tmp_path: Path) -> None:
+    graph = calibration_graph(save(conv_model(), tmp_path / "m.onnx"))
+    assert graph.visible == ("image", "conv", "relu", "sum", "logits")
+    assert graph.carried == {"pool": "relu", "flat": "sum"}
+    assert list(graph.constants) == ["offset_output", "gw_output"]
+    assert graph.order == (
+        "image", "conv", "relu", "pool", "offset_output", "sum", "flat", "gw_output", "logits",
+    )  # fmt: skip
+    assert {output.name for output in graph.model.graph.output} == {"conv", "relu", "sum", "logits"}
+
+
+def test_a_scale_is_carried_through_chains_to_its_first_source(tmp_path: Path) -> None:
+    model = make_model(
+        [
+            node("Relu", ["x"], ["a"]),
+            node("Transpose", ["a"], ["b"], perm=[0, 2, 1]),
+            node("Identity", ["b"], ["c"]),
+            node("Resize", ["c", "", "s"], ["d"], mode="nearest"),
+            node("Resize", ["d", "", "s"], ["e"], mode="linear"),
+        ],
+        {"x": ["N", 4, 4]},
+        ["e"],
+        {"s": np.array([1, 1, 2], np.float32)},
+    )
+    graph = calibration_graph(save(model, tmp_path / "m.onnx"))
+    assert graph.carried == {"b": "a", "c": "a", "d": "a"}
+    assert graph.visible == ("x", "a", "e")
+    assert graph.constants == {}
+
+
+def test_weights_are_no_tensors_but_operands_are(tmp_path: Path) -> None:
+    model = make_model(
+        [
+            node("Constant", [], ["k"], value=onnx.numpy_helper.from_array(np.float32([2.0]))),
+            node("Identity", ["s"], ["same"]),
+            node("BatchNormalization", ["x", "same", "b", "m", "v"], ["n"]),
+            node("Mul", ["n", "k"], ["y"]),
+        ],
+        {"x": ["N", 2, 3]},
+        ["y"],
+        {name: np.ones(2, np.float32) for name in "sbmv"},
+    )
+    graph = calibration_graph(save(model, tmp_path / "m.onnx"))
+    assert list(graph.constants) == ["k_output"]
+    assert graph.visible == ("x", "n", "y")
+    assert graph.constants["k_output"].tolist() == [2.0]
+
+
+def test_tensors_in_subgraphs_are_counted_and_stay_hidden(tmp_path: Path) -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        return helper.make_graph(
+            [node("Neg", ["x"], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+        )
+
+    model = make_model(
+        [node("If", ["c"], ["y"], then_branch=branch("t"), else_branch=branch("e"))],
+        {"x": ["N", 2], "c": [1]},
+        ["y"],
+        dtypes={"c": TensorProto.BOOL},
+    )
+    graph = calibration_graph(save(model, tmp_path / "m.onnx"))
+    assert graph.hidden == 2
+    assert graph.visible == ("x", "y")
+
+
+def test_inputs_are_described_without_initializers_and_without_the_batch_axis(tmp_path: Path) -> None:
+    model = make_model(
+        [node("Gather", ["table", "ids"], ["e"]), node("Mul", ["e", "x"], ["y"])],
+        {"table": [7, 4], "ids": ["N", 3], "x": ["N", "T", 4]},
+        ["y"],
+        {"table": np.ones((7, 4), np.float32)},
+        dtypes={"ids": TensorProto.INT64},
+    )
+    assert [str(spec) for spec in model_inputs(model)] == ["ids: int64 (N, 3)", "x: float32 (N, ?, 4)"]
+    assert [spec.shape for spec in model_inputs(model)] == [(3,), (None, 4)]
+
+
+@pytest.mark.parametrize("size", [1, 3, None])
+def test_a_fixed_batch_size_is_rewritten_where_the_graph_allows(tmp_path: Path, size: int | None) -> None:
+    fixed, free = conv_model(batch=2), conv_model()
+    assert (batch_size(fixed), batch_size(free)) == (2, None)
+    changed = set_batch_size(fixed, size)
+    assert batch_size(changed) == size
+    assert batch_size(fixed) == 2
+    x = images(size or 5)
+    np.testing.assert_array_equal(OrtRunner(changed)({"image": x})["logits"], OrtRunner(free)({"image": x})["logits"])
+
+
+def test_inputs_that_fix_different_batch_sizes_are_refused() -> None:
+    model = make_model([node("Concat", ["a", "b"], ["y"], axis=0)], {"a": [2, 3], "b": [4, 3]}, ["y"])
+    with pytest.raises(ModelError, match=r"different batch sizes \(a: 2, b: 4\)"):
+        batch_size(model)
+
+
+def test_external_data_is_found_and_missing_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(conv_model(), path, save_as_external_data=True, location="weights.bin", size_threshold=100)
+    assert external_files(load_model(path)) == ["weights.bin"]
+    graph = calibration_graph(path)
+    assert graph.constants["offset_output"].ravel().tolist() == [-1.0, 0.5, 0.25, 1.0]
+    x = {"image": images(1)}
+    inline = OrtRunner(conv_model())(x)["logits"]
+    np.testing.assert_array_equal(OrtRunner(graph.model, folder=tmp_path, outputs=["logits"])(x)["logits"], inline)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelError, match=r"m\.onnx: its external data file 'weights.bin' is missing"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", ""])
+def test_external_data_may_not_leave_the_models_folder(location: str) -> None:
+    model = conv_model()
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    with pytest.raises(ModelError, match="leaves the model's folder"):
+        external_files(model)
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx at all", b"\x08\x07", bytes(range(256))])
+def test_a_file_that_is_not_onnx_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "photo.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"photo\.onnx: is not an ONNX"):
+        load_model(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"gone\.onnx: cannot be read: No such file"):
+        load_model(tmp_path / "gone.onnx")
+
+
+def test_an_opset_too_old_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="opset 8 is older than 9"):
+        load_model(save(make_model([node("Relu", ["x"], ["y"])], {"x": ["N", 2]}, ["y"], opset=8), tmp_path / "m.onnx"))
+
+
+def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
+    model = make_model(
+        [node("QuantizeLinear", ["x", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["y"])],
+        {"x": ["N", 2]},
+        ["y"],
+        {"s": np.float32(1)},
+    )
+    with pytest.raises(ModelError, match="already quantized"):
+        calibration_graph(save(model, tmp_path / "m.onnx"))
+
+
+def test_inputs_without_a_batch_axis_or_of_no_tensor_type_are_refused() -> None:
+    with pytest.raises(ModelError, match="'x' has no batch axis"):
+        model_inputs(make_model([node("Relu", ["x"], ["y"])], {"x": []}, ["y"]))
+    sequence = make_model([node("Relu", ["x"], ["y"])], {"x": ["N"]}, ["y"])
+    sequence.graph.input[0].type.Clear()
+    sequence.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
+    with pytest.raises(ModelError, match="'x' is no tensor"):
+        model_inputs(sequence)
+    with pytest.raises(ModelError, match="no inputs to feed"):
+        model_inputs(make_model([node("Relu", ["x"], ["y"])], {"x": ["N"]}, ["y"], {"x": np.ones(2, np.float32)}))

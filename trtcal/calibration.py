@@ -1,0 +1,187 @@
+"""The whole CPU path: ONNX model and batches -> calibration cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trtcal.cache import CalibrationCache
+from trtcal.collector import Progress, collect
+from trtcal.errors import ModelError
+from trtcal.graph import CalibrationGraph, batch_size, calibration_graph, load_model, set_batch_size
+from trtcal.growth import growth_rule
+from trtcal.histogram import FINE_BINS, NUM_BINS, Histogram, HistogramBuilder, abs_max
+from trtcal.runners import OrtRunner
+from trtcal.stats import ActivationStats
+from trtcal.thresholds import method as threshold_method
+
+logger = logging.getLogger(__name__)
+
+CLIPS_MUCH = 0.01  # share of a tensor's elements; above it a threshold deserves a look
+TRT_VERSION = "8.6.1"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A cache and where it comes from.
+
+    ``unusable`` maps a tensor to the reason why it has no range. ``clipped`` maps each tensor whose
+    threshold cuts off more than 1% of its elements to that share. ``hidden`` counts tensors inside If, Loop
+    and Scan, which nobody can see from outside.
+    """
+
+    cache: CalibrationCache
+    stats: ActivationStats
+    unusable: Mapping[str, str]
+    clipped: Mapping[str, float]
+    hidden: int
+
+
+def calibrate(
+    model: str | Path | CalibrationGraph,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    method: str = "entropy",
+    *,
+    growth: str = "double",
+    trt_version: str = TRT_VERSION,
+    algorithm: str | None = None,
+    workers: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_key: str = "",
+    progress: Progress | None = None,
+) -> Calibration:
+    """ONNX file and batches ``{input: (N, ...)}`` -> ranges of every tensor TensorRT would calibrate.
+
+    ``method`` is ``entropy``, ``minmax``, ``mse`` or ``percentile[:q]``. With ``growth="double"``, entropy
+    is TensorRT's own for these batches in this order; ``"power-of-two"`` makes it independent of both.
+    ``algorithm`` is the one named in the cache's header (default: the one TensorRT would name for the
+    method; DLA and DeepStream want EntropyCalibration2). ``workers`` samples run at once (default: one per
+    core). The checkpoint arguments are those of :func:`trtcal.collector.collect`.
+
+    Raises ModelError for a model that cannot be calibrated and DataError for batches that do not fit it.
+    """
+    threshold_method(method)  # a wrong name is cheaper to hear of before the pass than after it
+    growth_rule(growth)
+    graph = model if isinstance(model, CalibrationGraph) else open_graph(model)
+    workers = workers or os.cpu_count() or 1
+    with FloatRunner(graph) as runner:
+        stats = collect(
+            runner,
+            batches,
+            growth=growth,
+            workers=workers,
+            checkpoint=checkpoint,
+            checkpoint_key=checkpoint_key,
+            progress=progress,
+        )
+    return from_stats(graph, stats, method, trt_version=trt_version, algorithm=algorithm)
+
+
+def from_stats(
+    graph: CalibrationGraph,
+    stats: ActivationStats,
+    method: str = "entropy",
+    *,
+    trt_version: str = TRT_VERSION,
+    algorithm: str | None = None,
+) -> Calibration:
+    """Statistics of a pass over the model -> ranges by any method, without running the model again."""
+    threshold = threshold_method(method)
+    entropy = method == "entropy"
+    unusable: dict[str, str] = {}
+    clipped: dict[str, float] = {}
+    found: dict[str, np.float32] = {}
+    for name, tensor in stats.tensors.items():
+        if not np.isfinite(tensor.amax):
+            masked = np.isinf(tensor.sample_amax)
+            first = stats.samples[int(np.argmax(masked))]
+            unusable[name] = f"holds -inf, as masks do, in {masked.sum()} of {len(masked)} samples (first: {first})"
+            continue
+        # Only entropy depends on TensorRT's own grid; every other method takes the finer, batch-invariant one.
+        histogram = tensor.streamed if entropy and tensor.streamed is not None else tensor.histogram
+        found[name] = threshold(histogram)
+        share = histogram.clipped(float(found[name]))
+        if share > CLIPS_MUCH:
+            clipped[name] = share
+    for name, value in graph.constants.items():
+        if not np.isfinite(abs_max(value)):
+            unusable[name] = "is a constant that holds inf or nan"
+        else:
+            found[name] = threshold(_constant_histogram(value, stats.growth if entropy else "power-of-two"))
+    amax = {}
+    for name in graph.order:
+        source = graph.carried.get(name, name)
+        if source in found:
+            amax[name] = found[source]
+        elif source in unusable:
+            unusable.setdefault(name, f"carries the range of {source!r}, which {unusable[source]}")
+    overflowed = [name for name, value in amax.items() if not np.isfinite(value)]
+    for name in overflowed:
+        unusable[name] = "its histogram's limit grew past the largest float32"
+        del amax[name]
+    cache = CalibrationCache.from_amax(amax, trt_version=trt_version, algorithm=algorithm or default_algorithm(method))
+    return Calibration(cache, stats, unusable, clipped, graph.hidden)
+
+
+def default_algorithm(method: str) -> str:
+    """Method -> the algorithm that a cache's header names; TensorRT has none for percentile and mse."""
+    return "MinMaxCalibration" if method == "minmax" else "EntropyCalibration2"
+
+
+def open_graph(path: str | Path) -> CalibrationGraph:
+    """ONNX file -> what to calibrate, runnable sample by sample whatever batch size the file fixes."""
+    model = load_model(path)
+    fixed = batch_size(model)
+    if fixed not in (None, 1):
+        logger.info("%s: has the batch size %d; running it with 1", path, fixed)
+        model = set_batch_size(model, 1)
+    return calibration_graph(path, model)
+
+
+class FloatRunner:
+    """Runs the FP32 model on one sample and answers with every float tensor to calibrate, inputs first."""
+
+    def __init__(self, graph: CalibrationGraph) -> None:
+        fixed = batch_size(load_model(graph.path)) or 1
+        try:
+            self._runner = OrtRunner(graph.model, threads=1, folder=graph.path.parent)
+        except ModelError as error:
+            raise _explained(error, graph, fixed) from error
+        self._fixed = fixed
+        self._graph = graph
+        fed = {spec.name for spec in graph.inputs if np.issubdtype(spec.dtype, np.floating)}
+        self._inputs = tuple(name for name in graph.visible if name in fed)
+        self._runner.outputs = self._runner.floats(name for name in graph.visible if name not in fed)
+
+    def __call__(self, batch: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]:
+        """One sample, ``{input: (1, ...)}`` -> its tensors in topological order."""
+        try:
+            answer = self._runner(batch)
+        except ModelError as error:
+            raise _explained(error, self._graph, self._fixed) from error
+        return {**{name: batch[name] for name in self._inputs}, **answer}
+
+    def __enter__(self) -> FloatRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.close()
+
+
+def _explained(error: ModelError, graph: CalibrationGraph, fixed: int) -> ModelError:
+    """Say what the runtime cannot know: that the batch size in the file may be to blame."""
+    text = str(error).replace("model: ", f"{graph.path}: ", 1)
+    if fixed > 1:
+        text += f" (the file has batch size {fixed} built in; export it with a dynamic batch axis or batch 1)"
+    return ModelError(text)
+
+
+def _constant_histogram(value: np.ndarray, growth: str) -> Histogram:
+    builder = HistogramBuilder(NUM_BINS if growth == "double" else FINE_BINS, growth_rule(growth))
+    builder.add(value, abs_max(value))
+    return builder.build()

@@ -1,0 +1,242 @@
+"""One pass over the data: runner and batches -> activation statistics."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtcal.atomic import write_bytes
+from trtcal.errors import DataError, NonFiniteError, StatsError
+from trtcal.growth import growth_rule, power_of_two
+from trtcal.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
+from trtcal.stats import ActivationStats, TensorStats, parse
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_SECONDS = 1.0  # at most this much of a pass is lost to an interruption,
+CHECKPOINT_SECONDS = 30.0  # and this much to a kill
+
+Answer = Mapping[str, np.ndarray]
+Progress = Callable[[int], None]
+"""Called with the number of samples that are done, after each."""
+
+
+def collect(
+    runner: Callable[[Mapping[str, np.ndarray]], Answer],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    growth: str = "double",
+    workers: int = 1,
+    checkpoint: str | Path | None = None,
+    checkpoint_key: str = "",
+    progress: Progress | None = None,
+) -> ActivationStats:
+    """Run every sample of the batches once -> what each float tensor of the answers did.
+
+    Samples run one at a time, so a tensor's largest |x| belongs to a sample whatever its axes mean, memory
+    holds one sample's tensors per worker, and the batch size leaves no trace but in ``streamed``. (There, a
+    tensor's first batch that is not all zeros runs twice where it has several samples, since TensorRT wants
+    its maximum before it counts.) ``workers`` samples run at once; they change nothing but the time.
+
+    ``checkpoint`` names a file that keeps the statistics of an interrupted pass, with ``checkpoint_key``
+    saying what they belong to; a later call with an equal key goes on from there and deletes the file at
+    the end. A nan or an inf raises NonFiniteError with the sample and the first such tensor; only -inf inside
+    the network is let pass, since masks are made of it, and leaves its tensor without histograms. No batches
+    at all: DataError.
+    """
+    collector = _Collector(runner, growth, workers, progress)
+    done = 0
+    resume = load_checkpoint(checkpoint, checkpoint_key) if checkpoint is not None else None
+    if resume is not None:
+        collector.restore(resume)
+        done = resume.batches
+        logger.info("%s: going on after %d samples", checkpoint, len(resume.samples))
+    snapshot, taken, saved = None, time.monotonic(), time.monotonic()
+    try:
+        for batch in islice(batches, done, None):
+            collector.add(batch)
+            if checkpoint is None:
+                continue
+            now = time.monotonic()
+            if now - taken >= SNAPSHOT_SECONDS:
+                snapshot, taken = collector.build(), now
+            if snapshot is not None and now - saved >= CHECKPOINT_SECONDS:
+                _save_checkpoint(snapshot, checkpoint, checkpoint_key)
+                saved = now
+    except BaseException:
+        if checkpoint is not None and snapshot is not None:
+            _save_checkpoint(snapshot, checkpoint, checkpoint_key)
+        raise
+    if not collector.batches:
+        raise DataError("no batches: there is nothing to calibrate on")
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    return collector.build()
+
+
+def load_checkpoint(path: str | Path, key: str) -> ActivationStats | None:
+    """What an interrupted pass left under this key; None, with the reason in the log, where nothing can be used."""
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        stats, header = parse(path.read_bytes(), str(path))
+    except (OSError, StatsError) as error:
+        logger.warning("%s; starting over", error)
+        return None
+    if header.get("key") != key:
+        logger.info("%s: left by a pass over something else; starting over", path)
+        return None
+    return stats
+
+
+def _save_checkpoint(stats: ActivationStats, path: str | Path, key: str) -> None:
+    write_bytes(path, stats.to_bytes(key=key))
+
+
+class _Tensor:
+    """Everything that is accumulated for one tensor."""
+
+    def __init__(self, growth: str) -> None:
+        self.sample_amax: list[float] = []
+        self.sample_peaks: list[int] = []
+        self.fine = HistogramBuilder(FINE_BINS, power_of_two)
+        self.streamed = HistogramBuilder(NUM_BINS, growth_rule(growth))
+        self.waiting = 0.0  # largest |x| in a batch that sets the first limit and is still arriving
+        self.zeros = 0  # elements of that batch in samples without any other value
+        self.masked = False
+
+    def mask(self) -> None:
+        """From the first -inf on there is no range to find, whatever the other samples hold."""
+        if not self.masked:
+            self.masked, self.waiting, self.zeros = True, 0.0, 0
+            self.fine, self.streamed = (HistogramBuilder(b.counts.size, b.growth) for b in (self.fine, self.streamed))
+
+
+class _Collector:
+    def __init__(self, runner: Any, growth: str, workers: int, progress: Progress | None) -> None:
+        self.runner, self.growth, self.workers = runner, growth, workers
+        self.progress = progress or (lambda done: None)
+        self.samples: list[str] = []
+        self.tensors: dict[str, _Tensor] = {}
+        self.batches = 0
+        self.seen = 0
+
+    def add(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Run one batch; after an error the collector is of no further use."""
+        rows = _rows(batch)
+        names = getattr(batch, "samples", None) or [f"sample {self.seen + row}" for row in range(rows)]
+        valid = min(getattr(batch, "valid", rows), rows)
+        self.seen += valid
+        for tensor in self.tensors.values():
+            tensor.streamed.start_batch()
+        for row, answer in self._run(batch, range(rows)):
+            if not self.tensors:
+                self.tensors = {name: _Tensor(self.growth) for name in answer}
+            for name, values in answer.items():
+                self._count(self.tensors[name], name, _float32(values), names[row], row < valid, rows, name in batch)
+            if row < valid:
+                self.samples.append(names[row])
+                self.progress(len(self.samples))
+        waiting = {name: tensor for name, tensor in self.tensors.items() if tensor.waiting}
+        if waiting:
+            for _, answer in self._run(batch, range(rows)):
+                for name, tensor in waiting.items():
+                    tensor.streamed.add(_float32(answer[name]), tensor.waiting)
+        for tensor in self.tensors.values():
+            if not tensor.waiting:
+                tensor.streamed.counts[0] += tensor.zeros
+            tensor.waiting, tensor.zeros = 0.0, 0
+        self.batches += 1
+
+    def _count(
+        self, tensor: _Tensor, name: str, values: np.ndarray, sample: str, valid: bool, rows: int, fed: bool
+    ) -> None:
+        amax = abs_max(values)
+        if not np.isfinite(amax):
+            _refuse_unless_mask(name, values, amax, sample, fed)
+            tensor.mask()
+        if valid:
+            tensor.sample_amax.append(amax)
+            tensor.sample_peaks.append(
+                int((np.abs(values) == amax).sum()) if tensor.masked else tensor.fine.add(values, amax)
+            )
+        if tensor.masked:
+            return
+        if tensor.streamed.limit == 0 and rows > 1:
+            tensor.waiting = max(tensor.waiting, amax)
+            tensor.zeros += values.size if amax == 0 else 0
+        else:
+            tensor.streamed.add(values, amax)
+
+    def _run(self, batch: Mapping[str, np.ndarray], rows: Iterable[int]) -> Iterator[tuple[int, Answer]]:
+        """Answers of single rows in their order, up to ``workers`` of them under way at once."""
+
+        def run(row: int) -> tuple[int, Answer]:
+            return row, self.runner({name: array[row : row + 1] for name, array in batch.items()})
+
+        if self.workers <= 1:
+            yield from map(run, rows)
+            return
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="trtcal-run") as pool:
+            under_way: deque[Future[tuple[int, Answer]]] = deque()
+            for row in rows:
+                under_way.append(pool.submit(run, row))
+                if len(under_way) > self.workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+
+    def build(self) -> ActivationStats:
+        """The statistics so far."""
+        tensors = {
+            name: TensorStats(
+                np.array(tensor.sample_amax, np.float32),
+                np.array(tensor.sample_peaks, np.int64),
+                tensor.fine.build(),
+                tensor.streamed.build(),
+            )
+            for name, tensor in self.tensors.items()
+        }
+        return ActivationStats(tuple(self.samples), tensors, self.growth, self.batches)
+
+    def restore(self, stats: ActivationStats) -> None:
+        """Stand where :meth:`build` gave ``stats``."""
+        self.samples, self.batches, self.seen = list(stats.samples), stats.batches, len(stats.samples)
+        self.tensors = {}
+        for name, saved in stats.tensors.items():
+            tensor = self.tensors[name] = _Tensor(self.growth)
+            tensor.sample_amax = saved.sample_amax.tolist()
+            tensor.sample_peaks = saved.sample_peaks.tolist()
+            tensor.masked = bool(np.isinf(saved.sample_amax).any())
+            tensor.fine.restore(saved.histogram)
+            if saved.streamed is not None:
+                tensor.streamed.restore(saved.streamed)
+
+
+def _rows(batch: Mapping[str, np.ndarray]) -> int:
+    """Number of samples in a batch; DataError where its arrays disagree or there are none."""
+    sizes = {name: array.shape[0] if array.ndim else 0 for name, array in batch.items()}
+    if len(set(sizes.values())) != 1 or not min(sizes.values()):
+        found = ", ".join(f"{name}: {size}" for name, size in sizes.items()) or "no inputs"
+        raise DataError(f"a batch needs arrays of one equal, positive length on axis 0, got {found}")
+    return next(iter(sizes.values()))
+
+
+def _refuse_unless_mask(name: str, values: np.ndarray, amax: float, sample: str, fed: bool) -> None:
+    """nan, inf, and -inf in an input are errors; -inf inside the network is how attention masks its scores."""
+    found = "nan" if np.isnan(amax) else "inf" if (values == np.inf).any() else "-inf"
+    if fed or found != "-inf":
+        raise NonFiniteError(f"{sample}: tensor {name!r} holds {found}, and no tensor before it in the graph does")
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float32)
