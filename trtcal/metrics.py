@@ -1,0 +1,62 @@
+"""Metrics: outputs of n samples and their labels -> a number per sample, or one for the whole set.
+
+A new metric is one function and one line in :data:`METRICS`; a user's own comes in by :func:`load_metric`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from trtcal.errors import DataError
+from trtcal.script import load_function
+
+Outputs = dict[str, np.ndarray]
+
+Metric = Callable[[Outputs, np.ndarray], "np.ndarray | float"]
+"""(outputs of n samples, their n labels) -> one number per sample, shape (n,), or one number for all of them."""
+
+
+def top_k(outputs: Outputs, labels: np.ndarray, k: int, *, output: str | None = None) -> np.ndarray:
+    """Class scores (N, classes) and integer labels (N,) -> 1.0 where the label is among the k largest, else 0.0.
+
+    ``output`` names the scores; by default the model's only output. Of equal scores, frequent in INT8, the
+    lower class comes first, as argmax has it; a label whose score is nan is missed. DataError for a label
+    that is no class; ValueError where the scores are not (N, classes).
+    """
+    if output is None and len(outputs) != 1:
+        raise ValueError(f"top_k needs to know which of the outputs {', '.join(outputs)} holds the scores")
+    name = next(iter(outputs)) if output is None else output
+    scores = class_scores(outputs[name])
+    if scores is None:
+        raise ValueError(f"top_k needs scores of shape (N, classes); output {name!r} is {outputs[name].shape}")
+    if not np.issubdtype(labels.dtype, np.integer) or not np.logical_and(labels >= 0, labels < scores.shape[1]).all():
+        wrong = next((label for label in labels.tolist() if label not in range(scores.shape[1])), labels.dtype)
+        raise DataError(f"label {wrong!r} is none of the classes 0..{scores.shape[1] - 1} of output {name!r}")
+    own = scores[np.arange(len(labels)), labels][:, None]
+    before = np.arange(scores.shape[1]) < labels[:, None]
+    ahead = ~(scores <= own) | ((scores == own) & before)  # ~(a <= b) rather than a > b: nan is ahead of all
+    hits: np.ndarray = (ahead.sum(axis=1) < k).astype(np.float64)
+    return hits
+
+
+METRICS: dict[str, Metric] = {"top1": partial(top_k, k=1), "top5": partial(top_k, k=5)}
+
+
+def load_metric(spec: str) -> Metric:
+    """``"metric.py:function"`` -> the function; DataError names what is missing, ValueError another form.
+
+    It is called as ``function(outputs, labels)`` with a dict of arrays (n, ...) and an array of n labels, and
+    returns an array of n numbers, one per sample, or one number for all of them. To tell which, it is called
+    on the first batch; one that returns a single number is called again, once, on everything.
+    """
+    return load_function(spec)
+
+
+def class_scores(array: np.ndarray) -> np.ndarray | None:
+    """(N, classes), from that or from (N, classes, 1, 1); None from other shapes and from a single class."""
+    if array.ndim < 2 or array.shape[1] < 2 or array[0:1, 0:1].size != len(array[0:1]):
+        return None
+    return array.reshape(array.shape[:2])
