@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import conv_model, images, make_model, save
+from onnx import helper
+from PIL import Image
+
+from trtcal import cli
+from trtcal.cache import CalibrationCache
+from trtcal.calibration import calibrate
+from trtcal.cli import main
+from trtcal.data import Batches
+from trtcal.growth import GROWTH
+from trtcal.preprocess import PRESETS
+from trtcal.sources import ArraySource
+from trtcal.thresholds import METHODS
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in tmp_path -> exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trtcal", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """m.onnx, x.npy, and photos/ with six pictures."""
+    save(conv_model(), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", images(10))
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        pixels = rng.integers(0, 256, size=(12 + i, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    return tmp_path
+
+
+def test_arrays_become_the_cache_that_the_library_makes(run: Run, folder: Path) -> None:
+    code, out, err = run("calibrate", "m.onnx", "--data", "x.npy", "-b", 4, "-o", "c.cache")
+    assert (code, out) == (0, "")
+    expected = calibrate(folder / "m.onnx", Batches(ArraySource({"image": images(10)}), 4)).cache
+    assert CalibrationCache.load(folder / "c.cache") == expected
+    assert "10 samples: 3 batches of 4, last one padded with 2 repeats" in err
+    assert "c.cache: 9 tensors by entropy, TRT-8601-EntropyCalibration2" in err
+
+
+def test_pictures_are_prepared_by_a_preset(run: Run, folder: Path) -> None:
+    assert run("calibrate", "m.onnx", "--data", "photos", "--preset", "0-1", "--method", "minmax")[0] == 0
+    assert 0.5 < CalibrationCache.load("calibration.cache").amax("image") <= 1
+    knobs = ["--scale", 1, "--color", "BGR", "--mean", "0,0,0"]
+    assert run("calibrate", "m.onnx", "--data", "photos", "--preset", "0-1", "--method", "minmax", *knobs)[0] == 0
+    assert CalibrationCache.load("calibration.cache").amax("image") > 100
+
+
+def test_a_second_run_says_that_the_cache_is_up_to_date_and_a_changed_one_why_not(run: Run, folder: Path) -> None:
+    command = ["calibrate", "m.onnx", "--data", "x.npy"]
+    run(*command)
+    assert "up to date, 9 tensors" in run(*command)[2]
+    assert "calibrating again: batch size: 8 -> 2" in run(*command, "-b", 2)[2]
+    assert "calibrating again" in run(*command, "-b", 2, "--force")[2]
+
+
+def test_json_goes_to_standard_output_alone(run: Run, folder: Path) -> None:
+    code, out, _ = run("calibrate", "m.onnx", "--data", "x.npy", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["tensors"], report["reused"]) == (9, False)
+    assert report["provenance"]["batch_size"] == 8
+    assert json.loads(run("calibrate", "m.onnx", "--data", "x.npy", "--json")[1])["reused"] is True
+
+
+def test_quiet_says_nothing(run: Run, folder: Path) -> None:
+    assert run("-q", "calibrate", "m.onnx", "--data", "x.npy") == (0, "", "")
+
+
+def test_dynamic_sizes_are_fixed_by_shape(run: Run, folder: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    save(make_model([node], {"x": ["N", 3, "H", "W"]}, ["y"]), folder / "d.onnx")
+    code, _, err = run("calibrate", "d.onnx", "--data", "photos", "--preset", "0-1")
+    assert code == 2
+    assert "leaves its size open; fix it, for instance with --shape x:3x224x224" in err
+    assert run("calibrate", "d.onnx", "--data", "photos", "--preset", "0-1", "--shape", "3x16x24")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["calibrate", "gone.onnx", "--data", "x.npy"], "gone.onnx: cannot be read"),
+        (["calibrate", "x.npy", "--data", "x.npy"], "x.npy: is not an ONNX"),
+        (["calibrate", "m.onnx", "--data", "gone"], "gone: no such file or folder"),
+        (["calibrate", "m.onnx", "--data", "photos"], "imagenet, torchvision-<size>, yolo-letterbox, 0-1, -1-1, raw"),
+        (["calibrate", "m.onnx", "--data", "photos", "--preset", "x"], "unknown preset 'x'"),
+        (["calibrate", "m.onnx", "--data", "photos", "--preset", "0-1", "--color", "GBR"], "color is one of"),
+        (["calibrate", "m.onnx", "--data", "photos", "--preset", "0-1", "--mean", "a"], "--mean a: expected numbers"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--mean", "1"], "--mean changes a preset; name one"),
+        (["calibrate", "m.onnx", "--data", "empty"], "empty"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--method", "kl"], "unknown method 'kl'; choose one of minmax"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--method", "percentile:0"], "0 < q <= 100"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--growth", "x"], "choose one of double, power-of-two"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--order", "x"], "order"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--partial", "error"], "10"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--trt-version", "8"], "expected a TensorRT version"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--algorithm", "Entropy"], "algorithm must be one of"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "-o", "no/c.cache"], "no/c.cache: cannot be written"),
+        (["calibrate", "m.onnx", "--data", "nan.npy"], "the first is nan at (1, 2, 3)"),
+        (["calibrate", "m.onnx", "--data", "wide.npy"], "wide.npy"),
+        (["cache", "show", "m.onnx"], "m.onnx:1"),
+        (["cache", "show", "gone.cache"], "gone.cache: cannot be read"),
+        (["contact-sheet", "m.onnx", "--data", "photos"], "imagenet"),
+    ],
+)
+def test_wrong_input_exits_with_2_and_one_clear_line(
+    run: Run, folder: Path, arguments: list[str], message: str
+) -> None:
+    (folder / "empty").mkdir()
+    bad = images(10)
+    bad[7, 1, 2, 3] = np.nan
+    np.save(folder / "nan.npy", bad)
+    np.save(folder / "wide.npy", np.zeros((4, 4, 8, 8), np.float32))
+    before = set(folder.iterdir())
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert set(folder.iterdir()) == before
+
+
+def test_a_missing_option_and_an_unknown_command_exit_with_2(run: Run, folder: Path) -> None:
+    assert run("calibrate", "m.onnx")[0] == 2
+    assert run("calibrat")[0] == 2
+
+
+def test_interrupting_exits_with_130_and_leaves_no_cache(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trtcal.cachefile.collect", interrupt)
+    code, _, err = run("calibrate", "m.onnx", "--data", "x.npy")
+    assert code == 130
+    assert "interrupted" in err
+    assert not (folder / "calibration.cache").exists()
+
+
+def test_a_cache_is_shown_as_a_table_and_as_json(run: Run, folder: Path) -> None:
+    (folder / "c.cache").write_bytes(b"TRT-8601-EntropyCalibration2\r\na: b: 3c010a14\nc: 7f800000\n")
+    code, out, _ = run("cache", "show", "c.cache")
+    assert code == 0
+    assert "tolerated: " in out
+    assert "3c010a14" in out
+    report = json.loads(run("cache", "show", "c.cache", "--json")[1])
+    assert report["tensors"]["a: b"]["amax"] == pytest.approx(1.0, rel=1e-3)
+    assert report["tensors"]["c"]["scale"] == "inf"
+
+
+def test_a_contact_sheet_is_a_picture_with_statistics(run: Run, folder: Path) -> None:
+    code, _, err = run("contact-sheet", "m.onnx", "--data", "photos", "--preset", "imagenet", "-o", "s.png")
+    assert code == 0
+    assert "s.png: 6 samples" in err
+    with Image.open(folder / "s.png") as sheet:
+        assert min(sheet.size) > 8
+    assert run("contact-sheet", "m.onnx", "--data", "x.npy", "-o", "a.png")[0] == 0
+
+
+def test_doctor_reports_and_succeeds(run: Run) -> None:
+    assert "numpy" in run("doctor")[1]
+    assert "packages" in json.loads(run("doctor", "--json")[1])
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    import trtcal
+
+    assert run("--version")[1] == f"trtcal {trtcal.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["calibrate", "demo", "contact-sheet", "doctor", "cache"])
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+def test_help_names_every_choice_that_the_library_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The help is written without importing the library; here they are held together."""
+    monkeypatch.setenv("COLUMNS", "200")
+    text = run("calibrate", "--help")[1]
+    for name in (*METHODS, *GROWTH, *PRESETS, "given", "sorted", "shuffled", "pad", "wrap", "drop", "error"):
+        assert name.replace("<size>", "SIZE") in text
+
+
+def test_help_comes_without_numpy() -> None:
+    script = (
+        "import sys\n"
+        "from trtcal import cli\n"
+        "sys.argv = ['trtcal', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'onnx', 'numba', 'PIL', 'onnxruntime'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_the_installed_command_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from trtcal.cli import main; main()", "--version"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("trtcal ")

@@ -1,0 +1,144 @@
+"""trtcal calibrate, trtcal demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trtcal.cli.common import AsJson, Model, Output, takes_samples
+
+if TYPE_CHECKING:
+    from trtcal.cachefile import CacheFile
+    from trtcal.data import Batches
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(calibrate)
+    app.command()(demo)
+
+
+@takes_samples()
+def calibrate(
+    model: Model,
+    batches: Batches,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The cache to write.")] = Path(
+        "calibration.cache"
+    ),
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="entropy, minmax, mse, percentile or percentile:Q (e.g. percentile:99.9)."),
+    ] = "entropy",
+    growth: Annotated[
+        str,
+        typer.Option(
+            metavar="double|power-of-two",
+            help="How entropy's histogram grows: as TensorRT's, or independent of batch size and order.",
+        ),
+    ] = "double",
+    trt_version: Annotated[str, typer.Option(metavar="X.Y.Z", help="TensorRT version named in the header.")] = "8.6.1",
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Calibrator named in the header, e.g. EntropyCalibration2.",
+            show_default="the one TensorRT would name for the method",
+        ),
+    ] = None,
+    stats: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Keep the statistics of the pass; a later run by another method starts from them.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Samples run at once.", show_default="one per core")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Calibrate even where the cache is up to date.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Calibrate a model into a cache that TensorRT, DeepStream and DLA read."""
+    from trtcal.cachefile import calibrate_to_file
+
+    say = Output()
+    say(f"{batches.source.describe()}\n{batches.accounting()}")
+    with say.progress("calibrating", batches.num_samples) as progress:
+        result = calibrate_to_file(
+            model,
+            batches,
+            output,
+            method,
+            growth=growth,
+            trt_version=trt_version,
+            algorithm=algorithm,
+            force=force,
+            stats=stats,
+            workers=workers,
+            progress=progress,
+            announce=say,
+        )
+    if as_json:
+        print(json.dumps(_as_json(result), indent=2))
+    else:
+        say(_summary(result))
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The cache to write.")] = Path(
+        "demo.cache"
+    ),
+) -> None:
+    """Calibrate the small classifier that comes with trtcal, and judge the result."""
+    from trtcal.demo.tour import tour
+
+    say = Output()
+    with say.progress("calibrating", 512) as progress:
+        result = tour(output, progress)
+    say(str(result))
+
+
+def _summary(result: CacheFile) -> str:
+    if result.calibration is None:
+        tensors = len(result.cache.scales)
+        return f"{result.path}: up to date, {tensors} tensors; made from the same model, data and settings"
+    found = result.calibration
+    lines = [f"{result.path}: {len(result.cache.scales)} tensors by {result.provenance.method}, {result.cache.header}"]
+    if found.unusable:
+        lines.append(f"{len(found.unusable)} tensors have no range and stay in floating point:")
+        lines += [f"  {name}: {reason}" for name, reason in list(found.unusable.items())[:5]]
+        lines += [f"  ... and {len(found.unusable) - 5} more (--json lists all)"] * (len(found.unusable) > 5)
+    zero = [name for name, scale in result.cache.scales.items() if scale == 0]
+    if zero:
+        lines.append(
+            f"{len(zero)} are zero in every sample and have scale 0, as TensorRT has it: {', '.join(zero[:3])}"
+        )
+    if found.hidden:
+        lines.append(f"{found.hidden} tensors inside If, Loop or Scan cannot be seen and have no range")
+    if found.clipped:
+        noun = "tensor is" if len(found.clipped) == 1 else "tensors are"
+        lines.append(f"{len(found.clipped)} {noun} clipped by more than 1%, which may cost accuracy:")
+        worst = sorted(found.clipped.items(), key=lambda item: -item[1])[:5]
+        lines += [f"  {name}: {share:.1%}" for name, share in worst]
+        lines += [f"  ... and {len(found.clipped) - 5} more (--json lists all)"] * (len(found.clipped) > 5)
+        if result.provenance.method == "entropy":
+            lines.append("Entropy collapses on tensors that hold few different values; minmax and percentile do not.")
+    return "\n".join(lines)
+
+
+def _as_json(result: CacheFile) -> dict[str, Any]:
+    found = result.calibration
+    return {
+        "cache": str(result.path),
+        "header": result.cache.header,
+        "tensors": len(result.cache.scales),
+        "reused": found is None,
+        "reasons": list(result.reasons),
+        "unusable": dict(found.unusable) if found else {},
+        "clipped": dict(found.clipped) if found else {},
+        "provenance": json.loads(result.provenance.to_json()),
+    }

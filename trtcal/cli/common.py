@@ -1,0 +1,174 @@
+"""What the commands share: the options that describe samples, and how lines reach people."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from trtcal.data import Batches
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The floating-point model.")]
+
+
+def _samples(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Folder of images, .npy or .npz file or folder of them (first axis: samples), "
+            "or script.py[:function] with a function load_data as Polygraphy takes it.",
+            show_default=False,
+        ),
+    ],
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Samples per calibration batch.")] = 8,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw. "
+            "Images are always brought to the model's height and width.",
+            show_default=False,
+        ),
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(metavar="shorter|stretch|letterbox|none", help="Change the preset: how images get their size."),
+    ] = None,
+    resize_to: Annotated[int | None, typer.Option(min=1, help="Length of the shorter side before the crop.")] = None,
+    crop: Annotated[str | None, typer.Option(metavar="center|none", help="What is cut out after resizing.")] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(metavar="bilinear|bicubic|nearest|lanczos|box", help="Filter for resizing.")
+    ] = None,
+    color: Annotated[str | None, typer.Option(metavar="RGB|BGR|L", help="Order of the channels; L is grey.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Factor for pixels 0..255, before mean and std.")] = None,
+    mean: Annotated[str | None, typer.Option(metavar="M[,M,M]", help="Subtracted, per channel as it is fed.")] = None,
+    std: Annotated[str | None, typer.Option(metavar="S[,S,S]", help="Divided by, per channel as it is fed.")] = None,
+    pad_value: Annotated[int | None, typer.Option(min=0, max=255, help="Pixel that fills a letterbox.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(metavar="CHW|HWC", help="Axis order, where the model's shape leaves it open.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Rows file,label for images that no class folders sort."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[INPUT:]SIZES",
+            help="Fix dynamic axes, without the batch axis: 3x640x640 or x:3x640x640. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Use the first so many samples of the order.", show_default="all")
+    ] = None,
+    order: Annotated[str, typer.Option(metavar="given|sorted|shuffled", help="Order of the samples.")] = "given",
+    seed: Annotated[int, typer.Option(help="Seed of --order shuffled.", show_default="0")] = 0,
+    partial: Annotated[
+        str, typer.Option(metavar="pad|wrap|drop|error", help="What becomes of a last batch that is not full.")
+    ] = "pad",
+) -> Batches:
+    """The options that describe samples -> batches for the model."""
+    from trtcal.data import Batches
+    from trtcal.feeding import fix_shapes, image_preprocess
+    from trtcal.graph import load_model, model_inputs
+    from trtcal.sources import holds_arrays, open_source
+
+    inputs = fix_shapes(model_inputs(load_model(model)), shape or [])
+    knobs = {
+        "resize": resize,
+        "resize_to": resize_to,
+        "crop": crop,
+        "interpolation": interpolation,
+        "color": color,
+        "scale": scale,
+        "mean": _numbers("--mean", mean),
+        "std": _numbers("--std", std),
+        "pad_value": pad_value,
+    }
+    given = {name: value for name, value in knobs.items() if value is not None}
+    if preset is None and (given or layout):
+        raise ValueError(f"--{next(iter(given), 'layout').replace('_', '-')} changes a preset; name one with --preset")
+    as_it_is = preset == "raw" and not given and holds_arrays(data)  # raw is what arrays are anyway
+    prepare = None if preset is None or as_it_is else image_preprocess(inputs, preset, layout=layout, **given)
+    source = open_source(data, inputs=inputs, preprocess=prepare, labels=labels)
+    return Batches(source, batch_size, order=order, seed=seed, samples=samples, partial=partial)  # type: ignore[arg-type]
+
+
+_IMAGES = frozenset(
+    {
+        *("preset", "resize", "resize_to", "crop", "interpolation", "color"),
+        *("scale", "mean", "std", "pad_value", "layout"),
+    }
+)
+
+
+def takes_samples(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of :func:`_samples`, less some, and hand it the ``batches`` they make."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        every: Mapping[str, inspect.Parameter] = inspect.signature(
+            _samples, eval_str=True, locals={"Batches": object}
+        ).parameters
+        shared = {name: parameter for name, parameter in every.items() if name not in without}
+        for name, parameter in shared.items():
+            if name not in ("model", "data"):
+                panel = "Image preprocessing" if name in _IMAGES else "Samples"
+                parameter.annotation.__metadata__[0].rich_help_panel = panel
+        own = inspect.signature(command, eval_str=True, locals={"Batches": object}).parameters
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            batches = _samples(**{name: values[name] for name in shared})
+            command(batches=batches, **{name: values[name] for name in own if name != "batches"})
+
+        parameters = {**{"model": shared["model"], "data": shared["data"]}, **own, **shared}
+        del parameters["batches"]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        run.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in parameters.values()])  # type: ignore[attr-defined]
+        run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+        return run
+
+    return decorate
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} {text}: expected numbers joined by commas, such as 0.5,0.5,0.5") from None
+
+
+class Output:
+    """Lines for people, on standard error so that --json owns standard output; silent with --quiet."""
+
+    quiet = False
+
+    def __call__(self, text: str) -> None:
+        """Say it, unless asked to be quiet."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Any]:
+        """A bar where a person watches, nothing where the output goes to a file."""
+        if self.quiet or not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,45 @@
+"""trtcal contact-sheet, trtcal doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trtcal.cli.common import AsJson, Model, Output, takes_samples
+
+if TYPE_CHECKING:
+    from trtcal.data import Batches
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("contact-sheet")(contact_sheet)
+    app.command()(doctor)
+
+
+@takes_samples("batch_size", "partial", "labels", "samples")
+def contact_sheet(
+    model: Model,
+    batches: Batches,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")] = Path(
+        "contact-sheet.png"
+    ),
+    count: Annotated[int, typer.Option(min=1, help="Samples to show.")] = 16,
+) -> None:
+    """Draw what the network really sees, de-normalised, with the statistics of its input."""
+    from trtcal.contact_sheet import contact_sheet as draw
+
+    undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
+    statistics = draw(batches, output, undo=undo, count=count)
+    Output()(f"{output}: {min(count, batches.num_samples)} samples\n{statistics}")
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, what works here, and what to do about what does not."""
+    from trtcal.doctor import examine
+
+    report = examine()
+    print(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
