@@ -207,6 +207,15 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
     assert "Usage" in out
 
 
+def test_build_is_the_command_of_the_calibrators(run: Run, folder: Path) -> None:
+    code, out, _ = run("build", "--help")
+    assert code == 0
+    assert "--calib_input" in out
+    code, _, err = run("build", "--onnx", "gone.onnx", "--engine", "e.engine")
+    assert code == 2
+    assert err.strip()
+
+
 def test_help_names_every_choice_that_the_library_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The help is written without importing the library; here they are held together."""
     monkeypatch.setenv("COLUMNS", "200")

@@ -1,0 +1,381 @@
+"""The build as a command: ``scripts/build_engine.py`` and ``trtcal build`` are this.
+
+The options are those of NVIDIA's sample ``build_engine.py``; beside each stands its dashed form, and trtexec's and
+Polygraphy's spelling where it differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibrators import versions
+from calibrators.engine import PRECISIONS, BuiltEngine, build_engine
+from calibrators.memory import BACKENDS
+from calibrators.shapes import Range, Shape
+from calibrators.store import POLICIES
+from trtcal.errors import DataError, TrtcalError
+
+if TYPE_CHECKING:
+    from calibrators.calibrator import Calibrator
+    from trtcal.data import Batches
+
+logger = logging.getLogger(__name__)
+
+MOST_SAMPLES = 5000  # the default of NVIDIA's sample
+
+_BASES = {f"IInt8{name}": method for name, method in {
+    "EntropyCalibrator2": "entropy", "MinMaxCalibrator": "minmax", "LegacyCalibrator": "legacy"
+}.items()}  # fmt: skip
+
+
+def parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Nothing -> the command's options."""
+    made = argparse.ArgumentParser(
+        prog=prog,
+        allow_abbrev=False,
+        description="Build a TensorRT engine from an ONNX model, in INT8 with calibration.",
+        epilog="Exit codes: 0 the engine was written; 2 it was not, and the last line says why; 130 interrupted.",
+    )
+    add = made.add_argument
+    add("-o", "--onnx", required=True, type=Path, metavar="FILE", help="the model")
+    add("-e", "--engine", "--saveEngine", required=True, type=Path, metavar="FILE", help="the engine to write")
+    add("-p", "--precision", default="fp16", choices=PRECISIONS, help="default: fp16")
+    add("--int8", dest="precision", action="store_const", const="int8", help="the same as --precision int8")
+    add("--fp16", dest="fp16", action="store_true", default=True, help="FP16 beside INT8, where faster (default)")
+    add("--no-fp16", dest="fp16", action="store_false", help="INT8 and FP32 only")
+    add("-v", "--verbose", action="store_true", help="TensorRT's whole log")
+
+    data = made.add_argument_group("calibration data")
+    add = data.add_argument
+    add(
+        "--calib_input",
+        "--calib-input",
+        "--data",
+        metavar="PATH",
+        help="folder of images, .npy or .npz file or folder of them, or script.py[:function]",
+    )
+    add(
+        "--calib_cache",
+        "--calib-cache",
+        "--calibration-cache",
+        "--calib",
+        type=Path,
+        metavar="FILE",
+        default=Path("calibration.cache"),
+        help="the ranges; default: calibration.cache",
+    )
+    add(
+        "--calib_num_images",
+        "--calib-num-images",
+        "--samples",
+        type=_positive,
+        metavar="N",
+        help=f"so many samples; default: all, at most {MOST_SAMPLES}",
+    )
+    add(
+        "--calib_batch_size",
+        "--calib-batch-size",
+        "--batch-size",
+        type=_positive,
+        default=8,
+        metavar="N",
+        help="samples per batch; the batch that really runs is made to be this one; default: 8",
+    )
+    add(
+        "--calib_preprocessor",
+        "--calib-preprocessor",
+        "--preset",
+        metavar="NAME",
+        help="how the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw",
+    )
+    add("--preprocess", action="append", default=[], metavar="KNOB=VALUE", help="change one knob of the preset")
+    add("--layout", choices=("CHW", "HWC"), help="axes of an image input, where its shape leaves them open")
+    add("--order", default="given", choices=("given", "sorted", "shuffled"), help="order of the samples")
+    add("--seed", type=int, default=0, help="of --order shuffled")
+    add("--partial", default="pad", choices=("pad", "wrap", "drop", "error"), help="a last batch that is not full")
+    add(
+        "--policy",
+        default="auto",
+        choices=POLICIES,
+        help=f"for the cache: {'; '.join(map(': '.join, POLICIES.items()))}",
+    )
+    add("--force", dest="policy", action="store_const", const="write", help="the same as --policy write")
+
+    how = made.add_argument_group("calibration")
+    add = how.add_argument
+    add("--method", default="entropy", metavar="NAME", help="entropy, minmax, legacy, percentile or percentile:Q")
+    add(
+        "--calib-base-cls",
+        "--calibration-base-class",
+        dest="method",
+        type=_method_of_base,
+        metavar="CLASS",
+        help="the method as the name of TensorRT's class",
+    )
+    add("--percentile", type=float, metavar="Q", help="method percentile, keeping Q %% of |x|")
+    add("--quantile", type=float, default=0.9999, help="of method legacy")
+    add("--regression-cutoff", "--cutoff", type=float, default=1.0, help="of method legacy")
+    add("--rewrite-batch", action="store_true", help="calibrate a model of fixed batch size with another one")
+    add("--memory", choices=BACKENDS, help="device memory through this package; default: the one that is installed")
+
+    build = made.add_argument_group("build")
+    add = build.add_argument
+    for side in ("min", "opt", "max"):
+        add(
+            f"--{side}Shapes",
+            f"--{side}-shapes",
+            f"--trt-{side}-shapes",
+            dest=f"{side}_shapes",
+            nargs="+",
+            default=[],
+            metavar="INPUT:SIZES",
+            help=f"{side} shape of dynamic inputs, batch included: x:1x3x224x224,y:1x10",
+        )
+    add("-w", "--workspace", type=_bytes, metavar="SIZE", help="scratch memory: GiB, or with a suffix K, M or G")
+    add("--timing-cache", "--timingCacheFile", type=Path, metavar="FILE", help="timings to reuse and extend")
+    add("--dla-core", "--useDLACore", type=int, metavar="N", help="run on this DLA; calibrates with entropy only")
+    add(
+        "--gpu-fallback",
+        "--allow-gpu-fallback",
+        "--allowGPUFallback",
+        action="store_true",
+        help="run on the GPU what the DLA cannot",
+    )
+    add("--no-latency", dest="latency", action="store_false", help="do not run the engine after the build")
+    return made  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str | None = None, echo: Callable[[str], None] = print) -> int:
+    """Arguments -> exit code; prints what was built, or on standard error one line that says why not."""
+    known = parser(prog)
+    options = known.parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+    if not options.verbose:
+        logging.getLogger("calibrators.tensorrt").setLevel(logging.WARNING)
+    try:
+        run(options, echo)
+    except (TrtcalError, ValueError) as error:
+        print(f"{known.prog}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{known.prog}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(options: argparse.Namespace, echo: Callable[[str], None]) -> BuiltEngine:
+    """Parsed options -> built engine, written, with a report of it line by line to ``echo``."""
+    ranges = _ranges(options)
+    calibrator = None
+    if options.calib_input is not None and options.precision != "int8":
+        raise ValueError(f"--calib_input goes with --precision int8, not with {options.precision}")
+    if options.precision == "int8":
+        calibrator = _calibrator(options, {name: entry.opt for name, entry in ranges.items()})
+    built = build_engine(
+        options.onnx,
+        options.engine,
+        calibrator=calibrator,
+        precision=options.precision,
+        fp16=options.fp16,
+        shapes=ranges,
+        rewrite_batch=options.rewrite_batch,
+        workspace=options.workspace,
+        timing_cache=options.timing_cache,
+        dla_core=options.dla_core,
+        gpu_fallback=options.gpu_fallback,
+    )
+    for line in report(options, built):
+        echo(line)
+    return built
+
+
+def report(options: argparse.Namespace, built: BuiltEngine) -> list[str]:
+    """Options and what came of them -> lines for people."""
+    lines = [f"{options.engine}: {len(built.plan):,} bytes, {options.precision}"]
+    if built.calibrated:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in built.calibrated.items())
+        lines.append(
+            f"calibration batch size: {built.batch_size if built.batch_size is not None else 'differs'} ({shapes})"
+        )
+    if built.ranges is not None:
+        lines.append(f"ranges: {len(built.ranges.scales)} tensors, {built.ranges.header}")
+    for title, tensors in (
+        ("tensors got the range of a tensor they equal", built.coverage.added),
+        ("tensors without a range that need none", built.coverage.benign),
+        ("TENSORS WITHOUT A RANGE that fall back to FP16 or FP32", built.coverage.costly),
+    ):
+        if tensors:
+            lines.append(f"{len(tensors)} {title}:")
+            lines += [f"  {name}: {reason}" for name, reason in list(tensors.items())[:10]]
+            lines += [f"  and {len(tensors) - 10} more"] * (len(tensors) > 10)
+    lines += _inspected(options, built)
+    if built.ranges is not None and options.policy != "off" and Path(options.calib_cache).exists():
+        lines += snippets(options.onnx, options.calib_cache)
+    return lines
+
+
+def _inspected(options: argparse.Namespace, built: BuiltEngine) -> list[str]:
+    from calibrators.inspection import latency, layers_per_precision, open_engine
+
+    trt = versions.tensorrt()
+    try:
+        engine = open_engine(trt, built.plan)
+    except TrtcalError as error:
+        return [f"layers and latency are not known: {error}"]
+    lines = []
+    counts = layers_per_precision(trt, engine)
+    if counts:
+        lines.append(f"layers: {', '.join(f'{count} {precision}' for precision, count in counts.items())}")
+    else:
+        lines.append("layers per precision are not known: TensorRT's inspector does not tell")
+    if options.latency and options.dla_core is None:
+        shapes = {name: entry.opt for name, entry in built.profile.items()}
+        try:
+            time = latency(trt, engine, shapes, memory=options.memory)
+            lines.append(f"latency: median {time.median:.3f} ms, 99% under {time.p99:.3f} ms, {time.runs} runs")
+        except TrtcalError as error:
+            lines.append(f"latency is not known: {error}")
+    return lines
+
+
+def snippets(onnx: Path, cache: Path) -> list[str]:
+    """Model and cache -> how DeepStream and ONNX Runtime are told to use them."""
+    folder = cache.resolve().parent
+    return [
+        "DeepStream (nvinfer configuration):",
+        "  [property]",
+        f"  onnx-file={onnx}",
+        f"  int8-calib-file={cache}",
+        "  network-mode=1",
+        "ONNX Runtime (TensorRT execution provider):",
+        '  ("TensorrtExecutionProvider", {',
+        '      "trt_int8_enable": True, "trt_fp16_enable": True,',
+        '      "trt_int8_use_native_calibration_table": True,',
+        f'      "trt_int8_calibration_table_name": {cache.name!r}, "trt_engine_cache_path": {os.fspath(folder)!r},',
+        "  })",
+    ]
+
+
+def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibrator:
+    from calibrators import (
+        CachedCalibrator,
+        EntropyCalibrator,
+        LegacyCalibrator,
+        MinMaxCalibrator,
+        PercentileCalibrator,
+    )
+
+    if options.calib_input is None:
+        if options.calib_cache.exists() and options.policy in ("auto", "read"):
+            logger.info("%s: used without data, whatever it was made from", options.calib_cache)
+            return CachedCalibrator(options.calib_cache)
+        raise DataError(
+            f"INT8 needs data or ranges: --calib_input PATH, or a cache that exists (there is no {options.calib_cache})"
+        )
+    method, _, parameter = options.method.partition(":")
+    if options.percentile is not None:
+        method, parameter = "percentile", str(options.percentile)
+    if parameter and method != "percentile":
+        raise ValueError(f"method {method} takes no parameter, got {options.method!r}")
+    batches = _batches(options, opt)
+    common: dict[str, Any] = {
+        "cache": None if options.policy == "off" else options.calib_cache,
+        "policy": options.policy,
+    }
+    if method == "percentile":
+        q = float(parameter or 99.99)
+        return PercentileCalibrator(options.onnx, batches, percentile=q, **common)
+    common |= {"model": options.onnx, "memory": options.memory}
+    if method == "legacy":
+        return LegacyCalibrator(batches, quantile=options.quantile, cutoff=options.regression_cutoff, **common)
+    kinds = {"entropy": EntropyCalibrator, "minmax": MinMaxCalibrator}
+    if method not in kinds:
+        raise ValueError(f"method must be entropy, minmax, legacy, percentile or percentile:Q, got {options.method!r}")
+    return kinds[method](batches, **common)
+
+
+def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
+    """Data options and OPT shapes -> batches for the model."""
+    from trtcal.data import Batches, Samples
+    from trtcal.feeding import fix_shapes, image_preprocess
+    from trtcal.graph import load_model, model_inputs
+    from trtcal.sources import open_source
+
+    inputs = model_inputs(load_model(options.onnx))
+    inputs = fix_shapes(inputs, [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]])
+    prepare = None
+    if options.calib_preprocessor is not None:
+        knobs = dict(_knob(text) for text in options.preprocess)
+        prepare = image_preprocess(inputs, options.calib_preprocessor, layout=options.layout, **knobs)
+    source = open_source(options.calib_input, inputs=inputs, preprocess=prepare)
+    return Batches(
+        source,
+        options.calib_batch_size,
+        order=options.order,
+        seed=options.seed,
+        samples=options.calib_num_images or (min(len(source), MOST_SAMPLES) if isinstance(source, Samples) else None),
+        partial=options.partial,
+    )
+
+
+def _knob(text: str) -> tuple[str, Any]:
+    """ "resize-to=232", "mean=0.5,0.5,0.5", "color=BGR" -> name and value of a preset's field."""
+    name, _, value = text.partition("=")
+    name = name.strip().replace("-", "_")
+    kinds: dict[str, Callable[[str], Any]] = {"resize_to": int, "pad_value": int, "scale": float}
+    kinds |= dict.fromkeys(("mean", "std"), lambda v: tuple(float(part) for part in v.split(",")))
+    try:
+        return name, kinds.get(name, str)(value.strip())
+    except ValueError:
+        raise ValueError(f"--preprocess {text}: expected KNOB=VALUE with a number for {name}") from None
+
+
+def _ranges(options: argparse.Namespace) -> dict[str, Range]:
+    """--minShapes, --optShapes, --maxShapes -> ranges; what is left out is the OPT shape, or the nearest given."""
+    low, best, high = (_shapes(getattr(options, f"{side}_shapes"), side) for side in ("min", "opt", "max"))
+    ranges = {}
+    for name in {**best, **high, **low}:
+        opt = best.get(name) or high.get(name) or low[name]
+        ranges[name] = Range(low.get(name, opt), opt, high.get(name, opt))
+    return ranges
+
+
+def _shapes(texts: Sequence[str], side: str) -> dict[str, Shape]:
+    """["x:1x3x224x224,y:1x10"] (trtexec) or ["x:[1,3,224,224]", "y:[1,10]"] (Polygraphy) -> shapes."""
+    shapes = {}
+    for text in texts:
+        # Names may hold colons and commas; a shape is digits, "x", and commas only inside brackets.
+        for name, bracketed, plain in re.findall(r"(.+?):(?:\[([\d,\s]*)\]|([\dx]+))(?:,|$)", text):
+            sizes = re.findall(r"\d+", bracketed or plain)
+            shapes[name.strip("'\" ")] = tuple(int(size) for size in sizes)
+        if not re.fullmatch(r"(.+?:(\[[\d,\s]*\]|[\dx]+)(,|$))+", text):
+            raise ValueError(f"--{side}Shapes {text}: expected INPUT:SIZES such as x:1x3x224x224")
+    return shapes
+
+
+def _method_of_base(text: str) -> str:
+    if text not in _BASES:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(_BASES)}, got {text!r}")
+    return _BASES[text]
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a size such as 1 (GiB), 512M or 2G, got {text!r}")
+    return int(float(match[1]) * 1024 ** {"K": 1, "M": 2, "G": 3, "": 3}[match[2].upper()])

@@ -1,0 +1,301 @@
+"""ONNX model and calibrator -> engine, with the batch that was really calibrated, or an error and no engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibrators import versions
+from calibrators.coverage import Coverage, classify, complete
+from calibrators.shapes import NetworkInput, Range, Shape, calibration_shapes, inference_ranges, static_batch
+from trtcal import atomic
+from trtcal.cache import CalibrationCache
+from trtcal.errors import BackendError, DataError, ModelError
+
+if TYPE_CHECKING:
+    from calibrators.calibrator import Calibrator
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A plan and the facts of its build."""
+
+    plan: bytes = field(repr=False)
+    """The serialized engine."""
+    batch_size: int | None
+    """The one true batch size that was calibrated with; None where nothing was calibrated or inputs disagree."""
+    calibrated: Mapping[str, Shape]
+    """Input -> full shape that it was calibrated with."""
+    profile: Mapping[str, Range]
+    """Input -> shapes that the engine takes; empty for a static model."""
+    ranges: CalibrationCache | None
+    """The ranges of the build."""
+    coverage: Coverage
+    """What became of tensors without a range."""
+
+
+def build_engine(
+    model: str | os.PathLike[str],
+    engine: str | os.PathLike[str] | None = None,
+    *,
+    calibrator: Calibrator | None = None,
+    precision: str = "int8",
+    fp16: bool = True,
+    shapes: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    rewrite_batch: bool = False,
+    workspace: int | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
+    dla_core: int | None = None,
+    gpu_fallback: bool = False,
+) -> BuiltEngine:
+    """ONNX file -> engine; written to ``engine``, in one step, only where everything went well.
+
+    ``precision``: one of `PRECISIONS`; "int8" needs a ``calibrator``, and with ``fp16`` layers may run in FP16 where
+    that is faster than INT8. ``shapes``: input -> shape or (min, opt, max) of the engine, for dynamic axes.
+
+    What is calibrated is the batch that the calibrator feeds: the calibration profile is made from it for all inputs,
+    it is checked against a static model, every later batch is checked against it, and it is logged. ``batch_size``
+    makes it an error if that is another one, and fills a dynamic batch axis where the calibrator feeds nothing. A
+    static batch that differs is an error; ``rewrite_batch`` makes the axis dynamic for calibration, and the engine
+    keeps the model's batch.
+
+    ``workspace``: bytes of scratch memory. ``timing_cache``: file to read and extend. ``dla_core``: run on that DLA,
+    with ``gpu_fallback`` for layers it does not know.
+
+    Raises the calibrator's kept error once the builder has returned; BackendError with TensorRT's own words where it
+    builds nothing; ModelError and DataError for a model that cannot be parsed and data that do not fit it.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if (precision == "int8") != (calibrator is not None):
+        raise ValueError("a calibrator goes with precision 'int8', and only with that")
+    trt = versions.tensorrt()
+    if calibrator is not None:
+        versions.base_class(calibrator.algorithm)
+        if dla_core is not None and calibrator.algorithm != "EntropyCalibration2":
+            raise ValueError(f"DLA takes EntropyCalibration2 only, the calibrator is {calibrator.algorithm}")
+    recipe = _Recipe(fp16, workspace, timing_cache, dla_core, gpu_fallback)
+    ranges = {name: Range.of(value) for name, value in (shapes or {}).items()}
+    try:
+        built = _build(trt, Path(model), calibrator, precision, recipe, ranges, batch_size, rewrite_batch)
+    finally:
+        if calibrator is not None:
+            calibrator.close()
+    if engine is not None:
+        atomic.write_bytes(engine, built.plan)
+    return built
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How TensorRT is to build, apart from calibration."""
+
+    fp16: bool
+    workspace: int | None
+    timing_cache: str | os.PathLike[str] | None
+    dla_core: int | None
+    gpu_fallback: bool
+
+    def apply(self, trt: Any, config: Any, precision: str) -> None:
+        if self.workspace is not None:
+            versions.set_workspace(trt, config, self.workspace)
+        if precision == "fp16" or (precision == "int8" and self.fp16):
+            versions.set_flag(trt, config, "FP16")
+        if self.dla_core is not None:
+            config.default_device_type = trt.DeviceType.DLA
+            config.DLA_core = self.dla_core
+        if self.gpu_fallback:
+            versions.set_flag(trt, config, "GPU_FALLBACK")
+        versions.set_detailed(trt, config)
+        _load_timing_cache(config, self.timing_cache)
+
+
+def _build(
+    trt: Any,
+    model: Path,
+    calibrator: Calibrator | None,
+    precision: str,
+    recipe: _Recipe,
+    ranges: Mapping[str, Range],
+    batch_size: int | None,
+    rewrite_batch: bool,
+) -> BuiltEngine:
+    from calibrators.trtlog import LOG
+
+    LOG.clear()
+    builder = _made(lambda: trt.Builder(LOG), "a builder", LOG)
+    fed = {} if calibrator is None else calibrator.fed_shapes()
+    # The parser owns the weights that the network points to, so it is kept until the build is over.
+    network, _parser, fixed = _parse(trt, builder, LOG, model, fed, rewrite_batch)
+    inputs = network_inputs(trt, network)
+    config = _made(builder.create_builder_config, "a builder configuration", LOG)
+    recipe.apply(trt, config, precision)
+    calibrated = calibration_shapes(inputs, fed, ranges, batch_size)
+    profile = {}
+    if any(item.dynamic for item in inputs):
+        profile = inference_ranges(inputs, calibrated, ranges, fixed)
+        config.add_optimization_profile(_profile(builder, profile))
+    coverage, true_batch = Coverage(), None
+    if calibrator is not None:
+        versions.set_flag(trt, config, "INT8")
+        versions.set_calibrator(config, calibrator)
+        if profile:
+            exact = _profile(builder, {name: Range.of(shape) for name, shape in calibrated.items()})
+            if not versions.set_calibration_profile(config, exact):
+                raise BackendError(f"TensorRT does not take the calibration profile {calibrated}: {_words(LOG)}")
+        coverage = _prepare(calibrator, network, inputs, calibrated)
+        true_batch = _true_batch(calibrated)
+        logger.info(
+            "calibration batch size %s: %s",
+            true_batch if true_batch is not None else "differs by input",
+            ", ".join(f"{name} {shape}" for name, shape in calibrated.items()),
+        )
+    plan = builder.build_serialized_network(network, config)
+    if calibrator is not None and (plan is not None or calibrator.failure):
+        calibrator.raise_if_failed()
+    if plan is None:
+        raise BackendError(f"{model}: TensorRT built no engine: {_words(LOG)}")
+    _save_timing_cache(config, recipe.timing_cache)
+    return BuiltEngine(
+        plan=bytes(plan),
+        batch_size=true_batch,
+        calibrated=calibrated if calibrator is not None else {},
+        profile=profile,
+        ranges=None if calibrator is None else calibrator.ranges,
+        coverage=_with_log(coverage, LOG, network),
+    )
+
+
+def _with_log(coverage: Coverage, log: Any, network: Any) -> Coverage:
+    """Coverage -> the same with the tensors that TensorRT itself says it has no scale for."""
+    missing = [name for name in log.without_scale() if name not in (*coverage.benign, *coverage.costly)]
+    benign, costly = classify(missing, network)
+    return Coverage(coverage.added, {**coverage.benign, **benign}, {**coverage.costly, **costly})
+
+
+def network_inputs(trt: Any, network: Any) -> list[NetworkInput]:
+    """Parsed network -> its inputs; ModelError for one that cannot be fed for calibration."""
+    found = []
+    for number in range(network.num_inputs):
+        tensor = network.get_input(number)
+        if tensor.is_shape_tensor:
+            raise ModelError(f"input {tensor.name!r} is a shape; make it a constant before the engine is built")
+        shape = tuple(int(size) for size in tensor.shape)
+        found.append(NetworkInput(tensor.name, shape, versions.numpy_dtype(trt, tensor.dtype)))
+    return found
+
+
+def _parse(
+    trt: Any, builder: Any, log: Any, path: Path, fed: Mapping[str, Shape], rewrite_batch: bool
+) -> tuple[Any, Any, int | None]:
+    """ONNX file -> network, the parser that owns its weights, and the batch the model had if its axis was changed."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    network = _made(lambda: versions.create_network(trt, builder), "a network", log)
+    parser = _parser(trt, network, log)
+    _parsed(parser, parser.parse_from_file(str(path)), path)
+    if not (rewrite_batch and fed):
+        return network, parser, None
+    inputs = network_inputs(trt, network)
+    fixed = static_batch(inputs)
+    if fixed is None or all(shape[0] == fixed for shape in fed.values() if shape):
+        return network, parser, None
+    logger.info("%s: fixes batch size %d; its batch axis is made dynamic for calibration", path, fixed)
+    network = _made(lambda: versions.create_network(trt, builder), "a network", log)
+    parser = _parser(trt, network, log)
+    with _with_dynamic_batch(path) as rewritten:
+        _parsed(parser, parser.parse_from_file(str(rewritten)), path)
+    return network, parser, fixed
+
+
+@contextmanager
+def _with_dynamic_batch(path: Path) -> Iterator[Path]:
+    """ONNX file -> a copy with a dynamic batch axis, in the same folder: weights in files of their own lie there."""
+    from trtcal.graph import load_model, set_batch_size
+
+    model = set_batch_size(load_model(path), None)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=".onnx") as file:
+        file.write(model.SerializeToString())
+        file.flush()
+        yield Path(file.name)
+
+
+def _parsed(parser: Any, ok: bool, path: Path) -> None:
+    if not ok:
+        problems = "; ".join(parser.get_error(number).desc() for number in range(parser.num_errors))
+        raise ModelError(f"{path}: TensorRT's parser cannot read it: {problems or 'no reason given'}")
+
+
+def _profile(builder: Any, ranges: Mapping[str, Range]) -> Any:
+    profile = builder.create_optimization_profile()
+    for name, entry in ranges.items():
+        profile.set_shape(name, entry.min, entry.opt, entry.max)
+    return profile
+
+
+def _prepare(
+    calibrator: Calibrator, network: Any, inputs: Sequence[NetworkInput], calibrated: Mapping[str, Shape]
+) -> Coverage:
+    """Tell the calibrator what the network reads, and complete ranges that it hands over."""
+    from calibrators.cached import HandedOver
+
+    calibrator.expect({item.name: (calibrated[item.name], item.dtype) for item in inputs})
+    if not isinstance(calibrator, HandedOver):
+        return Coverage()
+    completed, coverage = complete(calibrator.to_hand_over, network)
+    calibrator.hand_over(completed)
+    return coverage
+
+
+def _true_batch(calibrated: Mapping[str, Shape]) -> int | None:
+    sizes = {shape[0] for shape in calibrated.values() if shape}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _parser(trt: Any, network: Any, log: Any) -> Any:
+    return _made(lambda: trt.OnnxParser(network, log), "an ONNX parser", log)
+
+
+def _made(make: Callable[[], Any], what: str, log: Any) -> Any:
+    """What TensorRT makes, or BackendError where it makes nothing."""
+    try:
+        thing = make()
+    except TypeError:  # the bindings' way to say that a constructor got nothing, as where there is no GPU
+        thing = None
+    if thing is None:
+        raise BackendError(f"TensorRT cannot make {what}: {_words(log)}")
+    return thing
+
+
+def _words(log: Any) -> str:
+    errors = log.errors()
+    return "; ".join(errors[-3:]) if errors else "it gives no reason; see the log of calibrators.tensorrt"
+
+
+def _load_timing_cache(config: Any, path: str | os.PathLike[str] | None) -> None:
+    if path is None:
+        return
+    try:
+        data = Path(path).read_bytes() if Path(path).exists() else b""
+    except OSError as error:
+        raise DataError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
+    cache = config.create_timing_cache(data)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        logger.warning("%s: not a timing cache for this TensorRT and GPU; building without it", path)
+
+
+def _save_timing_cache(config: Any, path: str | os.PathLike[str] | None) -> None:
+    cache = None if path is None else config.get_timing_cache()
+    if path is not None and cache is not None:
+        atomic.write_bytes(path, bytes(cache.serialize()))

@@ -1,0 +1,121 @@
+"""The cache file of a calibrator: when it is believed, and how it is replaced."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from trtcal import provenance
+from trtcal.cache import CalibrationCache, version_number
+from trtcal.errors import CacheError
+from trtcal.provenance import Provenance
+
+logger = logging.getLogger(__name__)
+
+POLICIES: dict[str, str] = {
+    "auto": "use the cache if its sidecar shows the same model, data and settings; else calibrate, saying why",
+    "read": "use the cache without asking where it comes from; it must exist",
+    "write": "calibrate, and replace the cache",
+    "off": "neither read nor write a file",
+}
+"""Cache policy -> what it does."""
+
+Origin = Callable[[], tuple[Provenance, list[str]]]
+
+
+class CacheStore:
+    """A cache file under a policy; ``origin`` is called once, when it is needed."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        policy: str,
+        *,
+        algorithm: str,
+        trt_version: str,
+        origin: Origin,
+    ) -> None:
+        if policy not in POLICIES:
+            raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+        if path is None and policy in ("read", "write"):
+            raise ValueError(f"policy {policy!r} needs a cache file: cache='model.cache'")
+        self.path = None if path is None or policy == "off" else Path(path)
+        self._policy, self._algorithm, self._trt_version = policy, algorithm, trt_version
+        self._make_origin = origin
+        self._origin: tuple[Provenance, list[str]] | None = None
+        if policy == "read" and self.path is not None and not self.path.is_file():
+            raise CacheError(f"{self.path}: no such cache; policy 'read' uses one that exists, 'auto' makes it")
+
+    def read(self) -> CalibrationCache | None:
+        """The cache to hand to TensorRT, with a header that it takes; None where it has to calibrate.
+
+        Raises CacheError under policy "read" for a file that cannot be used; under "auto" that is a reason to
+        calibrate.
+        """
+        if self.path is None or self._policy == "write":
+            return None
+        if self._policy == "read":
+            cache = CalibrationCache.load(self.path)
+            if cache.algorithm != self._algorithm:
+                raise CacheError(
+                    f"{self.path}: holds {cache.header}, this calibrator is {self._algorithm}; use the calibrator of "
+                    f"that algorithm, or CachedCalibrator, which takes any"
+                )
+            logger.info("%s: used as it is, without asking where it comes from (policy 'read')", self.path)
+            return retargeted(cache, self._trt_version, self._algorithm)
+        if not self.path.exists():
+            logger.info("%s: not there yet; calibrating", self.path)
+            return None
+        reasons = self._reasons()
+        if reasons:
+            logger.warning("%s: not used, calibrating anew: %s", self.path, "; ".join(reasons))
+            return None
+        logger.info("%s: used; same model, data and settings", self.path)
+        return CalibrationCache.load(self.path)
+
+    def _reasons(self) -> list[str]:
+        """Why the cache that lies there cannot stand for this run."""
+        assert self.path is not None
+        try:
+            CalibrationCache.load(self.path)
+            made, unknown = self.origin()
+            if unknown:
+                return [
+                    f"its origin cannot be verified, because {' and '.join(unknown)} (policy 'read' takes it anyway)"
+                ]
+            return list(provenance.check(self.path, made).reasons)
+        except CacheError as error:
+            return [str(error)]
+
+    def origin(self) -> tuple[Provenance, list[str]]:
+        """This run's provenance and what of it is unknown; the same answer every time."""
+        if self._origin is None:
+            self._origin = self._make_origin()
+        return self._origin
+
+    def write(self, data: bytes) -> CalibrationCache:
+        """What TensorRT wrote -> the file, replaced in one step, with its sidecar; warns of scales that look wrong."""
+        cache = CalibrationCache.parse(data, name="the cache that TensorRT wrote")
+        spoilt = [name for name, scale in cache.scales.items() if not (np.isfinite(scale) and scale > 0)]
+        if spoilt:
+            logger.warning("%d tensors have a scale of 0, inf or nan: %s", len(spoilt), ", ".join(spoilt[:10]))
+        if self.path is not None:
+            provenance.save_with_sidecar(data, self.origin()[0], self.path)
+            logger.info("%s: written, %d tensors", self.path, len(cache.scales))
+        return cache
+
+
+def retargeted(cache: CalibrationCache, trt_version: str, algorithm: str) -> CalibrationCache:
+    """Cache -> the same scales under the header that this TensorRT takes for this algorithm.
+
+    Between TensorRT 8 and 10 the digits are compared, within one major version they are not.
+    """
+    number = version_number(trt_version)
+    if cache.version == number and cache.algorithm == algorithm:
+        return cache
+    logger.info("cache header %s rewritten for TensorRT %s, %s", cache.header, trt_version, algorithm)
+    return CalibrationCache(number, algorithm, cache.scales)

@@ -1,0 +1,56 @@
+"""TensorRT's log -> Python's logging, and kept for the questions that only the log answers."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from typing import Any
+
+from calibrators.versions import tensorrt
+
+logger = logging.getLogger("calibrators.tensorrt")
+
+_LEVELS = {
+    "INTERNAL_ERROR": logging.CRITICAL,
+    "ERROR": logging.ERROR,
+    "WARNING": logging.WARNING,
+    "INFO": logging.INFO,
+    "VERBOSE": logging.DEBUG,
+}
+_KEPT = 20_000
+_MISSING = re.compile(r"Missing scale and zero-point for tensor (.+?), expect fall back")
+
+_Base: Any = tensorrt().ILogger
+
+
+class Log(_Base):  # type: ignore[misc]
+    """Passes TensorRT's lines on to the logger ``calibrators.tensorrt`` and keeps the last ones of a build."""
+
+    def __init__(self) -> None:
+        _Base.__init__(self)
+        self.lines: deque[tuple[str, str]] = deque(maxlen=_KEPT)
+
+    def log(self, severity: Any, message: str) -> None:
+        """Called by TensorRT, from any thread; an exception in here would end the process."""
+        name = str(severity.name)
+        if name != "VERBOSE":
+            self.lines.append((name, message))
+        logger.log(_LEVELS.get(name, logging.INFO), "%s", message)
+
+    def errors(self) -> list[str]:
+        """Lines at ERROR and above since the last `clear`."""
+        return [message for name, message in self.lines if name in ("ERROR", "INTERNAL_ERROR")]
+
+    def without_scale(self) -> list[str]:
+        """Tensors that TensorRT says it has no scale for, in order, each once."""
+        found = (_MISSING.search(message) for _, message in self.lines)
+        return list(dict.fromkeys(match[1] for match in found if match))
+
+    def clear(self) -> None:
+        """Forget the lines of the build before."""
+        self.lines.clear()
+
+
+LOG = Log()
+"""The one log of the process: TensorRT keeps the first logger it is given and ignores later ones."""

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fakecuda
+import numpy as np
+import pytest
+from fakecuda.models import SHAPE, onnx_model
+from PIL import Image
+
+from calibrators.command import parser, run, snippets
+from calibrators.shapes import Range
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = str(Path(__file__).parents[1] / "scripts" / "build_engine.py")
+REQUIRED = ["--onnx", "m.onnx", "--engine", "m.engine"]
+DATA = ["--precision", "int8", "--calib_input", "x.npy", "--calib_batch_size", "4"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "m.onnx").write_bytes(onnx_model())
+    (tmp_path / "static.onnx").write_bytes(onnx_model(2))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(10, *SHAPE)).astype(np.float32))
+    return tmp_path
+
+
+def build(folder: Path, *options: str, **settings: Any) -> Any:
+    return fakecuda.start(SCRIPT, *REQUIRED, *options, cwd=folder, **settings)
+
+
+def options(*texts: str) -> Any:
+    return parser().parse_args([*REQUIRED, *texts])
+
+
+@pytest.mark.parametrize("trt", fakecuda.TENSORRT_10)
+def test_nvidias_flags_build_an_int8_engine_from_a_folder_of_pictures(folder: Path, trt: str) -> None:
+    (folder / "images").mkdir()
+    for number in range(6):
+        Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(folder / "images" / f"{number}.png")
+    flags = "--precision int8 --calib_input images --calib_cache c.cache --calib_num_images 5 --calib_batch_size 2"
+    done = build(folder, *flags.split(), "--calib_preprocessor", "0-1", "-v", trt=trt)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "m.engine").read_bytes().startswith(b"TRTFAKE-PLAN")
+    assert (folder / "c.cache").exists()
+    assert "calibration batch size: 2 (image (2, 3, 8, 8))" in done.stdout
+    assert "calibrated on 3 batches of 2, 5 samples" in done.stderr
+    assert "int8-calib-file=c.cache" in done.stdout
+    assert "trt_int8_use_native_calibration_table" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("method", "header"),
+    [
+        ("entropy", "EntropyCalibration2"),
+        ("minmax", "MinMaxCalibration"),
+        ("legacy", "LegacyCalibration"),
+        ("percentile:99", "EntropyCalibration2"),
+    ],
+)
+def test_every_method_builds(folder: Path, method: str, header: str) -> None:
+    done = build(folder, *DATA, "--method", method)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "calibration.cache").read_text().splitlines()[0].endswith(f"-{header}")
+
+
+def test_a_second_run_reuses_the_cache_and_another_setting_says_what_differs(folder: Path) -> None:
+    build(folder, *DATA)
+    assert "used; same model, data and settings" in build(folder, *DATA).stderr
+    assert "order: given -> shuffled" in build(folder, *DATA, "--order", "shuffled").stderr
+    build(folder, *DATA)
+    assert "batch size: 4 -> 2" in build(folder, *DATA, "--calib-batch-size", "2").stderr
+    assert "calibrated on" in build(folder, *DATA, "--calib-batch-size", "2", "--force").stderr
+
+
+def test_a_cache_is_enough_where_there_are_no_data(folder: Path) -> None:
+    (folder / "old.cache").write_bytes(b"TRT-8601-EntropyCalibration2\nimage: 3c010a14\nconv: 3c010a14\n")
+    done = build(folder, "--int8", "--calibration-cache=old.cache", "--optShapes=image:4x3x8x8")
+    assert done.returncode == 0, done.stderr
+    assert "TENSORS WITHOUT A RANGE" in done.stdout
+    assert "y: gemm" in done.stdout
+
+
+def test_a_failing_loader_exits_2_with_batch_and_reason_and_writes_nothing(folder: Path) -> None:
+    (folder / "loader.py").write_text(
+        "import numpy as np\n"
+        "def load_data():\n"
+        "    yield from ({'image': np.ones((4, 3, 8, 8), np.float32)} for _ in range(2))\n"
+        "    raise OSError('disk gone')\n"
+    )
+    done = build(folder, "--int8", "--calib_input", "loader.py", "--calib_batch_size", "4")
+    assert done.returncode == 2
+    assert "disk gone" in done.stderr.splitlines()[-1]
+    assert not (folder / "m.engine").exists()
+    assert not (folder / "calibration.cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--int8"], "INT8 needs data or ranges: --calib_input PATH"),
+        (["--calib_input", "x.npy"], "--calib_input goes with --precision int8, not with fp16"),
+        ([*DATA, "--method", "median"], "method must be entropy, minmax, legacy, percentile"),
+        ([*DATA, "--method", "entropy:3"], "method entropy takes no parameter"),
+        (["--int8", "--calib_input", "absent"], "absent: no such file or folder"),
+        ([*DATA, "--minShapes=x=3"], "expected INPUT:SIZES"),
+        ([*DATA, "--policy", "read"], "no such cache"),
+    ],
+)
+def test_what_cannot_be_done_exits_2_with_one_line(folder: Path, flags: list[str], message: str) -> None:
+    done = build(folder, *flags)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (folder / "m.engine").exists()
+
+
+def test_a_static_batch_is_refused_or_rewritten(folder: Path) -> None:
+    refused = build(folder, *DATA, "--onnx", "static.onnx")
+    assert refused.returncode == 2
+    assert "--rewrite-batch" in refused.stderr.splitlines()[-1]
+    done = build(folder, *DATA, "--onnx", "static.onnx", "--rewrite-batch")
+    assert done.returncode == 0, done.stderr
+    assert "calibration batch size: 4" in done.stdout
+
+
+def test_without_tensorrt_it_exits_2_and_says_what_to_install(folder: Path) -> None:
+    done = build(folder, *DATA, trt=None)
+    assert done.returncode == 2
+    assert "install tensorrt>=8.5,<11" in done.stderr.splitlines()[-1]
+
+
+def test_fp16_needs_no_data(folder: Path) -> None:
+    done = build(folder, "--optShapes", "image:4x3x8x8")
+    assert done.returncode == 0, done.stderr
+    assert "m.engine" in done.stdout
+
+
+def test_the_output_goes_where_it_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`trtcal build` hands in a function of its own; nothing is printed past it."""
+    from calibrators import command
+    from calibrators.coverage import Coverage
+    from calibrators.engine import BuiltEngine
+
+    built = BuiltEngine(b"plan", None, {}, {}, None, Coverage())
+    monkeypatch.setattr(command, "build_engine", lambda *_, **__: built)
+    monkeypatch.setattr(command, "_inspected", lambda *_: ["layers: 3 fp16"])
+    lines: list[str] = []
+    run(options(), lines.append)
+    assert lines == ["m.engine: 4 bytes, fp16", "layers: 3 fp16"]
+
+
+# Spellings
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        (["--calib_cache", "c"], "calib_cache", Path("c")),
+        (["--calib-cache=c"], "calib_cache", Path("c")),
+        (["--calibration-cache", "c"], "calib_cache", Path("c")),
+        (["--calib=c"], "calib_cache", Path("c")),
+        (["--calib_num_images", "7"], "calib_num_images", 7),
+        (["--calib-batch-size", "7"], "calib_batch_size", 7),
+        (["--batch-size", "7"], "calib_batch_size", 7),
+        (["--preset", "raw"], "calib_preprocessor", "raw"),
+        (["--saveEngine=e"], "engine", Path("e")),
+        (["--int8"], "precision", "int8"),
+        (["-p", "fp32"], "precision", "fp32"),
+        (["--no-fp16"], "fp16", False),
+        ([], "fp16", True),
+        (["--useDLACore=1"], "dla_core", 1),
+        (["--dla-core", "1"], "dla_core", 1),
+        (["--allowGPUFallback"], "gpu_fallback", True),
+        (["--timingCacheFile=t"], "timing_cache", Path("t")),
+        (["--calib-base-cls", "IInt8MinMaxCalibrator"], "method", "minmax"),
+        (["--force"], "policy", "write"),
+        (["-w", "2"], "workspace", 2 << 30),
+        (["--workspace", "512M"], "workspace", 512 << 20),
+    ],
+)
+def test_the_spellings_of_nvidias_sample_trtexec_and_polygraphy_are_understood(
+    flags: list[str], name: str, value: Any
+) -> None:
+    assert getattr(options(*flags), name) == value
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--minShapes=x:1x3,a::b:0:1", "--optShapes=x:4x3,a::b:0:2", "--maxShapes=x:8x3,a::b:0:3"],
+        ["--trt-min-shapes", "x:[1,3]", "a::b:0:[1]", "--trt-opt-shapes", "x:[4,3]", "a::b:0:[2]",
+         "--trt-max-shapes", "x:[8,3]", "a::b:0:[3]"],
+    ],
+)  # fmt: skip
+def test_shapes_are_understood_as_trtexec_and_as_polygraphy_write_them(flags: list[str]) -> None:
+    from calibrators.command import _ranges
+
+    assert _ranges(options(*flags)) == {"x": Range((1, 3), (4, 3), (8, 3)), "a::b:0": Range((1,), (2,), (3,))}
+
+
+def test_shapes_that_are_left_out_are_the_opt_shape() -> None:
+    from calibrators.command import _ranges
+
+    assert _ranges(options("--optShapes=x:4x3")) == {"x": Range.of((4, 3))}
+    assert _ranges(options("--maxShapes=x:4x3")) == {"x": Range.of((4, 3))}
+
+
+@pytest.mark.parametrize(
+    "flags", [["--calib_num_images", "0"], ["-w", "much"], ["--calib-base-cls", "X"], ["--calib_c", "x"]]
+)
+def test_wrong_values_and_abbreviations_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options(*flags)
+    assert "error" in capsys.readouterr().err
+
+
+def test_knobs_of_a_preset_are_numbers_lists_and_words() -> None:
+    from calibrators.command import _knob
+
+    found = dict(map(_knob, ("resize-to=232", "mean=0.5,0.25,1", "std=2", "color=BGR", "scale=0.5")))
+    assert found == {"resize_to": 232, "mean": (0.5, 0.25, 1.0), "std": (2.0,), "color": "BGR", "scale": 0.5}
+    with pytest.raises(ValueError, match="--preprocess scale=big: expected KNOB=VALUE"):
+        _knob("scale=big")
+
+
+def test_the_snippets_name_the_cache_where_it_lies(tmp_path: Path) -> None:
+    text = "\n".join(snippets(Path("m.onnx"), tmp_path / "c.cache"))
+    assert f"int8-calib-file={tmp_path / 'c.cache'}" in text
+    assert "'c.cache'" in text
+    assert repr(str(tmp_path)) in text
