@@ -8,9 +8,17 @@ import pytest
 from numpy.typing import NDArray
 
 from trtcal import kernels as module
-from trtcal.kernels import Kernels, kernels, numpy_abs_max_bits, numpy_add_counts
+from trtcal.kernels import (
+    Kernels,
+    kernels,
+    numpy_abs_max_bits,
+    numpy_add_counts,
+    numpy_divergences,
+    x_log_x,
+)
+from trtcal.thresholds import first_minimum
 
-PLAIN = Kernels(numpy_abs_max_bits, numpy_add_counts)
+PLAIN = Kernels(numpy_abs_max_bits, numpy_add_counts, numpy_divergences)
 EXTREMES = [0.0, -0.0, 1e-45, -1e-45, 1.1754944e-38, 1.0, -2.5, 3.4028235e38, -3.4028235e38]
 
 
@@ -67,6 +75,21 @@ def test_an_array_that_may_not_be_written_is_read() -> None:
     x.flags.writeable = False
     assert as_float(kernels().abs_max_bits(x)) == 2
     assert kernels().add_counts(x, np.float32(2), np.float32(2), np.zeros(2048, np.int64)) == 1
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_pruned_search_finds_the_minimum_of_the_full_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = [rng.laplace(size=4000), np.abs(rng.normal(size=500)), rng.standard_t(2, size=9000), rng.integers(0, 9, 99)][
+        seed % 4
+    ]
+    x = np.abs(np.append(x, rng.uniform(1, 3) * np.abs(x).max()))
+    h = np.bincount(np.minimum((x / x.max() * 2048).astype(int), 2047), minlength=2048).astype(np.float64)
+    sums = [np.concatenate([[0.0], np.cumsum(part)]) for part in (h, h > 0, x_log_x(h))]
+    full, pruned = (loops.divergences(h, *sums, 128, 128) for loops in (PLAIN, kernels()))
+    assert first_minimum(pruned) == first_minimum(full)
+    found = np.isfinite(pruned)
+    np.testing.assert_allclose(pruned[found], full[found], rtol=1e-9, atol=1e-12)
 
 
 def test_without_numba_the_same_results_come_slower_and_it_is_said_once(

@@ -138,7 +138,7 @@ class _Collector:
         self.seen += valid
         for tensor in self.tensors.values():
             tensor.streamed.start_batch()
-        for row, answer in self._run(batch, range(rows)):
+        for row, answer in run_rows(self.runner, batch, range(rows), self.workers):
             if not self.tensors:
                 self.tensors = {name: _Tensor(self.growth) for name in answer}
             for name, values in answer.items():
@@ -148,7 +148,7 @@ class _Collector:
                 self.progress(len(self.samples))
         waiting = {name: tensor for name, tensor in self.tensors.items() if tensor.waiting}
         if waiting:
-            for _, answer in self._run(batch, range(rows)):
+            for _, answer in run_rows(self.runner, batch, range(rows), self.workers):
                 for name, tensor in waiting.items():
                     tensor.streamed.add(_float32(answer[name]), tensor.waiting)
         for tensor in self.tensors.values():
@@ -177,24 +177,6 @@ class _Collector:
         else:
             tensor.streamed.add(values, amax)
 
-    def _run(self, batch: Mapping[str, np.ndarray], rows: Iterable[int]) -> Iterator[tuple[int, Answer]]:
-        """Answers of single rows in their order, up to ``workers`` of them under way at once."""
-
-        def run(row: int) -> tuple[int, Answer]:
-            return row, self.runner({name: array[row : row + 1] for name, array in batch.items()})
-
-        if self.workers <= 1:
-            yield from map(run, rows)
-            return
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="trtcal-run") as pool:
-            under_way: deque[Future[tuple[int, Answer]]] = deque()
-            for row in rows:
-                under_way.append(pool.submit(run, row))
-                if len(under_way) > self.workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-
     def build(self) -> ActivationStats:
         """The statistics so far."""
         tensors = {
@@ -220,6 +202,33 @@ class _Collector:
             tensor.fine.restore(saved.histogram)
             if saved.streamed is not None:
                 tensor.streamed.restore(saved.streamed)
+
+
+def run_rows(
+    runner: Callable[[Mapping[str, np.ndarray]], Answer],
+    batch: Mapping[str, np.ndarray],
+    rows: Iterable[int],
+    workers: int,
+) -> Iterator[tuple[int, Answer]]:
+    """Rows of a batch -> each row's number and the runner's answer to it alone, in order.
+
+    Up to ``workers`` of them are under way at once.
+    """
+
+    def run(row: int) -> tuple[int, Answer]:
+        return row, runner({name: array[row : row + 1] for name, array in batch.items()})
+
+    if workers <= 1:
+        yield from map(run, rows)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="trtcal-run") as pool:
+        under_way: deque[Future[tuple[int, Answer]]] = deque()
+        for row in rows:
+            under_way.append(pool.submit(run, row))
+            if len(under_way) > workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
 
 
 def _rows(batch: Mapping[str, np.ndarray]) -> int:

@@ -1,13 +1,14 @@
-"""The two inner loops over activations, compiled by numba where it is installed.
+"""The inner loops over activations and over thresholds, compiled by numba where it is installed.
 
-Both have a NumPy twin with the same results bit for bit; :func:`kernels` picks once per process.
-Arithmetic is float32, operation by operation, because TensorRT's bin indices depend on its rounding.
+Each has a NumPy twin with the same result; :func:`kernels` picks once per process. Bins are found in float32,
+operation by operation, because TensorRT's bin indices depend on its rounding.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,10 +20,11 @@ MAGNITUDE = np.uint32(0x7FFFFFFF)  # all bits of a float32 but its sign
 
 
 class Kernels(NamedTuple):
-    """``abs_max_bits(x)`` and ``add_counts(x, limit, edge, counts)``, both over flat float32."""
+    """The loops; what each does is said at its NumPy twin."""
 
     abs_max_bits: Callable[[np.ndarray], np.uint32]
     add_counts: Callable[[np.ndarray, np.float32, np.float32, np.ndarray], int]
+    divergences: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]
 
 
 def numpy_abs_max_bits(x: np.ndarray) -> np.uint32:
@@ -38,6 +40,40 @@ def numpy_add_counts(x: np.ndarray, limit: np.float32, edge: np.float32, counts:
     return int((magnitude >= edge).sum())
 
 
+def numpy_divergences(
+    h: np.ndarray, cumulative: np.ndarray, occupied: np.ndarray, h_log_h: np.ndarray, start: int, levels: int
+) -> np.ndarray:
+    """Counts (n,) and prefix sums (n + 1,) of h, h > 0 and h log h -> KL(P||Q) for m = start..n bins kept.
+
+    What P and Q are is said in :func:`trtcal.thresholds.entropy_bin`. Where no m can be the least, any larger
+    value may stand; inf where Q is 0 and P is not.
+    """
+    m = np.arange(start, h.size + 1)
+    total = cumulative[-1]
+    # Where the last bin is empty but outliers pile up on it, Q is 0 and P is not. The second condition asks
+    # for any mass at all to make Q of.
+    finite = ((h[m - 1] > 0) | (cumulative[m] == total)) & (cumulative[m] > 0)
+    out = np.full(m.size, np.inf)
+    m = m[finite]
+    outliers = total - cumulative[m]
+    # Bin b is on level floor(b * levels / m), so level j begins at bin ceil(j * m / levels): exact in integers.
+    edge = -(-np.arange(levels + 1) * m[:, None] // levels)
+    level_sum = np.diff(cumulative[edge], axis=1)
+    mean = level_sum / np.maximum(np.diff(occupied[edge], axis=1), 1)
+    log_mean = np.log(mean, out=np.zeros_like(mean), where=mean > 0)
+    last = h[m - 1]
+    p_log_p = h_log_h[m] - x_log_x(last) + x_log_x(last + outliers)
+    p_log_q = (level_sum * log_mean).sum(axis=1) + outliers * log_mean[:, -1]
+    out[finite] = (p_log_p - p_log_q) / total + np.log(cumulative[m] / total)
+    return out
+
+
+def x_log_x(x: np.ndarray) -> np.ndarray:
+    """x -> x log x, 0 at 0."""
+    logarithm: np.ndarray = np.log(x, out=np.zeros_like(x), where=x > 0)
+    return np.asarray(x * logarithm)
+
+
 @functools.cache
 def kernels() -> Kernels:
     """The compiled loops, or their NumPy twins (said once in the log) where numba cannot be used."""
@@ -45,7 +81,7 @@ def kernels() -> Kernels:
         import numba
     except ImportError as error:
         logger.warning("numba is not usable (%s): counting with NumPy, same results, several times slower", error)
-        return Kernels(numpy_abs_max_bits, numpy_add_counts)
+        return Kernels(numpy_abs_max_bits, numpy_add_counts, numpy_divergences)
 
     def abs_max_bits(x: np.ndarray) -> np.uint32:
         bits = x.view(np.uint32)
@@ -64,11 +100,47 @@ def kernels() -> Kernels:
             hits += magnitude >= edge
         return hits
 
+    def divergences(
+        h: np.ndarray, cumulative: np.ndarray, occupied: np.ndarray, h_log_h: np.ndarray, start: int, levels: int
+    ) -> np.ndarray:
+        total = cumulative[h.size]
+        out = np.full(h.size - start + 1, np.inf)
+        best = np.inf
+        for m in range(h.size, start - 1, -1):
+            kept, last = cumulative[m], h[m - 1]
+            outliers = total - kept
+            if kept == 0 or (last == 0 and outliers > 0):
+                continue
+            # What clipping costs comes first. Each level then adds how far its bins are from their mean, which
+            # is never negative, so a sum above the best so far ends the search at this m.
+            edge = ((levels - 1) * m + levels - 1) // levels
+            held = kept - cumulative[edge]
+            log_mean = math.log(held / (occupied[m] - occupied[edge])) if held > 0 else 0.0
+            piled = last + outliers
+            cost = h_log_h[m] - h_log_h[edge] - (held + outliers) * log_mean + total * math.log(kept / total)
+            if outliers > 0:
+                cost += piled * math.log(piled) - last * math.log(last)
+            bound = (best + 1e-9) * total
+            begin = 0
+            for level in range(1, levels):
+                if cost > bound:
+                    break
+                end = (level * m + levels - 1) // levels
+                held = cumulative[end] - cumulative[begin]
+                if held > 0:
+                    cost += h_log_h[end] - h_log_h[begin] - held * math.log(held / (occupied[end] - occupied[begin]))
+                begin = end
+            if cost <= bound:
+                out[m - start] = cost / total
+                best = min(best, cost / total)
+        return out
+
     nb = numba.types
     flat = nb.Array(nb.float32, 1, "C", readonly=True)  # takes writable arrays as well
     return Kernels(
         _compiled(numba, abs_max_bits, nb.uint32(flat)),
         _compiled(numba, add_counts, nb.int64(flat, nb.float32, nb.float32, nb.int64[::1])),
+        _compiled(numba, divergences, nb.float64[::1](*[nb.float64[::1]] * 4, nb.int64, nb.int64)),
     )
 
 

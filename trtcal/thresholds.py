@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from trtcal.histogram import NUM_BINS, Histogram
+from trtcal.kernels import kernels, x_log_x
 
 NUM_LEVELS = 128  # magnitudes that int8 tells apart: 0..127
 TIE = 1e-12  # divergences that differ by less are equal, and the smaller threshold wins
@@ -36,16 +37,17 @@ def percentile(hist: Histogram, q: float = 99.99) -> np.float32:
     return min(np.float32((int(held) + 1) * hist.bin_width), hist.amax)
 
 
-def entropy(hist: Histogram) -> np.float32:
+def entropy(hist: Histogram, m: int | None = None) -> np.float32:
     """Threshold of least Kullback-Leibler divergence, bit for bit as TensorRT's entropy calibrators set it.
 
     Wants TensorRT's 2048 bins; a finer histogram is merged to them. The amax is the *middle* of the bin
     after the chosen one, ``(m + 0.5) * limit / 2048`` in float32, so data that is not clipped at all gets a
-    little more than its largest |x|. Source: "8-bit inference with TensorRT" (S. Migacz, GTC 2017) for the
-    idea; start, levels and rounding as seen in caches of TensorRT 7 to 10.
+    little more than its largest |x|. ``m``, the number of bins kept, may be given where it is known.
+    Source: "8-bit inference with TensorRT" (S. Migacz, GTC 2017) for the idea; start, levels and rounding as
+    seen in caches of TensorRT 7 to 10.
     """
     hist = hist.coarse(NUM_BINS) if hist.num_bins > NUM_BINS else hist
-    m = entropy_bin(hist.counts)
+    m = entropy_bin(hist.counts) if m is None else m
     if m is None:
         return hist.amax
     f32 = np.float32
@@ -104,34 +106,15 @@ def entropy_bin(counts: np.ndarray, start: int = NUM_LEVELS) -> int | None:
 
     For each m, P is ``counts[:m]`` with everything above added to its last bin. Q spreads each of 128 equal
     levels of ``counts[:m]``, *without* what lies above, evenly over the level's non-empty bins. Bin 0 counts
-    as much as bin 1. Written with prefix sums: sum(P log P) less sum(S log(S / C)) over the levels' sums S
-    and numbers C of non-empty bins.
+    as much as bin 1.
     """
     h = np.asarray(counts, np.float64).copy()
     h[0] = h[1]
     cumulative = _prefix(h)
-    total = cumulative[-1]
-    if total == 0:
+    if cumulative[-1] == 0:
         return None
-    occupied = _prefix(h > 0)
-    h_log_h = _prefix(_x_log_x(h))
-    m = np.arange(start, h.size + 1)
-    outliers = total - cumulative[m]
-    # Where the last bin is empty but outliers pile up on it, Q is 0 and P is not: the divergence is infinite.
-    # The second condition asks for any mass at all to make Q of.
-    m = m[((h[m - 1] > 0) | (outliers == 0)) & (cumulative[m] > 0)]
-    outliers = total - cumulative[m]
-    # Bin b is on level floor(b * 128 / m), so level j begins at bin ceil(j * m / 128): exact in integers.
-    edge = -(-np.arange(NUM_LEVELS + 1) * m[:, None] // NUM_LEVELS)
-    level_sum = np.diff(cumulative[edge], axis=1)
-    level_count = np.diff(occupied[edge], axis=1)
-    mean = level_sum / np.maximum(level_count, 1)
-    log_mean = np.log(mean, out=np.zeros_like(mean), where=mean > 0)
-    last = h[m - 1]
-    p_log_p = h_log_h[m] - _x_log_x(last) + _x_log_x(last + outliers)
-    p_log_q = (level_sum * log_mean).sum(axis=1) + outliers * log_mean[:, -1]
-    divergence = (p_log_p - p_log_q) / total + np.log(cumulative[m] / total)
-    return int(m[first_minimum(divergence)])
+    divergences = kernels().divergences(h, cumulative, _prefix(h > 0), _prefix(x_log_x(h)), start, NUM_LEVELS)
+    return start + first_minimum(divergences)
 
 
 def first_minimum(values: np.ndarray) -> int:
@@ -146,8 +129,3 @@ def first_minimum(values: np.ndarray) -> int:
 def _prefix(values: np.ndarray) -> np.ndarray:
     """Sums of the first 0, 1, ..., n values."""
     return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-
-
-def _x_log_x(x: np.ndarray) -> np.ndarray:
-    logarithm: np.ndarray = np.log(x, out=np.zeros_like(x), where=x > 0)
-    return np.asarray(x * logarithm)
