@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -234,6 +235,23 @@ def test_workers_run_ahead_but_not_without_bound() -> None:
     collect(slow, cut(data(), 23), workers=3)
     assert 2 <= most <= 3
     assert threading.active_count() == 1 or not any("trtcal-run" in thread.name for thread in threading.enumerate())
+
+
+def test_a_look_comes_at_powers_of_two_and_at_the_end_even_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 0)
+    batches = cut(data(23), 3)
+
+    def looks(source: object, **options: object) -> list[int]:
+        seen: list[int] = []
+        with contextlib.suppress(KeyboardInterrupt):
+            collect(network, source, look=lambda stats: seen.append(len(stats.samples)), **options)  # type: ignore[arg-type]
+        return seen
+
+    assert looks(batches) == [3, 6, 9, 18, 23]
+    path = tmp_path / "partial.npz"
+    assert looks(interrupted(batches, 4), checkpoint=path) + looks(batches, checkpoint=path) == [3, 6, 9, 18, 23]
 
 
 def test_progress_counts_samples_once() -> None:

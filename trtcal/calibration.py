@@ -113,12 +113,9 @@ def from_stats(
             unusable[name] = "is a constant that holds inf or nan"
         else:
             found[name] = threshold(_constant_histogram(value, stats.growth if entropy else "power-of-two"))
-    amax = {}
-    for name in graph.order:
-        source = graph.carried.get(name, name)
-        if source in found:
-            amax[name] = found[source]
-        elif source in unusable:
+    amax = carried(graph, found)
+    for name, source in graph.carried.items():
+        if source in unusable:
             unusable.setdefault(name, f"carries the range of {source!r}, which {unusable[source]}")
     overflowed = [name for name, value in amax.items() if not np.isfinite(value)]
     for name in overflowed:
@@ -126,6 +123,12 @@ def from_stats(
         del amax[name]
     cache = CalibrationCache.from_amax(amax, trt_version=trt_version, algorithm=algorithm or default_algorithm(method))
     return Calibration(cache, stats, unusable, clipped, graph.hidden)
+
+
+def carried(graph: CalibrationGraph, found: Mapping[str, np.float32]) -> dict[str, np.float32]:
+    """Ranges of the tensors that were looked at -> those of all that have one, in the order a cache lists them."""
+    sources = ((name, graph.carried.get(name, name)) for name in graph.order)
+    return {name: found[source] for name, source in sources if source in found}
 
 
 def default_algorithm(method: str) -> str:

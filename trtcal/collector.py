@@ -38,6 +38,7 @@ def collect(
     checkpoint: str | Path | None = None,
     checkpoint_key: str = "",
     progress: Progress | None = None,
+    look: Callable[[ActivationStats], None] | None = None,
 ) -> ActivationStats:
     """Run every sample of the batches once -> what each float tensor of the answers did.
 
@@ -45,6 +46,9 @@ def collect(
     holds one sample's tensors per worker, and the batch size leaves no trace but in ``streamed``. (There, a
     tensor's first batch that is not all zeros runs twice where it has several samples, since TensorRT wants
     its maximum before it counts.) ``workers`` samples run at once; they change nothing but the time.
+
+    ``look`` is shown the statistics after each batch with which their samples reach another power of two, and
+    at the end.
 
     ``checkpoint`` names a file that keeps the statistics of an interrupted pass, with ``checkpoint_key``
     saying what they belong to; a later call with an equal key goes on from there and deletes the file at
@@ -60,9 +64,14 @@ def collect(
         done = resume.batches
         logger.info("%s: going on after %d samples", checkpoint, len(resume.samples))
     snapshot, taken, saved = None, time.monotonic(), time.monotonic()
+    shown = False
     try:
         for batch in islice(batches, done, None):
+            before = len(collector.samples)
             collector.add(batch)
+            shown = len(collector.samples).bit_length() > before.bit_length()
+            if look is not None and shown:
+                look(collector.build())
             if checkpoint is None:
                 continue
             now = time.monotonic()
@@ -79,7 +88,10 @@ def collect(
         raise DataError("no batches: there is nothing to calibrate on")
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
-    return collector.build()
+    stats = collector.build()
+    if look is not None and not shown:
+        look(stats)
+    return stats
 
 
 def load_checkpoint(path: str | Path, key: str) -> ActivationStats | None:

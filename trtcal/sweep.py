@@ -193,16 +193,16 @@ def sweep(
     streamed_batch_size: int | None = None,
     judge: Judge | None = None,
     shapes: Mapping[str, Shape] | None = None,
-    done: Mapping[tuple[Arrangement, str], Judgement] | None = None,
+    done: Mapping[bytes, Judgement] | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     notes: Sequence[str] = (),
 ) -> Sweep:
     """Statistics of a pass and a grid of arrangements -> thresholds and histograms of each, and how they perform.
 
     ``shapes`` are the exact counts of a second pass (:mod:`trtcal.exact`) by tensor. Without them,
-    ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. Each *distinct* set of
-    ranges is judged once; ``done`` are judgements that an interrupted sweep left. A judge that fails makes a
-    row with its error. ValueError for an unknown method.
+    ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. Each *distinct*
+    set of ranges is judged once; ``done`` are judgements that an interrupted sweep left, by the bytes of the
+    ranges. A judge that fails makes a row with its error. ValueError for an unknown method.
     """
     tensors = usable(stats)
     rules = {name: threshold_method(name) for name in methods}
@@ -215,7 +215,7 @@ def sweep(
         reference = np.array([entropy(tensor.histogram) for tensor in tensors.values()], np.float32)
     measures: dict[Arrangement, Measures] = {}
     trials: list[Trial] = []
-    judged: dict[bytes, Judgement | str] = {}
+    judged: dict[bytes, Judgement | str] = dict(done or {})
     seen: _Seen = {name: {} for name in tensors}
     for arrangement in grid:
         order = ORDERS[arrangement.order](stats, arrangement.seed or 0)
@@ -238,7 +238,7 @@ def sweep(
                 amax = np.array([made.histogram.amax for made in replays.values()], np.float32)
             else:
                 amax = invariant[name]
-            trial = _judged(Trial(arrangement, name, amax), tuple(tensors), judge, judged, done or {})
+            trial = _judged(Trial(arrangement, name, amax), tuple(tensors), judge, judged)
             trials.append(trial)
             on_trial(trial)
     off = None
@@ -262,21 +262,16 @@ def _judged(
     tensors: tuple[str, ...],
     judge: Judge | None,
     judged: dict[bytes, Judgement | str],
-    done: Mapping[tuple[Arrangement, str], Judgement],
 ) -> Trial:
     if judge is None:
         return trial
     key = trial.amax.tobytes()
     if key not in judged:
-        known = done.get((trial.arrangement, trial.method))
-        if known is not None:
-            judged[key] = known
-        else:
-            try:
-                judged[key] = judge(dict(zip(tensors, trial.amax, strict=True)))
-            except Exception as error:  # one configuration's failure is a row, not the end of the others
-                logger.warning("%s %s: %s", trial.arrangement, trial.method, error)
-                judged[key] = f"{type(error).__name__}: {error}"
+        try:
+            judged[key] = judge(dict(zip(tensors, trial.amax, strict=True)))
+        except Exception as error:  # one configuration's failure is a row, not the end of the others
+            logger.warning("%s %s: %s", trial.arrangement, trial.method, error)
+            judged[key] = f"{type(error).__name__}: {error}"
     found = judged[key]
     if isinstance(found, str):
         return Trial(trial.arrangement, trial.method, trial.amax, None, found)

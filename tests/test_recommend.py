@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from test_sweep import GRID, STATS, X, stats_of
+
+from trtcal.recommend import find_outliers, recommend
+from trtcal.sweep import Judgement, Sweep, Trial, sweep
+
+Grade = Callable[[Trial], float]
+
+
+def judged(grade: Grade, samples: int = 400) -> Sweep:
+    """A sweep whose trials get about ``grade`` of 400 samples right, always the same ones first."""
+    plain = sweep(STATS, GRID)
+    trials = tuple(
+        Trial(t.arrangement, t.method, t.amax, Judgement((np.arange(samples) < grade(t) * samples).astype(float)))
+        for t in plain.trials
+    )
+    return Sweep(plain.tensors, plain.samples, plain.measures, trials, plain.invariant, plain.exact)
+
+
+def test_the_smallest_batch_size_that_cannot_be_told_from_the_best_is_recommended() -> None:
+    advice = recommend(judged(lambda t: {1: 0.5, 4: 0.8, 24: 0.8}[t.arrangement.batch_size]), STATS)
+    assert advice.batch_size == 4
+    assert not advice.order_matters
+    assert any("Batches of 1 are worse than of 4" in sentence for sentence in advice.evidence)
+
+
+def test_where_nothing_differs_batches_of_one_do_and_order_does_not_matter() -> None:
+    advice = recommend(judged(lambda t: 0.8), STATS)
+    assert (advice.batch_size, advice.order_matters) == (1, False)
+    assert advice.headline == "Calibrate entropy with batches of 1; the order of the samples does not matter."
+
+
+def test_an_order_that_costs_accuracy_is_named() -> None:
+    advice = recommend(judged(lambda t: 0.6 if t.arrangement.order == "largest-last" else 0.8), STATS)
+    assert advice.order_matters
+    assert any("largest-last loses 20.00%" in sentence for sentence in advice.evidence)
+
+
+def test_largest_first_that_repairs_small_batches_is_said() -> None:
+    def grade(t: Trial) -> float:
+        return 0.5 if t.arrangement.batch_size == 1 and t.arrangement.order != "largest-first" else 0.8
+
+    advice = recommend(judged(grade), STATS)
+    assert any("repairs batches of 1: +30.00%" in sentence for sentence in advice.evidence)
+
+
+def test_a_better_method_leads() -> None:
+    advice = recommend(judged(lambda t: 0.9 if t.method == "mse" else 0.7), STATS)
+    assert advice.headline.startswith("Take mse: +20.00%")
+    advice = recommend(
+        judged(lambda t: 0.9 if t.method == "entropy" and t.arrangement.growth == "power-of-two" else 0.7), STATS
+    )
+    assert advice.headline.startswith("Take the batch-invariant histogram: +20.00%")
+
+
+def test_a_difference_within_the_noise_is_none() -> None:
+    rng = np.random.default_rng(0)
+
+    def judge(amax: Mapping[str, np.float32]) -> Judgement:
+        return Judgement((rng.random(200) < 0.8).astype(float))
+
+    advice = recommend(sweep(STATS, GRID, judge=judge), STATS)
+    assert not advice.order_matters
+
+
+def test_without_accuracy_thresholds_decide() -> None:
+    advice = recommend(sweep(STATS, GRID), STATS)
+    assert any("move half of the thresholds" in sentence for sentence in advice.evidence)
+    assert advice.control_flat
+
+
+def test_a_control_arm_that_is_not_flat_is_shouted() -> None:
+    plain = sweep(STATS, GRID)
+    broken = [Trial(t.arrangement, t.method, t.amax * (1 + i), None) for i, t in enumerate(plain.trials)]
+    advice = recommend(
+        Sweep(plain.tensors, plain.samples, plain.measures, tuple(broken), plain.invariant, False), STATS
+    )
+    assert not advice.control_flat
+    assert "NOT the same" in advice.evidence[0]
+
+
+def test_without_entropy_there_is_nothing_to_choose() -> None:
+    advice = recommend(sweep(STATS, GRID, ("minmax", "mse")), STATS)
+    assert advice.batch_size is None
+    assert "no entropy trials" in advice.headline
+
+
+def test_a_sample_that_alone_sets_a_range_is_named() -> None:
+    x = X.copy()
+    x[5, 0] = 3 * np.abs(x).max()
+    worst = find_outliers(stats_of(x))[0]
+    assert (worst.sample, worst.tensors) == ("s5", 2)
+    assert worst.factor == pytest.approx(3)
+    assert find_outliers(stats_of(x[:1])) == ()

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_sweep import GRID, STATS
+
+from trtcal import sweepfile
+from trtcal.errors import StatsError
+from trtcal.recommend import recommend
+from trtcal.sweep import Judgement, sweep
+
+SWEEP = sweep(STATS, GRID, streamed_batch_size=4, judge=lambda amax: Judgement(np.array([1.0, 0.0]), None, np.inf))
+
+
+def content() -> bytes:
+    return sweepfile.to_json(SWEEP, STATS, recommend(SWEEP, STATS), model="m", data="d", provenance={"trtcal": "0"})
+
+
+def test_the_table_has_a_row_per_trial_and_the_columns_that_were_promised() -> None:
+    table = list(csv.DictReader(io.StringIO(sweepfile.to_csv(SWEEP).decode())))
+    assert len(table) == len(SWEEP.trials)
+    promised = "batch_size,order,seed,method,growth,amax_change_max,accuracy,accuracy_low,accuracy_high,agreement"
+    assert {*promised.split(","), "sqnr_db", "error"} <= set(table[0])
+    assert (table[0]["accuracy"], table[0]["agreement"], table[0]["sqnr_db"]) == ("0.5", "", "inf")
+
+
+def test_the_json_is_strict_and_holds_what_its_docstring_says(tmp_path: Path) -> None:
+    (tmp_path / "trials.json").write_bytes(content())
+    loaded = sweepfile.load_json(tmp_path / "trials.json")
+    documented = sweepfile.__doc__ or ""
+    for key in loaded:
+        assert f"``{key}``" in documented, key
+    assert loaded["trials"][0]["sqnr_db"] is None
+    tensors = len(loaded["tensors"])
+    assert all(len(arrangement["amax"]) == tensors for arrangement in loaded["arrangements"])
+    assert all(sum(h["counts"]) > 0 for h in loaded["histograms"])
+    json.dumps(loaded, allow_nan=False)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"format": "trtcal-sweep-9"}', b"\xff", b"[" * 100000])
+def test_what_is_no_sweep_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "trials.json").write_bytes(text)
+    with pytest.raises(StatsError, match=r"trials\.json"):
+        sweepfile.load_json(tmp_path / "trials.json")
+    with pytest.raises(StatsError, match=r"gone\.json: cannot be read"):
+        sweepfile.load_json(tmp_path / "gone.json")
+
+
+def test_a_formula_in_an_error_is_harmless_in_a_spreadsheet() -> None:
+    def judge(amax: object) -> Judgement:
+        raise RuntimeError("x")
+
+    failed = sweep(STATS, GRID[:1], judge=judge)
+    object.__setattr__(failed.trials[0], "error", '=HYPERLINK("x")')
+    table = list(csv.DictReader(io.StringIO(sweepfile.to_csv(failed).decode())))
+    assert table[0]["error"] == '\'=HYPERLINK("x")'
+
+
+def test_a_journal_is_read_back_up_to_a_broken_line() -> None:
+    amax = np.array([1.5, 2.5], np.float32)
+    one = sweepfile.judgement_line(amax, Judgement(np.array([1.0]), None, 3.5))
+    two = sweepfile.judgement_line(amax * 2, Judgement(None, np.array([0.0, 1.0]), None))
+    found = sweepfile.read_journal(one + two + b'{"amax": "00')
+    assert set(found) == {amax.tobytes(), (amax * 2).tobytes()}
+    assert found[amax.tobytes()].sqnr_db == 3.5
+    assert sweepfile.read_journal(b"broken\n" + one) == {}

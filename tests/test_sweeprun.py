@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import conv_model, images, save
+
+from trtcal import collector
+from trtcal.calibration import calibrate, open_graph
+from trtcal.data import Batches
+from trtcal.errors import OutputError
+from trtcal.metrics import METRICS
+from trtcal.sources import ArraySource
+from trtcal.stats import ActivationStats
+from trtcal.sweep import ORDERS, Arrangement, Judgement
+from trtcal.sweeprun import CpuJudge, run_sweep
+
+SMALL = {"batch_sizes": (1, 3, 12), "seeds": 2}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(conv_model(), tmp_path / "m.onnx")
+
+
+def batches(number: int = 12, size: int = 3) -> Batches:
+    return Batches(ArraySource({"image": images(number)}, labels=np.arange(number) % 5), size)
+
+
+def without_report(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".html"}
+
+
+def test_a_sweep_leaves_its_files_and_they_say_what_it_returns(model: Path, tmp_path: Path) -> None:
+    run = run_sweep(model, batches(), tmp_path / "s", **SMALL)  # type: ignore[arg-type]
+    assert {"trials.csv", "trials.json", "stats.npz"} <= {p.name for p in run.folder.iterdir()}
+    assert not (run.folder / "judgements.jsonl").exists()
+    content = json.loads((run.folder / "trials.json").read_bytes())
+    assert content["recommendation"]["headline"] == run.recommendation.headline
+    assert content["drift"]["minmax"]["samples"] == [3, 6, 9, 12]
+    assert content["drift"]["minmax"]["change_max"][-1] == 0
+    assert ActivationStats.load(run.folder / "stats.npz").samples == run.sweep.samples
+
+
+def test_exact_trials_are_bit_equal_to_calibrating_each_by_itself(model: Path, tmp_path: Path) -> None:
+    run = run_sweep(model, batches(), tmp_path / "s", exact=True, methods=("entropy", "minmax"), **SMALL)  # type: ignore[arg-type]
+    stats = ActivationStats.load(run.folder / "stats.npz")
+    for trial in run.sweep.trials:
+        order = ORDERS[trial.arrangement.order](stats, trial.arrangement.seed or 0)
+        source = ArraySource({"image": images(12)})
+        alone = calibrate(model, Batches(source, trial.arrangement.batch_size, order=order.tolist()), trial.method)
+        for name, amax in zip(run.sweep.tensors, trial.amax, strict=True):
+            assert amax / np.float32(127) == alone.cache.scales[name]
+
+
+def test_the_cpu_judge_sees_what_int8_costs(model: Path) -> None:
+    graph = open_graph(model)
+    data = batches()
+    judge = CpuJudge(graph, data, data.labels, METRICS["top1"])
+    good = calibrate(model, data, "minmax")
+    amax = {name: np.float32(scale * 127) for name, scale in good.cache.scales.items()}
+    fine, poor = judge(amax), judge({name: value / 50 for name, value in amax.items()})
+    assert fine.sqnr_db is not None
+    assert poor.sqnr_db is not None
+    assert fine.sqnr_db > 20 > poor.sqnr_db
+    assert fine.agreement is not None
+    assert fine.agreement.mean() > 0.9
+    assert fine.accuracy is not None
+    assert fine.accuracy.shape == (12,)
+
+
+def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_files(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 0)
+
+    def judge(amax: Mapping[str, np.float32]) -> Judgement:
+        return Judgement(np.arange(12) % 3 / 2, None, float(amax["image"]))
+
+    whole = run_sweep(model, batches(), tmp_path / "whole", judge=judge, judge_key="k", **SMALL)  # type: ignore[arg-type]
+    left = 5
+    asked: list[int] = []
+
+    def stopping(amax: Mapping[str, np.float32]) -> Judgement:
+        if len(asked) == left:
+            raise KeyboardInterrupt
+        asked.append(1)
+        return judge(amax)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(model, batches(), tmp_path / "s", judge=stopping, judge_key="k", **SMALL)  # type: ignore[arg-type]
+    left = 10**6
+    run_sweep(model, batches(), tmp_path / "s", judge=stopping, judge_key="k", resume=True, **SMALL)  # type: ignore[arg-type]
+    distinct = {trial.amax.tobytes() for trial in whole.sweep.trials}
+    assert len(asked) == len(distinct)
+    assert without_report(tmp_path / "s") == without_report(tmp_path / "whole")
+
+
+def test_judgements_of_something_else_are_not_taken_up(model: Path, tmp_path: Path) -> None:
+    def stop(amax: Mapping[str, np.float32]) -> Judgement:
+        raise KeyboardInterrupt
+
+    for key, resume in (("a", False), ("b", True)):
+        asked: list[int] = []
+
+        def judge(amax: Mapping[str, np.float32], asked: list[int] = asked) -> Judgement:
+            asked.append(1)
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+            return Judgement(sqnr_db=1.0)
+
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(model, batches(), tmp_path / "s", judge=judge, judge_key=key, resume=resume, **SMALL)  # type: ignore[arg-type]
+        assert len(asked) == 3
+
+
+def test_a_folder_that_cannot_be_used_is_named(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="file: cannot be used as a folder"):
+        run_sweep(model, batches(), tmp_path / "file", **SMALL)  # type: ignore[arg-type]
+
+
+def test_wrong_settings_are_refused_before_the_pass(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown method 'kl'"):
+        run_sweep(model, batches(), tmp_path / "s", methods=("kl",))
+    with pytest.raises(ValueError, match="12 samples, fewer than"):
+        run_sweep(model, batches(), tmp_path / "s", batch_sizes=(16,))
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_given_order_of_another_arrangement_is_where_the_replay_is_checked(model: Path, tmp_path: Path) -> None:
+    run = run_sweep(model, batches(size=4), tmp_path / "s", **SMALL)  # type: ignore[arg-type]
+    assert run.sweep.off is not None
+    assert run.sweep.off.max() < 0.2
+    assert Arrangement(3, "given", None) in run.sweep.measures

@@ -1,0 +1,156 @@
+"""trtcal sweep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trtcal.cli.common import AsJson, Exclude, Model, Output, takes_samples
+
+if TYPE_CHECKING:
+    from trtcal.data import Batches
+    from trtcal.sweep import Judge
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(sweep)
+
+
+@takes_samples("order", "seed", "labels")
+def sweep(
+    model: Model,
+    batches: Batches,
+    labels: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Rows sample,label.")] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and the trials.")
+    ] = Path("sweep"),
+    batch_sizes: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Calibration batch sizes to compare.")
+    ] = "1,2,4,8,16,32,64",
+    orders: Annotated[
+        str,
+        typer.Option(metavar="NAME,...", help="Orders of the samples: given, shuffled, largest-first, largest-last."),
+    ] = "given,shuffled,largest-first,largest-last",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of shuffles.")] = 5,
+    methods: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Threshold methods; minmax is the control arm.")
+    ] = "entropy,minmax,percentile:99.9,percentile:99.99,percentile:99.999,mse",
+    growths: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="How histograms grow: double (TensorRT), square-max, square-range, power-of-two, exact.",
+        ),
+    ] = "double,power-of-two",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="A second pass, bit-equal to calibrating each configuration by itself.")
+    ] = False,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy/--no-accuracy", help="Run the model as INT8 with every distinct set of ranges.")
+    ] = True,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="top1, top5, or metric.py:function; needs labels.")
+    ] = "top1",
+    eval_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Samples to judge by, prepared as --data is.",
+            show_default="the calibration samples",
+        ),
+    ] = None,
+    eval_samples: Annotated[
+        int | None, typer.Option(min=1, help="Judge by the first so many of them.", show_default="all")
+    ] = None,
+    exclude: Exclude = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted sweep in this folder.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Samples run at once.", show_default="one per core")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the calibration batch size and the order of the samples do to histograms and accuracy."""
+    from trtcal.sweeprun import run_sweep
+
+    say = Output()
+    say(f"{batches.source.describe()}\n{batches.accounting()}")
+    judge, judge_key = None, ""
+    if accuracy:
+        judge, judge_key = _judge(model, batches, labels, metric, eval_data, eval_samples, exclude or [])
+    with say.progress("sweeping", 1) as bar:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if bar is not None:
+                bar(done, total, stage)
+
+        run = run_sweep(
+            model,
+            batches,
+            output,
+            batch_sizes=[_whole(text) for text in batch_sizes.split(",")],
+            orders=orders.split(","),
+            seeds=seeds,
+            methods=methods.split(","),
+            growths=growths.split(","),
+            exact=exact,
+            judge=judge,
+            judge_key=judge_key,
+            resume=resume,
+            workers=workers,
+            progress=progress,
+        )
+    advice = run.recommendation
+    if as_json:
+        failed = sum(trial.error is not None for trial in run.sweep.trials)
+        summary: dict[str, Any] = {
+            "folder": str(run.folder),
+            "trials": len(run.sweep.trials),
+            "failed": failed,
+            "headline": advice.headline,
+            "batch_size": advice.batch_size,
+            "order_matters": advice.order_matters,
+            "control_flat": advice.control_flat,
+            "evidence": list(advice.evidence),
+        }
+        print(json.dumps(summary, indent=2))
+        return
+    say("\n".join([advice.headline, *(f"- {sentence}" for sentence in (*advice.evidence, *run.sweep.notes))]))
+    say(f"{run.folder}: report.html, trials.csv, trials.json, stats.npz")
+
+
+def _judge(
+    model: Path,
+    batches: Batches,
+    labels: Path | None,
+    metric: str,
+    eval_data: str | None,
+    eval_samples: int | None,
+    exclude: list[str],
+) -> tuple[Judge, str]:
+    """The judge on this CPU, and what tells its judgements from another's."""
+    from trtcal.calibration import open_graph
+    from trtcal.data import Batches
+    from trtcal.evaluation import labels_of
+    from trtcal.metrics import metric as named
+    from trtcal.sources import open_source
+    from trtcal.sweeprun import CpuJudge
+
+    graph = open_graph(model)
+    source = batches.source
+    if eval_data is not None:
+        source = open_source(eval_data, inputs=graph.inputs, preprocess=getattr(source, "preprocess", None))
+    judged = Batches(source, batches.batch_size, samples=eval_samples or (None if eval_data else batches.num_samples))
+    known = labels_of(judged, labels, [metric])
+    key = f"{judged.key()} {metric} {labels} {exclude}"
+    return CpuJudge(graph, judged, known, named(metric) if known is not None else None, exclude), key
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--batch-sizes: expected whole numbers joined by commas, got {text!r}") from None
