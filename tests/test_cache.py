@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtcal.cache import ALGORITHMS, FORMATS, CalibrationCache, dotted_version, version_number
+from trtcal.cache import ALGORITHMS, CalibrationCache, dotted_version, version_number
 from trtcal.errors import CacheError, CacheFormatError, OutputError, TrtcalError
 
 HEADER = b"TRT-8601-EntropyCalibration2\n"
@@ -461,19 +461,3 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_saving_where_nothing_can_be_written_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
         CalibrationCache.parse(HEADER).save(tmp_path / "missing" / "model.cache")
-
-
-# --- every format -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("format_name", FORMATS)
-def test_every_format_gives_the_scales_back_bit_for_bit(format_name: str) -> None:
-    cache = CalibrationCache.from_amax({"a: b": np.float32(1), "ü": np.float32(0), "3": np.float32(6.5)})
-    again = FORMATS[format_name].parse(FORMATS[format_name].format(cache), "file")
-    assert list(again.scales.items()) == list(cache.scales.items())
-
-
-@pytest.mark.parametrize("format_name", FORMATS)
-def test_every_format_refuses_noise_and_names_the_file(format_name: str) -> None:
-    with pytest.raises(CacheFormatError, match=r"^noise\.bin"):
-        FORMATS[format_name].parse(b"\x00\xff\xfe noise", "noise.bin")

@@ -9,11 +9,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 
@@ -161,16 +160,11 @@ def dotted_version(number: str) -> str:
     return f"{major}.{rest // 100}.{rest % 100}"
 
 
-class Format(NamedTuple):
-    """A file format for scales: how its bytes become a cache, and a cache its bytes."""
+def text_lines(data: bytes, name: str, notes: Notes) -> Iterator[tuple[int, str]]:
+    """Text -> (number, line) of every line that is not blank; CacheFormatError for one that is not UTF-8.
 
-    parse: Callable[[bytes, str], CalibrationCache]
-    """(content, name of the file for messages) -> cache; raises CacheFormatError."""
-    format: Callable[[CalibrationCache], bytes]
-
-
-def _parse(data: bytes, name: str) -> CalibrationCache:
-    notes = _Notes()
+    ``notes`` hears of a byte order mark, CR LF, blank lines and a missing last line end.
+    """
     if data.startswith(b"\xef\xbb\xbf"):
         notes.add("byte order mark", 1)
         data = data[3:]
@@ -180,9 +174,6 @@ def _parse(data: bytes, name: str) -> CalibrationCache:
         notes.add("no line end after the last line", len(lines))
     else:
         lines.pop()
-
-    header: tuple[str, str] | None = None
-    bits: dict[str, int] = {}
     for number, raw in enumerate(lines, 1):
         if raw.endswith(b"\r"):
             notes.add("line ends with CR LF", number)
@@ -190,19 +181,26 @@ def _parse(data: bytes, name: str) -> CalibrationCache:
         if not raw.strip():
             notes.add("blank line", number)
             continue
-        where = f"{name}:{number}"
         try:
-            line = raw.decode()
+            yield number, raw.decode()
         except UnicodeDecodeError as error:
             raise CacheFormatError(
-                f"{where}: expected the text of a calibration cache, got bytes that are not UTF-8"
+                f"{name}:{number}: expected the text of a calibration cache, got bytes that are not UTF-8"
             ) from error
+
+
+def _parse(data: bytes, name: str) -> CalibrationCache:
+    notes = Notes()
+    header: tuple[str, str] | None = None
+    bits: dict[str, int] = {}
+    for number, line in text_lines(data, name, notes):
+        where = f"{name}:{number}"
         if header is None:
             header = _parse_header(line, where, number, notes)
         else:
             tensor, value = _parse_entry(line, where, number, notes)
             if tensor in bits:
-                notes.add(f"tensor {_shown(tensor)} again, its last value counts", number)
+                notes.repeated(tensor, number)
             bits[tensor] = value
     if header is None:
         raise CacheFormatError(f"{name}: expected a calibration cache, got an empty file")
@@ -210,7 +208,7 @@ def _parse(data: bytes, name: str) -> CalibrationCache:
     return CalibrationCache(*header, dict(zip(bits, values, strict=True)), notes.sentences())
 
 
-def _parse_header(line: str, where: str, number: int, notes: _Notes) -> tuple[str, str]:
+def _parse_header(line: str, where: str, number: int, notes: Notes) -> tuple[str, str]:
     text = line.strip()
     if text != line:
         notes.add("spaces around the header", number)
@@ -236,7 +234,7 @@ def _split_header(text: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match and text == text.strip() else None
 
 
-def _parse_entry(line: str, where: str, number: int, notes: _Notes) -> tuple[str, int]:
+def _parse_entry(line: str, where: str, number: int, notes: Notes) -> tuple[str, int]:
     # At the last colon, because names hold colons ("scope::conv: 0").
     tensor, colon, value = line.rpartition(":")
     digits = value.strip()
@@ -269,23 +267,23 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 120 else f"{text[:60]}...{text[-57:]}")
 
 
-class _Notes:
+class Notes:
     """Collects what was tolerated: one sentence per kind, however many lines are concerned."""
 
     def __init__(self) -> None:
         self._lines: dict[str, list[int]] = {}
 
     def add(self, kind: str, line: int) -> None:
+        """One more line of that kind."""
         self._lines.setdefault(kind, []).append(line)
 
+    def repeated(self, tensor: str, line: int) -> None:
+        """A tensor that came before."""
+        self.add(f"tensor {_shown(tensor)} again, its last value counts", line)
+
     def sentences(self) -> tuple[str, ...]:
+        """The notes, in the order in which their kinds first came."""
         return tuple(
             f"{kind} (line {first}{f' and {len(others)} more' if others else ''})"
             for kind, (first, *others) in self._lines.items()
         )
-
-
-FORMATS: dict[str, Format] = {
-    "tensorrt": Format(parse=_parse, format=CalibrationCache.format),
-}
-"""Name on the command line -> format."""

@@ -1,0 +1,63 @@
+"""Formats of one tensor per line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from trtcal.cache import CalibrationCache, Notes, text_lines
+from trtcal.errors import CacheFormatError
+from trtcal.formats.row import NUMBER, Format, amax_of, cache_without_header, number, scale_of
+
+
+def lines(separator: str, suffixes: tuple[str, ...] = ()) -> Format:
+    """Lines of name, separator and amax, cut at the last separator: a name may hold it too.
+
+    NVIDIA's sampleINT8API cuts at the first colon and so misses names that hold one.
+    """
+    mark = separator.rstrip() or separator
+
+    def parse(data: bytes, name: str) -> CalibrationCache:
+        notes = Notes()
+        scales: dict[str, np.float32] = {}
+        for line_number, line in text_lines(data, name, notes):
+            where = f"{name}:{line_number}"
+            tensor, _, value = line.rstrip(" \t").rpartition(mark)
+            if not tensor:
+                raise CacheFormatError(f"{where}: expected '<tensor>{separator}<amax>', got {line[:120]!r}")
+            if tensor in scales:
+                notes.repeated(tensor, line_number)
+            scales[tensor] = scale_of(number(value.strip(" \t"), where), where)
+        if not scales:
+            raise CacheFormatError(f"{name}: expected lines of '<tensor>{separator}<amax>', got an empty file")
+        return cache_without_header(scales, name, notes=notes.sentences())
+
+    def format(cache: CalibrationCache) -> bytes:
+        return "".join(f"{n}{separator}{amax_of(n, scale)!r}\n" for n, scale in cache.scales.items()).encode()
+
+    shape = re.compile(rf".+{mark}[ \t]*(?:{NUMBER})\s*", re.IGNORECASE)
+    return Format(parse, format, lambda data, tree: shape.fullmatch(_first_line(data)) is not None, suffixes)
+
+
+def _is_tensorrt(data: bytes, tree: Any) -> bool:
+    """Does it begin with a header, the bare number of TensorRT 3 and 4 included?"""
+    return re.fullmatch(r"TRT-.+|[0-9]+", _first_line(data).strip()) is not None
+
+
+def _first_line(data: bytes) -> str:
+    first = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").split(b"\n", 1)[0]
+    try:
+        return first.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+TENSORRT = Format(
+    lambda data, name: CalibrationCache.parse(data, name=name),
+    CalibrationCache.format,
+    _is_tensorrt,
+    (".cache", ".calib", ".table", "cal.bin"),
+)
+INT8API = lines(": ", (".txt",))
