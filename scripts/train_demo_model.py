@@ -30,9 +30,11 @@ OPSET = 13  # the first with per-channel Q/DQ; TensorRT 8 to 11 and every ONNX R
 class ConvNorm(nn.Module):
     """Convolution, batch norm, activation; "same" padding."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, act: nn.Module, groups: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, act: nn.Module, groups: int = 1, stride: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
         self.act = act
 
@@ -129,7 +131,7 @@ def to_input(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).unsqueeze(1).to(torch.float32) / 255
 
 
-def train(net: DemoNet, images: np.ndarray, labels: np.ndarray, epochs: int, batch: int = 128) -> None:
+def train(net: nn.Module, images: np.ndarray, labels: np.ndarray, epochs: int, batch: int = 128) -> None:
     """Cross entropy, Adam, one learning-rate cycle; images are mirrored at random."""
     x, y = to_input(images), torch.from_numpy(labels.astype(np.int64))
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
@@ -150,7 +152,7 @@ def train(net: DemoNet, images: np.ndarray, labels: np.ndarray, epochs: int, bat
         print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}", flush=True)
 
 
-def top1(net: DemoNet, images: np.ndarray, labels: np.ndarray) -> float:
+def top1(net: nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
     """The share of images whose largest logit is their label's."""
     net.eval()
     with torch.no_grad():
@@ -158,7 +160,7 @@ def top1(net: DemoNet, images: np.ndarray, labels: np.ndarray) -> float:
     return float((predicted.numpy() == labels).mean())
 
 
-def write_model(net: DemoNet, path: Path) -> None:
+def write_model(net: nn.Module, path: Path, name: str = "demo") -> None:
     """The trained network -> ONNX at ``path``: batch norms folded, axis 0 free, no trace of this machine."""
     net.eval()
     for module in net.modules():
@@ -176,7 +178,7 @@ def write_model(net: DemoNet, path: Path) -> None:
     )
     model = onnx.load(path)
     model.producer_name, model.producer_version = "trtcal", ""
-    model.graph.name, model.graph.doc_string = "demo", ""
+    model.graph.name, model.graph.doc_string = name, ""
     for node in model.graph.node:
         node.doc_string = ""  # the exporter's stack trace, with the paths of this machine
     onnx.checker.check_model(model, full_check=True)

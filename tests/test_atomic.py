@@ -3,11 +3,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from trtcal.atomic import write_bytes
+from trtcal.atomic import write_bytes, write_chunks
 from trtcal.errors import OutputError
 
 
@@ -125,3 +126,20 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not a regular file"):
         write_bytes(tmp_path / "pipe", b"x")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_pieces_are_written_one_after_the_other(tmp_path: Path) -> None:
+    write_chunks(tmp_path / "a", (bytes([i]) for i in range(3)))
+    assert (tmp_path / "a").read_bytes() == b"\x00\x01\x02"
+
+
+def test_pieces_that_fail_leave_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"new"
+        raise RuntimeError("no more")
+
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="no more"):
+        write_chunks(tmp_path / "a", failing())
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert names(tmp_path) == {"a"}

@@ -11,11 +11,12 @@ from models import conv_model, images, save
 from trtcal import cachefile, collector
 from trtcal.cache import CalibrationCache
 from trtcal.cachefile import calibrate_to_file, partial_path
-from trtcal.calibration import calibrate
+from trtcal.calibration import calibrate, open_graph
 from trtcal.data import Batches
 from trtcal.errors import CacheError, OutputError, TrtcalError
 from trtcal.provenance import sidecar_path
-from trtcal.sources import ArraySource
+from trtcal.sources import ArraySource, IterableSource
+from trtcal.stats import ActivationStats
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_an_equal_run_is_not_repeated(model: Path, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(cachefile, "collect", never)
     again = calibrate_to_file(model, batches(), path)
-    assert again.calibration is None
+    assert again.reused
     assert again.cache == first.cache
     with pytest.raises(AssertionError, match="ran again"):
         calibrate_to_file(model, batches(), path, force=True)
@@ -76,7 +77,7 @@ def test_whatever_differs_is_named_and_calibrated_again(
     calibrate_to_file(model, batches(), path)
     assert callable(change)
     result = change(model, path)
-    assert result.calibration is not None
+    assert not result.reused
     assert named in "; ".join(result.reasons)
 
 
@@ -86,16 +87,92 @@ def other_model(path: Path) -> Path:
     return save(changed, path)
 
 
-def test_a_cache_of_unknown_origin_is_not_trusted(model: Path, tmp_path: Path) -> None:
+def test_a_cache_that_was_edited_is_not_trusted(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.cache"
     expected = calibrate_to_file(model, batches(), path).cache
     said: list[str] = []
     path.write_bytes(path.read_bytes().replace(b"TRT-8601", b"TRT-8602"))
     assert "origin unknown" in calibrate_to_file(model, batches(), path, announce=said.append).reasons[0]
     assert "calibrating again" in said[0]
-    sidecar_path(path).unlink()
-    assert "origin unknown" in calibrate_to_file(model, batches(), path).reasons[0]
     assert CalibrationCache.load(path) == expected
+
+
+def test_a_cache_that_somebody_else_made_is_replaced_by_force_alone(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "gpu.cache"
+    path.write_bytes(b"TRT-8601-EntropyCalibration2\nimage: 3c010a14\n")
+    with pytest.raises(OutputError, match=r"gpu\.cache: exists, and nothing beside it says"):
+        calibrate_to_file(model, batches(), path)
+    assert path.read_bytes().endswith(b"image: 3c010a14\n")
+    assert not calibrate_to_file(model, batches(), path, force=True).reused
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_that_is_no_cache_or_no_statistics_is_never_replaced(model: Path, tmp_path: Path, force: bool) -> None:
+    before = model.read_bytes()
+    with pytest.raises(OutputError, match=r"m\.onnx: exists and is no calibration cache"):
+        calibrate_to_file(model, batches(), model, force=force)
+    with pytest.raises(OutputError, match=r"m\.onnx: exists and holds no statistics"):
+        calibrate_to_file(model, batches(), tmp_path / "c.cache", stats=model, force=force)
+    assert model.read_bytes() == before
+    assert files(tmp_path) == {"m.onnx"}
+
+
+def test_statistics_that_cannot_be_written_are_named_before_the_pass(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"s\.npz: cannot be written: the folder"):
+        calibrate_to_file(model, batches(), tmp_path / "c.cache", stats=tmp_path / "nowhere" / "s.npz")
+
+
+def test_statistics_that_are_asked_for_are_made_even_if_the_cache_is_up_to_date(model: Path, tmp_path: Path) -> None:
+    calibrate_to_file(model, batches(), tmp_path / "c.cache")
+    assert not calibrate_to_file(model, batches(), tmp_path / "c.cache", stats=tmp_path / "s.npz").reused
+    assert ActivationStats.load(tmp_path / "s.npz").samples
+    assert calibrate_to_file(model, batches(), tmp_path / "c.cache", stats=tmp_path / "s.npz").reused
+
+
+def test_a_reused_cache_still_says_what_was_found_while_it_was_made(model: Path, tmp_path: Path) -> None:
+    source = ArraySource({"image": np.random.default_rng(0).integers(0, 3, (8, 3, 8, 8)).astype(np.float32)})
+    made = calibrate_to_file(model, Batches(source, 4), tmp_path / "c.cache")
+    again = calibrate_to_file(model, Batches(source, 4), tmp_path / "c.cache")
+    assert made.clipped
+    assert (again.clipped, again.unusable, again.hidden) == (made.clipped, made.unusable, made.hidden)
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr(collector, "CHECKPOINT_SECONDS", 0)
+
+    def full(path: object, data: bytes) -> None:
+        raise OutputError(f"{path}: cannot be written: No space left on device")
+
+    monkeypatch.setattr(collector, "write_bytes", full)
+    assert calibrate_to_file(model, batches(), tmp_path / "c.cache").cache == calibrate(model, batches()).cache
+    assert "No space left" in caplog.text
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_to_file(model, Interrupted(ArraySource({"image": images(12)}), 3), tmp_path / "d.cache")
+
+
+def test_an_up_to_date_cache_in_a_folder_that_cannot_be_written_is_used(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate_to_file(model, batches(), tmp_path / "c.cache")
+
+    def never(*_: object, **__: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", never)
+    assert calibrate_to_file(model, batches(), tmp_path / "c.cache").reused
+
+
+def test_a_random_loader_is_refused_instead_of_given_a_false_origin(model: Path, tmp_path: Path) -> None:
+    class Random:
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            yield {"image": np.random.default_rng().normal(size=(4, 3, 8, 8)).astype(np.float32)}
+
+    loader = Batches(IterableSource(Random(), inputs=open_graph(model).inputs), 2)
+    with pytest.raises(TrtcalError, match="batch 0 row 0 is not what it was the first time"):
+        calibrate_to_file(model, loader, tmp_path / "c.cache")
 
 
 def test_kept_statistics_serve_another_method_without_the_model(
@@ -159,7 +236,8 @@ def test_two_runs_on_one_file_do_not_mix(model: Path, tmp_path: Path) -> None:
 
     source = ArraySource({"image": images(4)})
     assert calibrate_to_file(model, Meanwhile(source, 2), path).cache == calibrate(model, Batches(source, 2)).cache
-    assert calibrate_to_file(model, batches(), path, "minmax").calibration is not None
+    assert not calibrate_to_file(model, batches(), path, "minmax").reused
+    assert not list(tmp_path.glob(".*lock"))
 
 
 def test_an_output_that_cannot_be_written_is_named_before_the_pass(
@@ -185,9 +263,10 @@ def test_a_full_disk_leaves_the_old_cache(model: Path, tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OutputError, match=r"c\.cache: cannot be written: No space left on device"):
+    with pytest.raises(OutputError, match=r"c\.cache\.json: cannot be written: No space left on device"):
         calibrate_to_file(model, batches(), path, "minmax")
-    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+    assert path.read_bytes() == before["c.cache"]
+    assert files(tmp_path) == set(before)
 
 
 def test_failing_data_leaves_nothing(model: Path, tmp_path: Path) -> None:

@@ -110,12 +110,49 @@ def test_a_fixed_batch_size_in_the_file_changes_nothing(model: Path, tmp_path: P
         assert calibrate(static, batches).cache == calibrate(model, batches).cache
 
 
-def test_a_batch_size_built_into_the_graph_is_explained(tmp_path: Path) -> None:
+def test_a_batch_size_built_into_the_graph_is_filled_with_copies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     baked = make_model(
-        [node("Reshape", ["x", "s"], ["r"]), node("Relu", ["r"], ["y"])], {"x": [4, 6]}, ["y"], {"s": np.array([8, 3])}
+        [node("Reshape", ["x", "s"], ["r"]), node("Relu", ["r"], ["y"])],
+        {"x": [4, 6]},
+        ["y"],
+        {"s": np.array([8, 3])},
     )
-    with pytest.raises(ModelError, match=r"baked\.onnx: .*batch size 4 built in; export it with a dynamic batch"):
-        calibrate(save(baked, tmp_path / "baked.onnx"), [{"x": np.ones((4, 6), np.float32)}])
+    x = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
+    path = save(baked, tmp_path / "baked.onnx")
+    one, two = (calibrate(path, batched(x, 3, "x"), workers=n).cache for n in (1, 2))
+    assert one == two
+    relu = save(make_model([node("Relu", ["x"], ["y"])], {"x": ["N", 6]}, ["y"]), tmp_path / "free.onnx")
+    assert one.scales["y"] == calibrate(relu, batched(x, 3, "x")).cache.scales["y"]
+    assert "its batch size 4 is built into the graph" in caplog.text
+
+
+def test_a_graph_that_runs_with_no_batch_size_is_named(tmp_path: Path) -> None:
+    nodes = [node("Reshape", ["x", "s"], ["r"]), node("Relu", ["r"], ["y"])]
+    broken = make_model(nodes, {"x": [4, 6]}, ["y"], {"s": np.array([7, 3])})
+    with pytest.raises(ModelError, match=r"broken\.onnx: ONNX Runtime cannot"):
+        calibrate(save(broken, tmp_path / "broken.onnx"), [{"x": np.ones((4, 6), np.float32)}])
+
+
+def test_tensors_of_the_models_own_functions_are_calibrated(tmp_path: Path) -> None:
+    model = make_model([helper.make_node("Twice", ["x"], ["y"], domain="own")], {"x": ["N", 3]}, ["y"])
+    body = [node("Add", ["a", "a"], ["inner"]), node("Relu", ["inner"], ["b"])]
+    model.functions.append(helper.make_function("own", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 13)]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    cache = calibrate(save(model, tmp_path / "f.onnx"), [{"x": -np.ones((2, 3), np.float32)}], "minmax").cache
+    assert len(cache.scales) == 3
+    assert sorted(map(float, cache.scales.values())) == pytest.approx([0, 1 / 127, 2 / 127])
+
+
+def test_batches_may_be_tensors_pairs_or_an_iterator(model: Path) -> None:
+    expected = calibrate(model, batched(images(6), 2)).cache
+    arrays = [batch["image"] for batch in batched(images(6), 2)]
+    assert calibrate(model, arrays).cache == expected
+    assert calibrate(model, ((array.astype(np.float64), [0, 1]) for array in arrays)).cache == expected
+    torch = pytest.importorskip("torch")
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.from_numpy(images(6))), batch_size=2)
+    assert calibrate(model, loader).cache == expected
 
 
 def test_weights_in_external_files_are_read(model: Path, tmp_path: Path) -> None:
@@ -160,7 +197,7 @@ def test_a_mask_of_inf_has_no_range_and_says_so_with_all_that_carry_it(tmp_path:
     assert list(calibration.cache.scales) == ["x", "y"]
     assert set(calibration.unusable) == {"mask_output", "m", "i"}
     assert calibration.hidden == 0
-    assert "in 3 of 3 samples (first: sample 0)" in calibration.unusable["m"]
+    assert "in 3 of 3 samples (first: batch 0 row 0)" in calibration.unusable["m"]
     assert "carries the range of 'm'" in calibration.unusable["i"]
 
 

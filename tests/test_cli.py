@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from PIL import Image
 from trtcal import cli
 from trtcal.cache import CalibrationCache
 from trtcal.calibration import calibrate
-from trtcal.cli import main
 from trtcal.data import Batches
 from trtcal.growth import GROWTH
 from trtcal.preprocess import PRESETS
@@ -25,27 +23,6 @@ from trtcal.sources import ArraySource
 from trtcal.thresholds import METHODS
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in tmp_path -> exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [])
-    monkeypatch.setattr(root, "level", root.level)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trtcal", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
@@ -126,11 +103,13 @@ def test_dynamic_sizes_are_fixed_by_shape(run: Run, folder: Path) -> None:
         (["calibrate", "m.onnx", "--data", "x.npy", "--order", "x"], "order"),
         (["calibrate", "m.onnx", "--data", "x.npy", "--partial", "error"], "10"),
         (["calibrate", "m.onnx", "--data", "x.npy", "--trt-version", "8"], "expected a TensorRT version"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--trt-version", "11.0.0"], "TensorRT 11.0.0 has no calibrators"),
+        (["calibrate", "m.onnx", "--data", "x.npy", "--method", "entropy:"], "unknown method 'entropy:'"),
         (["calibrate", "m.onnx", "--data", "x.npy", "--algorithm", "Entropy"], "algorithm must be one of"),
         (["calibrate", "m.onnx", "--data", "x.npy", "-o", "no/c.cache"], "no/c.cache: cannot be written"),
         (["calibrate", "m.onnx", "--data", "nan.npy"], "the first is nan at (1, 2, 3)"),
         (["calibrate", "m.onnx", "--data", "wide.npy"], "wide.npy"),
-        (["cache", "show", "m.onnx"], "m.onnx:1"),
+        (["cache", "show", "m.onnx"], "m.onnx: the model has no QuantizeLinear"),
         (["cache", "show", "gone.cache"], "gone.cache: cannot be read"),
         (["contact-sheet", "m.onnx", "--data", "photos"], "imagenet"),
     ],
@@ -149,6 +128,47 @@ def test_wrong_input_exits_with_2_and_one_clear_line(
     assert message in err.splitlines()[-1]
     assert "Traceback" not in err
     assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("output", ["m.onnx", "x.npy", "photos/0.png"])
+def test_nothing_of_the_user_s_is_replaced_by_a_cache_or_a_picture(run: Run, folder: Path, output: str) -> None:
+    before = (folder / output).read_bytes()
+    images = ["--data", "photos", "--preset", "0-1"]
+    for command in (["calibrate", "m.onnx"], ["calibrate", "m.onnx", "--force"], ["contact-sheet", "m.onnx"]):
+        code, _, err = run(*command, *images, "-o", output)
+        assert code == 2
+        assert output in err.splitlines()[-1]
+    assert run("calibrate", "m.onnx", *images, "--stats", output)[0] == 2
+    assert (folder / output).read_bytes() == before
+    assert not (folder / "calibration.cache").exists()
+
+
+def test_what_a_script_prints_does_not_spoil_the_json(run: Run, folder: Path) -> None:
+    body = "    print('hello')\n    yield {'image': np.ones((2, 3, 8, 8), np.float32)}\n"
+    (folder / "loader.py").write_text(f"import numpy as np\ndef load_data():\n{body}")
+    code, out, err = run("calibrate", "m.onnx", "--data", "loader.py", "-b", 2, "--json")
+    assert code == 0
+    assert json.loads(out)["tensors"] == 9
+    assert "hello" in err
+
+
+def test_a_script_that_exits_and_a_name_too_long_are_errors_of_one_line(run: Run, folder: Path) -> None:
+    (folder / "quits.py").write_text("import sys\ndef load_data():\n    sys.exit(3)\n")
+    for data in ("quits.py", "x" * 300):
+        code, _, err = run("calibrate", "m.onnx", "--data", data)
+        assert code == 2
+        assert err.splitlines()[-1].startswith("trtcal: error: ")
+        assert "Traceback" not in err
+
+
+def test_show_says_where_a_cache_comes_from(run: Run, folder: Path) -> None:
+    run("calibrate", "m.onnx", "--data", "x.npy")
+    out = run("cache", "show", "calibration.cache")[1]
+    assert "origin: m.onnx, 10 samples of 10 samples of x.npy" in out
+    assert "entropy, batches of 8, order given, growth double" in out
+    report = json.loads(run("cache", "show", "calibration.cache", "--json")[1])
+    assert report["origin"]["method"] == "entropy"
+    assert len(report["tensors"]["image"]["hex"]) == 8
 
 
 def test_a_missing_option_and_an_unknown_command_exit_with_2(run: Run, folder: Path) -> None:
@@ -238,7 +258,7 @@ def test_help_comes_without_numpy() -> None:
 
 
 def test_the_installed_command_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from trtcal.cli import main; main()", "--version"]
+    command = [sys.executable, "-m", "trtcal", "--version"]
     done = subprocess.run(
         command,
         cwd=tmp_path,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trtcal.contact_sheet import contact_sheet
+from trtcal.contact_sheet import contact_sheet, thumbnails
 from trtcal.data import Batch, Batches
 from trtcal.errors import DataError, OutputError
 from trtcal.images import ImageFolder
@@ -164,3 +166,23 @@ def test_constant_samples_are_named(tmp_path: Path) -> None:
     array[1] = 0.5
     assert "1 of 3 samples are one constant value, the first is '1'" in warnings_of(array, tmp_path)
     assert "warning: 3 of 3" in str(contact_sheet([{"x": array * 0}], tmp_path / "s.png", undo=None))
+
+
+def test_a_thumbnail_shows_the_sample_it_is_asked_for() -> None:
+    batches = [
+        Batch({"x": noise(2, 3, 8, 8), "length": np.ones(2)}, samples=names) for names in (["a", "b"], ["c", "d"])
+    ]
+    found = thumbnails(batches, ["c", "a", "nobody"], undo=lambda array: array.transpose(1, 2, 0).astype(np.uint8))
+    assert set(found) == {"a", "c"}
+    for name, row in (("a", batches[0]["x"][0]), ("c", batches[1]["x"][0])):
+        head, _, data = found[name].partition(",")
+        assert head == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            shown = np.asarray(image)[10::20, 10::20]  # 20 pixels to one of the sample's
+        assert np.array_equal(shown, row.transpose(1, 2, 0).astype(np.uint8))
+
+
+@pytest.mark.parametrize("batch", [{"x": np.ones((2, 8))}, {"x": np.ones((2, 3, 8, 8)), "y": np.ones((2, 3, 8, 8))}])
+def test_without_a_picture_there_are_no_thumbnails(batch: dict[str, np.ndarray]) -> None:
+    assert thumbnails([Batch(batch)], ["0", "1"]) == {}
+    assert thumbnails([], ["0"]) == {}

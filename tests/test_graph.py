@@ -56,17 +56,20 @@ def test_weights_are_no_tensors_but_operands_are(tmp_path: Path) -> None:
     model = make_model(
         [
             node("Constant", [], ["k"], value=onnx.numpy_helper.from_array(np.float32([2.0]))),
+            node("Constant", [], ["f"], value_floats=[3.0, 4.0, 5.0]),
             node("Identity", ["s"], ["same"]),
             node("BatchNormalization", ["x", "same", "b", "m", "v"], ["n"]),
-            node("Mul", ["n", "k"], ["y"]),
+            node("Mul", ["n", "k"], ["z"]),
+            node("Mul", ["z", "f"], ["y"]),
         ],
         {"x": ["N", 2, 3]},
         ["y"],
         {name: np.ones(2, np.float32) for name in "sbmv"},
     )
     graph = calibration_graph(save(model, tmp_path / "m.onnx"))
-    assert list(graph.constants) == ["k_output"]
-    assert graph.visible == ("x", "n", "y")
+    assert list(graph.constants) == ["k_output", "f_output"]
+    assert graph.constants["f_output"].tolist() == [3, 4, 5]
+    assert graph.visible == ("x", "n", "z", "y")
     assert graph.constants["k_output"].tolist() == [2.0]
 
 

@@ -215,8 +215,8 @@ def test_a_picture_named_like_a_header_is_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a.png,0\nc.png,1\nb.png,1\n", r"labels\.csv:2: no picture 'c\.png'"),
-        ("header,label\na.png,0\nb.png,1\n", r"labels\.csv:1: no picture 'header'"),
+        ("a.png,0\nc.png,1\nb.png,1\n", r"labels\.csv:2: there is no sample 'c\.png'"),
+        ("header,label\na.png,0\nb.png,1\n", r"labels\.csv:1: there is no sample 'header'"),
         ("a.png,0\nb.png,1\na.png,0\n", r"labels\.csv:3: 'a\.png' is there twice, first on line 1"),
         ("a.png,0\nb.png,1\n./a.png,0\n", r"labels\.csv:3: 'a\.png' is there twice"),
         ("a.png,0\n", r"labels\.csv: no label for 'b\.png' and 0 more"),

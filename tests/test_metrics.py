@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trtcal.errors import DataError
-from trtcal.metrics import METRICS, class_scores, load_metric, top_k
+from trtcal.metrics import METRICS, class_scores, load_metric, metric, top_k
 
 
 def f32(values: Any) -> np.ndarray:
@@ -76,3 +76,14 @@ def test_a_metric_comes_out_of_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(metric({"y": f32([[1], [5]])}, np.array([2, 2])), [1, 3])
     with pytest.raises(DataError, match="no function 'missing'; it has error"):
         load_metric(f"{script}:missing")
+
+
+def test_a_metric_goes_by_its_name_or_its_file(tmp_path: Path) -> None:
+    assert metric("top5") is METRICS["top5"]
+    (tmp_path / "m.py").write_text("def count(outputs, labels):\n    return float(len(labels))\n")
+    assert metric(f"{tmp_path / 'm.py'}:count")({}, np.arange(3)) == 3
+
+
+def test_an_unknown_metric_is_an_error_that_lists_them() -> None:
+    with pytest.raises(ValueError, match=r"unknown metric 'mAP'; choose one of top1, top5, or metric\.py:function"):
+        metric("mAP")

@@ -10,7 +10,8 @@ import pytest
 from models import make_model
 from onnx import TensorProto, helper
 
-from trtcal.placement import PLACEMENTS, Plan, Weight, invalid_scale, place, weights_of
+from trtcal.errors import ModelError
+from trtcal.placement import PLACEMENTS, Plan, Weight, exclusion, invalid_scale, place, weights_of
 from trtcal.topology import Graph
 
 
@@ -375,3 +376,25 @@ def test_layers_are_excluded_by_name_op_type_output_or_glob() -> None:
 def test_an_exclusion_that_fits_nothing_is_an_error_with_a_suggestion() -> None:
     with pytest.raises(ValueError, match=r"'Convv'; did you mean 'Conv'"):
         placed(residual_block(), exclude=["Convv"])
+
+
+def test_an_exclusion_fits_its_node_alone() -> None:
+    nodes = [
+        node("Relu", ["x"], ["a"], "relu[0]"),
+        node("Relu", ["a"], ["b"], "relu0"),
+        node("Relu", ["b"], ["c"]),
+        node("Relu", ["c"], ["d"], "Relu"),
+        node("Relu", ["d"], ["y"], "same"),
+        node("Relu", ["d"], ["z"], "same"),
+    ]
+    graph = Graph(make_model(nodes, {"x": [1]}, ["y", "z"]))
+    patterns = [exclusion(graph, index) for index in range(6)]
+    assert patterns == ["relu[[]0]", "relu0", "c", "d", "y", "z"]
+
+
+def test_a_node_that_no_name_fits_alone_is_an_error() -> None:
+    graph = Graph(
+        make_model([node("Relu", ["x"], ["y"], "y"), node("Relu", ["x"], ["z"], "y")], {"x": [1]}, ["y", "z"])
+    )
+    with pytest.raises(ModelError, match="Relu 'y': no name fits this node alone"):
+        exclusion(graph, 0)

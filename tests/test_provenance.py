@@ -19,6 +19,7 @@ from trtcal.provenance import (
     check,
     installed_versions,
     model_sha256,
+    read_sidecar,
     save_with_sidecar,
     sidecar_path,
 )
@@ -240,7 +241,14 @@ def test_a_sidecar_is_stable_json_that_names_the_hash_of_its_cache(tmp_path: Pat
         "format": 1,
         "cache_sha256": hashlib.sha256(CACHE).hexdigest(),
         "provenance": json.loads(MADE.to_json()),
+        "findings": {},
     }
+    assert read_sidecar(path) == (MADE, {})
+    save_with_sidecar(CACHE, MADE, path, {"clipped": {"x": 0.5}})
+    assert read_sidecar(path) == (MADE, {"clipped": {"x": 0.5}})
+    path.write_bytes(CACHE + b"edited: 0\n")
+    assert read_sidecar(path) is None
+    assert read_sidecar(tmp_path / "gone.cache") is None
 
 
 def test_a_changed_run_does_not_reuse_and_says_what_changed(tmp_path: Path) -> None:
@@ -296,7 +304,7 @@ def test_a_cache_that_cannot_be_read_is_an_error_with_its_name(tmp_path: Path) -
         check(tmp_path / "model.cache", MADE)
 
 
-@pytest.mark.parametrize("writes", [0, 1], ids=["before the cache", "between cache and sidecar"])
+@pytest.mark.parametrize("writes", [0, 1], ids=["before the sidecar", "between sidecar and cache"])
 @pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
 def test_a_run_that_dies_never_leaves_a_cache_with_a_wrong_origin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int, stop: BaseException
@@ -313,7 +321,8 @@ def test_a_run_that_dies_never_leaves_a_cache_with_a_wrong_origin(
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises((OutputError, KeyboardInterrupt)):
         save_with_sidecar(CACHE + b"new: 0\n", new, path)
-    assert check(path, MADE).ok == (path.read_bytes() == CACHE)
+    assert path.read_bytes() == CACHE
+    assert check(path, MADE).ok == (writes == 0)  # afterwards the sidecar vouches for no file that is there
     assert not check(path, new).ok
     assert sorted(os.listdir(tmp_path)) == ["model.cache", "model.cache.json"]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trtcal.growth import double, power_of_two
 from trtcal.histogram import FINE_BINS, NUM_BINS, Histogram, HistogramBuilder, abs_max
-from trtcal.thresholds import METHODS, entropy, entropy_bin, first_minimum, method, minmax, mse, percentile
+from trtcal.thresholds import METHODS, canonical, entropy, entropy_bin, first_minimum, method, minmax, mse, percentile
 
 SHAPES: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
     "normal": lambda rng: rng.normal(size=3000),
@@ -99,7 +99,7 @@ def test_entropy_merges_a_finer_histogram_to_tensorrts_bins() -> None:
 def test_an_overflowed_limit_gives_inf_rather_than_a_number_that_looks_right() -> None:
     hist = streamed([np.array([3e38], np.float32), np.array([3.2e38], np.float32)])
     assert hist.limit == np.inf
-    assert entropy(hist) in (np.inf, hist.amax)
+    assert entropy(hist) == np.inf
 
 
 def test_within_a_tie_the_first_minimum_wins() -> None:
@@ -153,7 +153,17 @@ def test_a_method_is_found_by_its_name(spec: str) -> None:
     assert method(spec)(hist) == (percentile(hist, float(q)) if q else METHODS[name](hist))
 
 
-@pytest.mark.parametrize("spec", ["", "Entropy", "entropy:3", "kl", "percentile:x", "percentile:0", "percentile:101"])
+def test_a_method_has_one_way_to_be_written() -> None:
+    specs = ["percentile", "percentile:99.99", "percentile:99.990", "percentile:9.999e1"]
+    assert {canonical(spec) for spec in specs} == {"percentile:99.99"}
+    for spec in ("entropy", "minmax", "mse", "percentile:100"):
+        assert canonical(spec) == spec
+
+
+WRONG = ["", "Entropy", "entropy:3", "entropy:", "kl", "percentile:", "percentile:x", "percentile:0", "percentile:101"]
+
+
+@pytest.mark.parametrize("spec", WRONG)
 def test_a_wrong_method_is_refused_with_what_is_right(spec: str) -> None:
     with pytest.raises(ValueError, match=r"choose one of minmax, percentile, entropy, mse|percentile needs"):
         method(spec)

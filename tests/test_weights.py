@@ -17,6 +17,7 @@ from trtcal.weights import (
     decibels,
     percentile_weight_scales,
     weight_clipping_cost,
+    weight_method,
     weight_scales,
     weight_sqnr_db,
 )
@@ -142,3 +143,24 @@ def test_the_table_has_a_shared_weight_once_per_axis_and_leaves_out_what_is_no_f
         {"w": shared, "nan": shared * np.float32(np.nan), "half": shared.astype(np.float16)},
     )
     assert [(row.tensor, row.layer) for row in weight_clipping_cost(model)] == [("w", "a"), ("w", "c")]
+
+
+def test_a_method_goes_by_its_name() -> None:
+    for name, method in WEIGHT_METHODS.items():
+        assert weight_method(name) is method
+    array = f32([[1, 2, 3, 100]])
+    np.testing.assert_array_equal(
+        weight_method("percentile:75")(array, None), percentile_weight_scales(array, None, q=75)
+    )
+
+
+@pytest.mark.parametrize("name", ["kl", "percentile", "percentile:", "percentile:x", "max:1", "percentile:nan"])
+def test_an_unknown_method_for_weights_is_an_error_that_lists_them(name: str) -> None:
+    with pytest.raises(ValueError, match="choose max, entropy or percentile:Q"):
+        weight_method(name)
+
+
+@pytest.mark.parametrize("q", ["0", "-1", "101", "inf"])
+def test_a_percentile_out_of_range_is_an_error(q: str) -> None:
+    with pytest.raises(ValueError, match="0 < q <= 100"):
+        weight_method(f"percentile:{q}")

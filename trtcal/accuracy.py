@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 Predict = Callable[[Mapping[str, np.ndarray]], Outputs]
 """Batch -> {output: array}; what any Runner is when called."""
 
+Labels = Mapping[str, Any] | Sequence[Any] | np.ndarray
+"""By sample name, or by position in the order of the batches."""
+
+TOP1: Mapping[str, Metric] = MappingProxyType({"top1": METRICS["top1"]})
+
 
 @dataclass(frozen=True, eq=False)
 class Score:
@@ -104,8 +109,8 @@ def simulate(
 def evaluate(
     predict: Predict,
     batches: Iterable[Mapping[str, np.ndarray]],
-    labels: Mapping[str, Any] | Sequence[Any] | np.ndarray,
-    metrics: Mapping[str, Metric] = MappingProxyType({"top1": METRICS["top1"]}),
+    labels: Labels,
+    metrics: Mapping[str, Metric] = TOP1,
     *,
     confidence: float = 0.95,
     seed: int = 0,
@@ -116,44 +121,10 @@ def evaluate(
     counted. Outputs are kept only for metrics that want the whole set. DataError where labels are missing or
     a metric gives nan; ValueError where it gives neither one number nor one per sample.
     """
-    values: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
-    on_all: set[str] = set()
-    kept: list[Outputs] = []
-    kept_labels: list[np.ndarray] = []
-    samples: list[str] = []
-    for names, outputs in _predictions(predict, batches):
-        truth = _labels_of(names, labels, len(samples))
-        samples += names
-        for name in metrics.keys() - on_all:
-            result = np.asarray(metrics[name](outputs, truth), np.float64)
-            if result.ndim == 0 and not values[name]:
-                on_all.add(name)
-            elif result.shape != (len(names),):
-                raise ValueError(
-                    f"metric {name!r} gave shape {result.shape} for {len(names)} samples; expected one number per "
-                    f"sample, shape ({len(names)},), or a single number"
-                )
-            else:
-                bad = np.flatnonzero(np.isnan(result))
-                if bad.size:
-                    raise DataError(f"metric {name!r} is nan for sample {names[bad[0]]}")
-                values[name].append(result)
-        if on_all:
-            kept.append(outputs)
-            kept_labels.append(truth)
-    if not samples:
-        raise DataError("there are no samples to evaluate on")
-    if not isinstance(labels, Mapping) and len(labels) != len(samples):
-        raise DataError(f"there are {len(labels)} labels for {len(samples)} samples")
-    scores = {}
-    for name, metric in metrics.items():
-        if name in on_all:
-            everything = {key: _joined(key, [outputs[key] for outputs in kept]) for key in kept[0]}
-            total = float(metric(everything, np.concatenate(kept_labels)))
-            scores[name] = Score(total, math.nan, math.nan, confidence, np.empty(0))
-        else:
-            scores[name] = _score(np.concatenate(values[name]), confidence, seed)
-    return Accuracy(scores, tuple(samples))
+    scores = Scores(labels, metrics)
+    for batch in batches:
+        scores.add(*prediction(predict, batch, len(scores.samples)))
+    return scores.result(confidence, seed)
 
 
 def agreement(
@@ -169,14 +140,76 @@ def agreement(
     Padding rows are run but not counted. ModelError where the models do not have the same outputs in the
     same shapes, NonFiniteError where one holds inf or nan.
     """
-    sums: dict[str, np.ndarray] = {}  # powers of the reference, of the other, of the difference; inner product
-    errors: dict[str, float] = {}
-    same: dict[str, list[np.ndarray]] = {}
-    samples: list[str] = []
+    distances = Distances()
     for batch in batches:
-        names, expected = _prediction(reference, batch, len(samples))
-        _, found = _prediction(other, batch, len(samples))
-        samples += names
+        names, expected = prediction(reference, batch, len(distances.samples))
+        distances.add(names, expected, prediction(other, batch, len(distances.samples))[1])
+    return distances.result(confidence, seed)
+
+
+class Scores:
+    """What :func:`evaluate` adds up, for callers that go through the batches themselves."""
+
+    def __init__(self, labels: Labels, metrics: Mapping[str, Metric] = TOP1) -> None:
+        self.samples: list[str] = []
+        self._labels, self._metrics = labels, metrics
+        self._values: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+        self._on_all: set[str] = set()
+        self._kept: list[Outputs] = []
+        self._kept_labels: list[np.ndarray] = []
+
+    def add(self, names: Sequence[str], outputs: Outputs) -> None:
+        """Names of the next samples and a model's outputs for them."""
+        truth = _labels_of(names, self._labels, len(self.samples))
+        self.samples += names
+        for name in self._metrics.keys() - self._on_all:
+            result = np.asarray(self._metrics[name](outputs, truth), np.float64)
+            if result.ndim == 0 and not self._values[name]:
+                self._on_all.add(name)
+            elif result.shape != (len(names),):
+                raise ValueError(
+                    f"metric {name!r} gave shape {result.shape} for {len(names)} samples; expected one number per "
+                    f"sample, shape ({len(names)},), or a single number"
+                )
+            else:
+                bad = np.flatnonzero(np.isnan(result))
+                if bad.size:
+                    raise DataError(f"metric {name!r} is nan for sample {names[bad[0]]}")
+                self._values[name].append(result)
+        if self._on_all:
+            self._kept.append(outputs)
+            self._kept_labels.append(truth)
+
+    def result(self, confidence: float = 0.95, seed: int = 0) -> Accuracy:
+        """Everything added -> the scores."""
+        if not self.samples:
+            raise DataError("there are no samples to evaluate on")
+        if not isinstance(self._labels, Mapping) and len(self._labels) != len(self.samples):
+            raise DataError(f"there are {len(self._labels)} labels for {len(self.samples)} samples")
+        scores = {}
+        for name, metric in self._metrics.items():
+            if name in self._on_all:
+                everything = {key: _joined(key, [outputs[key] for outputs in self._kept]) for key in self._kept[0]}
+                total = float(metric(everything, np.concatenate(self._kept_labels)))
+                scores[name] = Score(total, math.nan, math.nan, confidence, np.empty(0))
+            else:
+                scores[name] = _score(np.concatenate(self._values[name]), confidence, seed)
+        return Accuracy(scores, tuple(self.samples))
+
+
+class Distances:
+    """What :func:`agreement` adds up, for callers that go through the batches themselves."""
+
+    def __init__(self) -> None:
+        self.samples: list[str] = []
+        # Powers of the reference, of the other, of the difference; inner product.
+        self._sums: dict[str, np.ndarray] = {}
+        self._errors: dict[str, float] = {}
+        self._same: dict[str, list[np.ndarray]] = {}
+
+    def add(self, names: Sequence[str], expected: Outputs, found: Outputs) -> None:
+        """Names of the next samples, and both models' outputs for them."""
+        self.samples += names
         if expected.keys() != found.keys():
             raise ModelError(f"the models' outputs differ: {', '.join(expected)} and {', '.join(found)}")
         for name in expected:
@@ -184,21 +217,41 @@ def agreement(
             if a.shape != b.shape:
                 raise ModelError(f"output {name!r} is {a.shape} of one model and {b.shape} of the other")
             powers = [np.square(a).sum(), np.square(b).sum(), np.square(a - b).sum(), (a * b).sum()]
-            sums[name] = sums.get(name, np.zeros(4)) + powers
-            errors[name] = max(errors.get(name, 0.0), float(np.abs(a - b).max(initial=0)))
+            self._sums[name] = self._sums.get(name, np.zeros(4)) + powers
+            self._errors[name] = max(self._errors.get(name, 0.0), float(np.abs(a - b).max(initial=0)))
             scores = class_scores(a), class_scores(b)
             if scores[0] is not None and scores[1] is not None and len(scores[0]) == len(names):
-                same.setdefault(name, []).append(scores[0].argmax(axis=1) == scores[1].argmax(axis=1))
-    if not samples:
-        raise DataError("there are no samples to compare the models on")
-    outputs = {}
-    for name, (power, other_power, noise, inner) in sums.items():
-        norms = math.sqrt(power) * math.sqrt(other_power)
-        cosine = inner / norms if norms else float(power == other_power)
-        hits = np.concatenate(same[name]).astype(np.float64) if name in same else None
-        top1 = None if hits is None else _score(hits, confidence, seed)
-        outputs[name] = OutputAgreement(decibels(power, noise), float(cosine), errors[name], top1)
-    return Agreement(outputs, tuple(samples))
+                self._same.setdefault(name, []).append(scores[0].argmax(axis=1) == scores[1].argmax(axis=1))
+
+    def result(self, confidence: float = 0.95, seed: int = 0) -> Agreement:
+        """Everything added -> the agreement per output."""
+        if not self.samples:
+            raise DataError("there are no samples to compare the models on")
+        outputs = {}
+        for name, (power, other_power, noise, inner) in self._sums.items():
+            norms = math.sqrt(power) * math.sqrt(other_power)
+            cosine = inner / norms if norms else float(power == other_power)
+            hits = np.concatenate(self._same[name]).astype(np.float64) if name in self._same else None
+            top1 = None if hits is None else _score(hits, confidence, seed)
+            outputs[name] = OutputAgreement(decibels(power, noise), float(cosine), self._errors[name], top1)
+        return Agreement(outputs, tuple(self.samples))
+
+
+def prediction(predict: Predict, batch: Mapping[str, np.ndarray], seen: int) -> tuple[list[str], Outputs]:
+    """Model, batch and number of samples before it -> names and outputs of the batch's valid rows."""
+    rows = len(next(iter(batch.values())))
+    numbers = [str(seen + row) for row in range(rows)]
+    names = list(batch.samples[: batch.valid]) if isinstance(batch, Batch) else numbers
+    outputs = predict(batch)
+    if len(names) == rows:
+        return names, outputs
+    for name, array in outputs.items():
+        if not array.ndim or len(array) != rows:
+            raise ModelError(
+                f"output {name!r} has shape {array.shape} for a batch of {rows}: without a row per sample, padding "
+                f"cannot be left out of it; use partial='drop'"
+            )
+    return names, {name: array[: len(names)] for name, array in outputs.items()}
 
 
 def difference(before: Score, after: Score, *, seed: int = 0) -> Score:
@@ -238,32 +291,7 @@ def _score(values: np.ndarray, confidence: float, seed: int) -> Score:
     return Score(float(values.mean()), low, high, confidence, values)
 
 
-def _predictions(predict: Predict, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterable[tuple[list[str], Outputs]]:
-    seen = 0
-    for batch in batches:
-        names, outputs = _prediction(predict, batch, seen)
-        seen += len(names)
-        yield names, outputs
-
-
-def _prediction(predict: Predict, batch: Mapping[str, np.ndarray], seen: int) -> tuple[list[str], Outputs]:
-    """Names and outputs of a batch's valid rows."""
-    rows = len(next(iter(batch.values())))
-    numbers = [str(seen + row) for row in range(rows)]
-    names = list(batch.samples[: batch.valid]) if isinstance(batch, Batch) else numbers
-    outputs = predict(batch)
-    if len(names) == rows:
-        return names, outputs
-    for name, array in outputs.items():
-        if not array.ndim or len(array) != rows:
-            raise ModelError(
-                f"output {name!r} has shape {array.shape} for a batch of {rows}: without a row per sample, padding "
-                f"cannot be left out of it; use partial='drop'"
-            )
-    return names, {name: array[: len(names)] for name, array in outputs.items()}
-
-
-def _labels_of(names: list[str], labels: Mapping[str, Any] | Sequence[Any] | np.ndarray, first: int) -> np.ndarray:
+def _labels_of(names: Sequence[str], labels: Labels, first: int) -> np.ndarray:
     if isinstance(labels, Mapping):
         missing = [name for name in names if name not in labels]
         if missing:
@@ -281,7 +309,7 @@ def _labels_of(names: list[str], labels: Mapping[str, Any] | Sequence[Any] | np.
     return array
 
 
-def _finite(output: str, names: list[str], array: np.ndarray) -> np.ndarray:
+def _finite(output: str, names: Sequence[str], array: np.ndarray) -> np.ndarray:
     array = np.asarray(array, np.float64)
     bad = np.argwhere(~np.isfinite(array))
     if bad.size:

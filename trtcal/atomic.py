@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from trtcal.errors import OutputError
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Bytes -> file, replaced in one step: a reader sees the old content or the new, never a part.
+    """Bytes -> file, as :func:`write_chunks` does."""
+    write_chunks(path, [data])
+
+
+def write_chunks(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
+    """Bytes, piece by piece -> file, replaced in one step: a reader sees the old content or the new, never a part.
 
     A link is followed, and an existing file keeps its permission bits. Whatever interrupts the
     writing (a full disk, Ctrl-C) leaves the old file as it was and no temporary file behind.
@@ -27,7 +33,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
             with open(temporary, "xb") as file:
                 if mode is not None:
                     os.chmod(temporary, mode)
-                file.write(data)
+                for chunk in chunks:
+                    file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)

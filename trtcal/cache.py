@@ -69,6 +69,11 @@ class CalibrationCache:
         Raises ValueError where an amax is negative, inf or nan, where the version is not one (see
         ``version_number``) or the algorithm is not one of ``ALGORITHMS``.
         """
+        if int(version_number(trt_version)) >= 110000:
+            raise ValueError(
+                f"TensorRT {trt_version} has no calibrators and reads no calibration cache; put the ranges into a "
+                f"Q/DQ model (trtcal qdq)"
+            )
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
         scales = {}

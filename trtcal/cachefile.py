@@ -5,36 +5,49 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from trtcal.atomic import write_bytes
 from trtcal.cache import CalibrationCache
-from trtcal.calibration import TRT_VERSION, Calibration, FloatRunner, default_algorithm, from_stats, open_graph
+from trtcal.calibration import TRT_VERSION, FloatRunner, default_algorithm, from_stats, open_graph
 from trtcal.collector import Progress, collect, load_checkpoint
 from trtcal.data import Batches
-from trtcal.errors import OutputError
+from trtcal.errors import CacheFormatError, OutputError, StatsError
 from trtcal.graph import CalibrationGraph, external_files
-from trtcal.provenance import Provenance, check, installed_versions, model_sha256, save_with_sidecar
+from trtcal.growth import growth_rule
+from trtcal.provenance import (
+    Provenance,
+    check,
+    installed_versions,
+    model_sha256,
+    read_sidecar,
+    save_with_sidecar,
+    sidecar_path,
+)
 from trtcal.stats import ActivationStats
-from trtcal.thresholds import method as threshold_method
+from trtcal.thresholds import canonical
 
 
 @dataclass(frozen=True)
 class CacheFile:
     """What came of :func:`calibrate_to_file`.
 
-    ``calibration`` is None where the cache on disk already was what the run would have made; otherwise
-    ``reasons`` say why it was not.
+    ``reused`` says that the cache on disk already was what the run would have made; otherwise ``reasons`` say
+    why it was not. ``unusable``, ``clipped`` and ``hidden`` are those of :class:`trtcal.calibration.Calibration`.
     """
 
     path: Path
     cache: CalibrationCache
     provenance: Provenance
-    calibration: Calibration | None
+    reused: bool
     reasons: tuple[str, ...]
+    unusable: Mapping[str, str]
+    clipped: Mapping[str, float]
+    hidden: int
 
 
 def calibrate_to_file(
@@ -55,51 +68,50 @@ def calibrate_to_file(
     """ONNX file and batches -> cache at ``path`` with the sidecar that says what it was made from.
 
     A cache whose sidecar names the same model, samples, preprocessing, method, batch size and order is
-    kept, unless ``force``. An interruption leaves ``<path>.partial.npz``, from which the next run goes on;
-    it never leaves a cache. ``stats`` names a file that keeps the statistics, from which a later run by
-    another method starts without running the model. ``announce`` hears why a run is needed before it
+    kept, unless ``force``. A file that is no cache is never replaced, and a cache without a sidecar, which
+    somebody else made, only with ``force``. An interruption leaves ``<path>.partial.npz``, from which the next
+    run goes on; it never leaves a cache. ``stats`` names a file that keeps the statistics, from which a later
+    run by another method starts without running the model. ``announce`` hears why a run is needed before it
     begins.
 
     Raises OutputError where the path cannot be written or another run is writing it, and what
     :func:`trtcal.calibration.calibrate` raises.
     """
-    threshold_method(method)
+    method = canonical(method)
+    growth_rule(growth)
     path = Path(path)
+    algorithm = algorithm or default_algorithm(method)
+    header = CalibrationCache.from_amax({}, trt_version=trt_version, algorithm=algorithm).header
+    graph = open_graph(model)
+    origin = _origin(graph, batches, method, growth, header)
+    key = _statistics_key(origin)
+    stats_there = stats is None or (Path(stats).exists() and load_checkpoint(stats, key) is not None)
+    reuse = check(path, origin)
+    kept = read_sidecar(path) if reuse.ok and stats_there and not force else None
+    if kept is not None:
+        return CacheFile(path, CalibrationCache.load(path), origin, True, (), **_found(kept[1]))
+    reasons = reuse.reasons or ("asked to by force" if force else "its statistics are not kept yet",)
+    _refuse_to_replace(path, stats, force)
     with _only_writer(path):
-        graph = open_graph(model)
-        algorithm = algorithm or default_algorithm(method)
-        header = CalibrationCache.from_amax({}, trt_version=trt_version, algorithm=algorithm).header
-        accounting = batches.accounting()
-        preprocess = getattr(batches.source, "preprocess", None)  # pictures have one
-        origin = Provenance(
-            model=graph.path.name,
-            model_sha256=model_sha256([graph.path, *(graph.path.parent / f for f in external_files(graph.model))]),
-            data=batches.source.describe(),
-            data_key=batches.key(),
-            samples_used=accounting.used,
-            samples_available=accounting.available,
-            preprocess=preprocess.to_dict() if preprocess is not None else {},
-            method=method,
-            growth=growth,
-            batch_size=batches.batch_size,
-            order=batches.order,
-            seed=batches.seed,
-            partial=batches.partial,
-            shapes={spec.name: list(spec.shape) for spec in graph.inputs},
-            header=header,
-            versions=installed_versions(),
-        )
-        reuse = check(path, origin)
-        if reuse.ok and not force:
-            return CacheFile(path, CalibrationCache.load(path), origin, None, ())
-        reasons = ("asked to by force",) if reuse.ok else reuse.reasons
         if path.exists():
             announce(f"{path}: calibrating again: {'; '.join(reasons)}")
-        _refuse_unwritable(path)
-        gathered = _statistics(graph, batches, origin, path, stats, workers, progress, announce)
-        calibration = from_stats(graph, gathered, method, trt_version=trt_version, algorithm=algorithm)
-        save_with_sidecar(calibration.cache.format(), origin, path)
-        return CacheFile(path, calibration.cache, origin, calibration, reasons)
+        try:
+            gathered = _statistics(graph, batches, growth, key, path, stats, workers, progress, announce)
+        except KeyboardInterrupt:
+            if partial_path(path).exists():
+                announce(f"{partial_path(path)}: kept; the same command goes on from it")
+            raise
+        made = from_stats(graph, gathered, method, trt_version=trt_version, algorithm=algorithm)
+        findings: dict[str, Any] = {
+            "unusable": dict(made.unusable),
+            "clipped": dict(made.clipped),
+            "hidden": made.hidden,
+        }
+        save_with_sidecar(made.cache.format(), origin, path, findings)
+        partial_path(path).unlink(missing_ok=True)
+        if stats is not None and not stats_there:
+            write_bytes(stats, gathered.to_bytes(key=key))
+    return CacheFile(path, made.cache, origin, False, tuple(reasons), **findings)
 
 
 def partial_path(path: str | Path) -> Path:
@@ -108,18 +120,53 @@ def partial_path(path: str | Path) -> Path:
     return path.with_name(f"{path.name}.partial.npz")
 
 
+def _found(findings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "unusable": findings.get("unusable", {}),
+        "clipped": findings.get("clipped", {}),
+        "hidden": findings.get("hidden", 0),
+    }
+
+
+def _origin(graph: CalibrationGraph, batches: Batches, method: str, growth: str, header: str) -> Provenance:
+    accounting = batches.accounting()
+    preprocess = getattr(batches.source, "preprocess", None)  # pictures have one
+    return Provenance(
+        model=graph.path.name,
+        model_sha256=model_sha256([graph.path, *(graph.path.parent / f for f in external_files(graph.model))]),
+        data=batches.source.describe(),
+        data_key=batches.key(),
+        samples_used=accounting.used,
+        samples_available=accounting.available,
+        preprocess=preprocess.to_dict() if preprocess is not None else {},
+        method=method,
+        growth=growth,
+        batch_size=batches.batch_size,
+        order=batches.order,
+        seed=batches.seed,
+        partial=batches.partial,
+        shapes={spec.name: list(spec.shape) for spec in graph.inputs},
+        header=header,
+        versions=installed_versions(),
+    )
+
+
+def _statistics_key(origin: Provenance) -> str:
+    """What decides the statistics; the method and the header are chosen afterwards."""
+    return hashlib.sha256(replace(origin, method="", header="", data="", model="").to_json()).hexdigest()
+
+
 def _statistics(
     graph: CalibrationGraph,
     batches: Batches,
-    origin: Provenance,
+    growth: str,
+    key: str,
     path: Path,
     stats: str | Path | None,
     workers: int | None,
     progress: Progress | None,
     announce: Callable[[str], None],
 ) -> ActivationStats:
-    # What decides the statistics; the method and the header are chosen afterwards.
-    key = hashlib.sha256(replace(origin, method="", header="", data="", model="").to_json()).hexdigest()
     kept = load_checkpoint(stats, key) if stats is not None else None
     if kept is not None:
         announce(f"{stats}: statistics of these samples are already there; the model need not run")
@@ -129,18 +176,38 @@ def _statistics(
     if resumed is not None:
         announce(f"{partial}: going on after {len(resumed.samples)} samples")
     with FloatRunner(graph) as runner:
-        gathered = collect(
+        return collect(
             runner,
             batches,
-            growth=origin.growth,
+            growth=growth,
             workers=workers or os.cpu_count() or 1,
             checkpoint=partial,
             checkpoint_key=key,
+            keep_checkpoint=True,
             progress=progress,
         )
+
+
+def _refuse_to_replace(path: Path, stats: str | Path | None, force: bool) -> None:
+    """Find out before a long pass what would be an error after it, and what would be a loss."""
+    _refuse_unwritable(path)
+    if path.exists():
+        try:
+            CalibrationCache.load(path)
+        except CacheFormatError as error:
+            raise OutputError(f"{path}: exists and is no calibration cache ({error}); choose another file") from error
+        if not sidecar_path(path).exists() and not force:
+            raise OutputError(
+                f"{path}: exists, and nothing beside it says what it was made from; choose another file, or replace "
+                f"it by force"
+            )
     if stats is not None:
-        write_bytes(stats, gathered.to_bytes(key=key))
-    return gathered
+        _refuse_unwritable(Path(stats))
+        if Path(stats).exists():
+            try:
+                ActivationStats.load(stats)
+            except StatsError as error:
+                raise OutputError(f"{stats}: exists and holds no statistics; choose another file") from error
 
 
 @contextmanager
@@ -148,9 +215,8 @@ def _only_writer(path: Path) -> Iterator[None]:
     """Hold the one lock that all runs writing this file share; OutputError where another holds it."""
     from filelock import FileLock, Timeout
 
-    name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    user = os.getuid() if hasattr(os, "getuid") else ""  # or the first user's file would shut the second out
-    lock = FileLock(Path(tempfile.gettempdir()) / f"trtcal-{user}-{name}.lock", timeout=0)
+    real = Path(os.path.realpath(path))
+    lock = FileLock(real.with_name(f".{real.name}.lock"), timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -158,11 +224,11 @@ def _only_writer(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
 def _refuse_unwritable(path: Path) -> None:
-    """Find out before a long pass what would be an error after it."""
     folder = path.parent
     if path.is_dir():
         raise OutputError(f"{path}: cannot be written: it is a folder")

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trtcal.cache import CalibrationCache
 from trtcal.collector import Progress, collect
+from trtcal.data import Batches
 from trtcal.errors import ModelError
 from trtcal.graph import CalibrationGraph, batch_size, calibration_graph, load_model, set_batch_size
 from trtcal.growth import growth_rule
 from trtcal.histogram import FINE_BINS, NUM_BINS, Histogram, HistogramBuilder, abs_max
 from trtcal.runners import OrtRunner
 from trtcal.stats import ActivationStats
+from trtcal.streams import batches_of
 from trtcal.thresholds import method as threshold_method
 
 logger = logging.getLogger(__name__)
@@ -44,7 +48,7 @@ class Calibration:
 
 def calibrate(
     model: str | Path | CalibrationGraph,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Iterable[Any],
     method: str = "entropy",
     *,
     growth: str = "double",
@@ -56,6 +60,9 @@ def calibrate(
     progress: Progress | None = None,
 ) -> Calibration:
     """ONNX file and batches ``{input: (N, ...)}`` -> ranges of every tensor TensorRT would calibrate.
+
+    Batches are any iterable of dicts of arrays or tensors, a torch DataLoader too; for a model of one input an
+    array or a pair (array, labels) will do.
 
     ``method`` is ``entropy``, ``minmax``, ``mse`` or ``percentile[:q]``. With ``growth="double"``, entropy
     is TensorRT's own for these batches in this order; ``"power-of-two"`` makes it independent of both.
@@ -72,7 +79,7 @@ def calibrate(
     with FloatRunner(graph) as runner:
         stats = collect(
             runner,
-            batches,
+            batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs),
             growth=growth,
             workers=workers,
             checkpoint=checkpoint,
@@ -92,7 +99,7 @@ def from_stats(
 ) -> Calibration:
     """Statistics of a pass over the model -> ranges by any method, without running the model again."""
     threshold = threshold_method(method)
-    entropy = method == "entropy"
+    entropy = method == "entropy" and stats.growth == "double"
     unusable: dict[str, str] = {}
     clipped: dict[str, float] = {}
     found: dict[str, np.float32] = {}
@@ -102,7 +109,7 @@ def from_stats(
             first = stats.samples[int(np.argmax(masked))]
             unusable[name] = f"holds -inf, as masks do, in {masked.sum()} of {len(masked)} samples (first: {first})"
             continue
-        # Only entropy depends on TensorRT's own grid; every other method takes the finer, batch-invariant one.
+        # Only TensorRT's entropy depends on its own grid; all else takes the finer one, which knows no batches.
         histogram = tensor.streamed if entropy and tensor.streamed is not None else tensor.histogram
         found[name] = threshold(histogram)
         share = histogram.clipped(float(found[name]))
@@ -112,7 +119,7 @@ def from_stats(
         if not np.isfinite(abs_max(value)):
             unusable[name] = "is a constant that holds inf or nan"
         else:
-            found[name] = threshold(_constant_histogram(value, stats.growth if entropy else "power-of-two"))
+            found[name] = threshold(_constant_histogram(value, "double" if entropy else "power-of-two"))
     amax = carried(graph, found)
     for name, source in graph.carried.items():
         if source in unusable:
@@ -147,41 +154,64 @@ def open_graph(path: str | Path) -> CalibrationGraph:
 
 
 class FloatRunner:
-    """Runs the FP32 model on one sample and answers with every float tensor to calibrate, inputs first."""
+    """Runs the FP32 model on one sample and answers with every float tensor to calibrate, inputs first.
+
+    A batch size that cannot be taken out of the graph is filled with copies of the sample. That changes no
+    range: every element is there as many times more.
+    """
 
     def __init__(self, graph: CalibrationGraph) -> None:
-        fixed = batch_size(load_model(graph.path)) or 1
-        try:
-            self._runner = OrtRunner(graph.model, threads=1, folder=graph.path.parent)
-        except ModelError as error:
-            raise _explained(error, graph, fixed) from error
-        self._fixed = fixed
         self._graph = graph
-        fed = {spec.name for spec in graph.inputs if np.issubdtype(spec.dtype, np.floating)}
-        self._inputs = tuple(name for name in graph.visible if name in fed)
-        self._runner.outputs = self._runner.floats(name for name in graph.visible if name not in fed)
+        self._fixed = batch_size(load_model(graph.path)) or 1
+        self._copies = 1
+        self._lock = threading.Lock()
+        try:
+            self._open(graph)
+        except ModelError as error:
+            self._fall_back(error)
 
     def __call__(self, batch: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]:
         """One sample, ``{input: (1, ...)}`` -> its tensors in topological order."""
+        copies = self._copies
         try:
-            answer = self._runner(batch)
+            answer = self._run(batch, copies)
         except ModelError as error:
-            raise _explained(error, self._graph, self._fixed) from error
+            with self._lock:
+                if self._copies == copies:  # no other thread has fallen back meanwhile
+                    self._fall_back(error)
+            answer = self._run(batch, self._copies)
         return {**{name: batch[name] for name in self._inputs}, **answer}
+
+    def _run(self, batch: Mapping[str, np.ndarray], copies: int) -> dict[str, np.ndarray]:
+        if copies == 1:
+            return self._runner(batch)
+        return self._runner({name: np.repeat(array, copies, axis=0) for name, array in batch.items()})
+
+    def _open(self, graph: CalibrationGraph) -> None:
+        runner = OrtRunner(graph.model, threads=1, folder=graph.path.parent, name=str(graph.path))
+        fed = {spec.name for spec in graph.inputs if np.issubdtype(spec.dtype, np.floating)}
+        self._inputs = tuple(name for name in graph.visible if name in fed)
+        runner.outputs = runner.floats(name for name in graph.visible if name not in fed)
+        self._runner = runner
+
+    def _fall_back(self, error: ModelError) -> None:
+        """From batch 1 to the batch size of the file; where that is 1 already, the error stands."""
+        if self._fixed == 1 or self._copies > 1:
+            raise error
+        logger.warning(
+            "%s: its batch size %d is built into the graph; running each sample as a batch of %d copies",
+            self._graph.path,
+            self._fixed,
+            self._fixed,
+        )
+        self._open(calibration_graph(self._graph.path))
+        self._copies = self._fixed
 
     def __enter__(self) -> FloatRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._runner.close()
-
-
-def _explained(error: ModelError, graph: CalibrationGraph, fixed: int) -> ModelError:
-    """Say what the runtime cannot know: that the batch size in the file may be to blame."""
-    text = str(error).replace("model: ", f"{graph.path}: ", 1)
-    if fixed > 1:
-        text += f" (the file has batch size {fixed} built in; export it with a dynamic batch axis or batch 1)"
-    return ModelError(text)
 
 
 def _constant_histogram(value: np.ndarray, growth: str) -> Histogram:

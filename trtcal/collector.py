@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trtcal.atomic import write_bytes
-from trtcal.errors import DataError, NonFiniteError, StatsError
+from trtcal.errors import DataError, NonFiniteError, OutputError, StatsError
 from trtcal.growth import growth_rule, power_of_two
 from trtcal.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
 from trtcal.stats import ActivationStats, TensorStats, parse
@@ -37,6 +37,7 @@ def collect(
     workers: int = 1,
     checkpoint: str | Path | None = None,
     checkpoint_key: str = "",
+    keep_checkpoint: bool = False,
     progress: Progress | None = None,
     look: Callable[[ActivationStats], None] | None = None,
 ) -> ActivationStats:
@@ -52,9 +53,11 @@ def collect(
 
     ``checkpoint`` names a file that keeps the statistics of an interrupted pass, with ``checkpoint_key``
     saying what they belong to; a later call with an equal key goes on from there and deletes the file at
-    the end. A nan or an inf raises NonFiniteError with the sample and the first such tensor; only -inf inside
-    the network is let pass, since masks are made of it, and leaves its tensor without histograms. No batches
-    at all: DataError.
+    the end, unless ``keep_checkpoint`` leaves that to the caller. One that cannot be written costs a warning.
+
+    A nan or an inf raises NonFiniteError with the sample and the first such tensor; only -inf inside the
+    network is let pass, since masks are made of it, and leaves its tensor without histograms. No batches at
+    all: DataError.
     """
     collector = _Collector(runner, growth, workers, progress)
     done = 0
@@ -86,7 +89,7 @@ def collect(
         raise
     if not collector.batches:
         raise DataError("no batches: there is nothing to calibrate on")
-    if checkpoint is not None:
+    if checkpoint is not None and not keep_checkpoint:
         Path(checkpoint).unlink(missing_ok=True)
     stats = collector.build()
     if look is not None and not shown:
@@ -111,7 +114,10 @@ def load_checkpoint(path: str | Path, key: str) -> ActivationStats | None:
 
 
 def _save_checkpoint(stats: ActivationStats, path: str | Path, key: str) -> None:
-    write_bytes(path, stats.to_bytes(key=key))
+    try:
+        write_bytes(path, stats.to_bytes(key=key))
+    except OutputError as error:  # a full disk ends the convenience, not the pass
+        logger.warning("%s; an interruption will cost what was done so far", error)
 
 
 class _Tensor:
@@ -153,16 +159,19 @@ class _Collector:
         for row, answer in run_rows(self.runner, batch, range(rows), self.workers):
             if not self.tensors:
                 self.tensors = {name: _Tensor(self.growth) for name in answer}
-            for name, values in answer.items():
-                self._count(self.tensors[name], name, _float32(values), names[row], row < valid, rows, name in batch)
+            for name in list(answer):
+                values = _float32(answer.pop(name))  # a tensor is let go of as soon as it is counted
+                self._count(self.tensors[name], name, values, names[row], row < valid, rows, name in batch)
             if row < valid:
                 self.samples.append(names[row])
                 self.progress(len(self.samples))
         waiting = {name: tensor for name, tensor in self.tensors.items() if tensor.waiting}
         if waiting:
             for _, answer in run_rows(self.runner, batch, range(rows), self.workers):
-                for name, tensor in waiting.items():
-                    tensor.streamed.add(_float32(answer[name]), tensor.waiting)
+                for name in list(answer):
+                    values = answer.pop(name)
+                    if name in waiting:
+                        waiting[name].streamed.add(_float32(values), waiting[name].waiting)
         for tensor in self.tensors.values():
             if not tensor.waiting:
                 tensor.streamed.counts[0] += tensor.zeros
@@ -221,23 +230,24 @@ def run_rows(
     batch: Mapping[str, np.ndarray],
     rows: Iterable[int],
     workers: int,
-) -> Iterator[tuple[int, Answer]]:
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Rows of a batch -> each row's number and the runner's answer to it alone, in order.
 
-    Up to ``workers`` of them are under way at once.
+    Up to ``workers`` of them are under way at once. A dictionary belongs to the caller, who may empty it.
     """
 
-    def run(row: int) -> tuple[int, Answer]:
-        return row, runner({name: array[row : row + 1] for name, array in batch.items()})
+    def run(row: int) -> tuple[int, dict[str, np.ndarray]]:
+        return row, dict(runner({name: array[row : row + 1] for name, array in batch.items()}))
 
     if workers <= 1:
         yield from map(run, rows)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="trtcal-run") as pool:
-        under_way: deque[Future[tuple[int, Answer]]] = deque()
+        under_way: deque[Future[tuple[int, dict[str, np.ndarray]]]] = deque()
         for row in rows:
             under_way.append(pool.submit(run, row))
-            if len(under_way) > workers:
+            # The caller's thread is one of the busy ones, so one row fewer runs while it has an answer.
+            if len(under_way) == workers:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import os
@@ -76,6 +77,34 @@ def contact_sheet(
         zeros=float((flat == 0).mean()),
         warnings=tuple(_suspicions(names, arrays, pictures if undo else None)),
     )
+
+
+def thumbnails(
+    batches: Iterable[Mapping[str, np.ndarray]],
+    samples: Iterable[str],
+    *,
+    undo: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> dict[str, str]:
+    """Re-iterable of batches and names of samples -> ``data:`` URL of a PNG by name, as the network sees them.
+
+    ``undo`` is that of :func:`contact_sheet`. Reads on only until all are found; names that are not there are
+    left out. Nothing where not exactly one input looks like a picture.
+    """
+    wanted = set(samples)
+    first = next(iter(batches), None)
+    if first is None or not wanted:
+        return {}
+    pictures = [name for name, array in first.items() if array.ndim in (3, 4)]
+    found: dict[str, str] = {}
+    if len(pictures) != 1:
+        return found
+    for name, array, _ in _rows(batches, pictures[0]):
+        if name in wanted and name not in found:
+            tile = _tile(undo(array) if undo else _stretched(_channels_last(array)))
+            found[name] = f"data:image/png;base64,{base64.b64encode(_png(tile)).decode()}"
+        if len(found) == len(wanted):
+            break
+    return found
 
 
 def _rows(batches: Iterable[Mapping[str, np.ndarray]], input_name: str | None) -> Iterable[tuple[str, np.ndarray, str]]:

@@ -272,10 +272,20 @@ class Batches:
         self._stream_length = count
 
     def _blocks(self, source: Stream) -> Iterator[list[Sample]]:
-        """Stream -> its blocks, cut after the number of samples asked for."""
+        """Stream -> its blocks, cut after the number of samples asked for; after a survey, the same samples again."""
         left = self._limit
+        survey: _Survey | None = self.__dict__.get("_survey")
+        seen = 0
         for block in source.blocks():
-            yield block if left is None else block[:left]
+            block = block if left is None else block[:left]
+            for name, arrays, _ in block:
+                if survey and seen < len(survey.digests) and sample_digest(name, arrays) != survey.digests[seen]:
+                    raise DataError(
+                        f"{source.describe()}: {name} is not what it was the first time; calibration needs a loader "
+                        "that gives the same samples whenever it starts: fix its seed, or do not shuffle"
+                    )
+                seen += 1
+            yield block
             if left is not None:
                 left -= len(block)
                 if left <= 0:

@@ -18,7 +18,7 @@ from trtcal.errors import ModelError
 from trtcal.spec import InputSpec
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 MIN_OPSET = 9
 
@@ -186,9 +186,12 @@ def set_batch_size(model: ModelProto, size: int | None) -> ModelProto:
 def calibration_graph(path: str | Path, model: ModelProto | None = None) -> CalibrationGraph:
     """File (or its model, changed by the caller) -> what to calibrate, with every layer's output made visible."""
     import onnx
+    import onnx.inliner
 
     path = Path(path)
     model = _copy(load_model(path) if model is None else model)
+    if model.functions:  # their tensors are as good as any, but nobody sees them from outside
+        model = onnx.inliner.inline_local_functions(model)
     quantized = next((node for node in model.graph.node if node.op_type in QUANTIZED_OPS), None)
     if quantized is not None:
         raise ModelError(
@@ -242,9 +245,20 @@ def _constant_tensors(graph: GraphProto) -> dict[str, TensorProto]:
         if node.op_type == "Identity" and node.input[0] in constants:
             constants[node.output[0]] = constants[node.input[0]]
         elif node.op_type == "Constant":
-            values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
-            constants.update(zip(node.output, values, strict=False))
+            constants.update((node.output[0], tensor) for tensor in map(_constant_value, node.attribute) if tensor)
     return constants
+
+
+def _constant_value(attribute: AttributeProto) -> TensorProto | None:
+    """What a Constant node's attribute says, where that is a tensor or float numbers."""
+    from onnx import numpy_helper
+
+    if attribute.name == "value":
+        return attribute.t
+    if attribute.name in ("value_float", "value_floats"):
+        number = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+        return numpy_helper.from_array(np.asarray(number, np.float32))
+    return None
 
 
 def _subgraphs(graph: GraphProto) -> Iterator[GraphProto]:

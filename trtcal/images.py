@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -14,10 +13,9 @@ from trtcal.conform import conform
 from trtcal.data import key_of
 from trtcal.errors import DataError
 from trtcal.folders import files_below, reading, seen
+from trtcal.labels import class_numbers, read_labels
 from trtcal.preprocess import Preprocess, decode, image_extensions, is_image
 from trtcal.spec import InputSpec
-
-_HEADER = ("file", "filename", "image", "name", "path")
 
 
 class ImageFolder:
@@ -42,7 +40,7 @@ class ImageFolder:
         labels: str | os.PathLike[str] | None = None,
         dtype: np.dtype | type[np.generic] = np.float32,
     ) -> None:
-        self._root = Path(path)
+        self.folder = self._root = Path(path)
         files = files_below(self._root)
         self._names = [name for name in files if is_image(self._root / name)]
         if not self._names:
@@ -109,43 +107,8 @@ def _folder_labels(root: Path, names: Sequence[str]) -> list[int] | None:
 
 def _csv_labels(path: str | os.PathLike[str], names: Sequence[str]) -> list[int]:
     """CSV file of ``file,label`` rows -> the label of each name."""
-    where = os.fspath(path)
-    known = set(names)
-    labels: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    try:
-        # Names that are no UTF-8 come back as the operating system gives them.
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.reader(file, strict=True)
-            for row in rows:
-                at = f"{where}:{rows.line_num}"
-                if not row:
-                    continue
-                if len(row) != 2:
-                    raise DataError(f"{at}: {len(row)} columns, expected two: file,label")
-                name, label = row[0].strip(), row[1].strip()
-                if rows.line_num == 1 and name.lower() in _HEADER and name not in known:
-                    continue
-                entry = PurePosixPath(name)
-                if entry.is_absolute() or ".." in entry.parts:
-                    raise DataError(f"{at}: {name!r} leads out of the folder; names are relative to it")
-                name = str(entry)
-                if name not in known:
-                    raise DataError(f"{at}: no picture {name!r} in the folder; names are relative to it")
-                if name in labels:
-                    raise DataError(f"{at}: {name!r} is there twice, first on line {lines[name]}; keep one")
-                labels[name], lines[name] = label, rows.line_num
-    except OSError as error:
-        raise DataError(f"{where}: the labels cannot be read: {error.strerror}") from error
-    except csv.Error as error:
-        raise DataError(f"{where}: not a CSV file: {error}") from error
+    labels = read_labels(path, names)
     if missing := [name for name in names if name not in labels]:
-        raise DataError(f"{where}: no label for {missing[0]!r} and {len(missing) - 1} more; add their rows")
-    numeric = {name: label.isascii() and label.isdigit() for name, label in labels.items()}
-    if all(numeric.values()):
-        return [int(labels[name]) for name in names]
-    for name, label in labels.items():
-        if numeric[name] or not label:
-            raise DataError(f"{where}:{lines[name]}: label {label!r} among names; use numbers from 0, or names only")
-    numbers = {label: number for number, label in enumerate(sorted(set(labels.values())))}
-    return [numbers[labels[name]] for name in names]
+        raise DataError(f"{os.fspath(path)}: no label for {missing[0]!r} and {len(missing) - 1} more; add their rows")
+    numbers = class_numbers(path, labels)
+    return [numbers[name] for name in names]

@@ -45,6 +45,15 @@ def top_k(outputs: Outputs, labels: np.ndarray, k: int, *, output: str | None = 
 METRICS: dict[str, Metric] = {"top1": partial(top_k, k=1), "top5": partial(top_k, k=5)}
 
 
+def metric(spec: str) -> Metric:
+    """A name in :data:`METRICS`, or ``"metric.py:function"`` -> the metric; ValueError names the choices."""
+    if spec in METRICS:
+        return METRICS[spec]
+    if ".py" not in spec:
+        raise ValueError(f"unknown metric {spec!r}; choose one of {', '.join(METRICS)}, or metric.py:function")
+    return load_metric(spec)
+
+
 def load_metric(spec: str) -> Metric:
     """``"metric.py:function"`` -> the function; DataError names what is missing, ValueError another form.
 

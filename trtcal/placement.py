@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from glob import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from trtcal.errors import ModelError
 from trtcal.topology import Graph, int_attribute
 
 if TYPE_CHECKING:
@@ -178,6 +180,16 @@ def label(node: NodeProto) -> str:
 def layer_name(node: NodeProto) -> str:
     """A node's name, or that of its first output if it has none."""
     return node.name or node.output[0]
+
+
+def exclusion(graph: Graph, index: int) -> str:
+    """A node's index -> what to give ``exclude`` so that it fits this node and no other."""
+    node = graph.nodes[index]
+    for name in map(str, filter(None, (node.name, *node.output))):
+        for pattern in (name, escape(name)):
+            if _matching(graph, [pattern]) == {index}:
+                return pattern
+    raise ModelError(f"{label(node)}: no name fits this node alone; give every node a name of its own")
 
 
 def invalid_scale(scale: float | np.float32) -> str | None:

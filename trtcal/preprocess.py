@@ -103,13 +103,14 @@ class Preprocess:
         return np.ascontiguousarray(array.transpose(2, 0, 1) if self.layout == "CHW" else array)
 
     def undo(self, array: np.ndarray) -> np.ndarray:
-        """Array of ``shape`` -> the picture it was made from, (H, W, 3) uint8 RGB, clipped to 0..255."""
+        """Array of ``shape`` -> the picture the network sees, (H, W, 3) uint8, clipped to 0..255.
+
+        Channels stay in the order they are fed: shown as RGB, a photograph fed as BGR has blue and red exchanged.
+        """
         if array.shape != self.shape:
             raise ValueError(f"undo takes an array of shape {self.shape}, got {array.shape}")
         pixels = array.transpose(1, 2, 0) if self.layout == "CHW" else array
         pixels = (pixels.astype(np.float64) * self.std + self.mean) / self.scale
-        if self.color == "BGR":
-            pixels = pixels[..., ::-1]
         rounded = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(rounded, (*self.size, 3)))
 

@@ -152,13 +152,17 @@ def sidecar_path(cache_path: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def save_with_sidecar(cache: bytes, provenance: Provenance, path: str | os.PathLike[str]) -> None:
+def save_with_sidecar(
+    cache: bytes,
+    provenance: Provenance,
+    path: str | os.PathLike[str],
+    findings: Mapping[str, Any] | None = None,
+) -> None:
     """Content of a cache and its origin -> ``path`` and its sidecar; OutputError where one cannot be written.
 
-    The cache comes first: whatever happens between the two, the sidecar that lies there does not hold
-    the new cache's hash, and ``check`` takes it for what it is.
+    The sidecar comes first: it holds the new cache's hash, so whatever happens between the two it vouches for no
+    other file, and no cache of ours ever lies there without one. ``findings`` are kept with it, for the reader.
     """
-    atomic.write_bytes(path, cache)
     atomic.write_bytes(
         sidecar_path(path),
         _dump(
@@ -166,9 +170,24 @@ def save_with_sidecar(cache: bytes, provenance: Provenance, path: str | os.PathL
                 "format": FORMAT,
                 "cache_sha256": hashlib.sha256(cache).hexdigest(),
                 "provenance": asdict(provenance),
+                "findings": dict(findings or {}),
             }
         ),
     )
+    atomic.write_bytes(path, cache)
+
+
+def read_sidecar(path: str | os.PathLike[str]) -> tuple[Provenance, dict[str, Any]] | None:
+    """Cache -> its origin and what was found while it was made; None where no sidecar vouches for this very file."""
+    try:
+        content = sidecar_path(path).read_bytes()
+        cache_sha256, made_from = _parse_sidecar(content, str(sidecar_path(path)))
+        if _sha256(path) != cache_sha256:
+            return None
+    except (OSError, CacheFormatError):
+        return None
+    findings = json.loads(content).get("findings")
+    return made_from, findings if isinstance(findings, dict) else {}
 
 
 def check(path: str | os.PathLike[str], provenance: Provenance) -> Reuse:

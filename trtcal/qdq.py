@@ -73,7 +73,7 @@ def insert_qdq(
     if placement not in PLACEMENTS:
         raise ValueError(f"unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     _refuse_quantized(model)
-    graph = Graph(_raised(model))
+    graph = Graph(raised(model))
     unknown = [name for name in scales if name not in graph.tensors]
     if scales and len(unknown) == len(scales):
         raise ModelError(
@@ -94,7 +94,7 @@ def insert_qdq(
             node.input[position] = pairs.outputs[read]
         nodes.append(node)
     _replace(graph.model.graph.node, nodes)
-    skipped = plan.skipped | dict.fromkeys(unknown, "no tensor of this model") | dict(_out_of_reach(graph))
+    skipped = plan.skipped | {name: _why_unknown(graph, name) for name in unknown} | dict(_out_of_reach(graph))
     return QdqResult(
         graph.model,
         plan.scales,
@@ -267,8 +267,8 @@ def _refuse_quantized(model: ModelProto) -> None:
                 )
 
 
-def _raised(model: ModelProto) -> ModelProto:
-    """A copy of the model with the opset and IR version that Q/DQ pairs per channel need."""
+def raised(model: ModelProto) -> ModelProto:
+    """Model -> a copy with the opset and IR version that Q/DQ pairs per channel need; ModelError if there is no way."""
     from onnx import version_converter
 
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), MIN_OPSET)
@@ -284,6 +284,13 @@ def _raised(model: ModelProto) -> ModelProto:
             f"the model has opset {opset} and cannot be raised to {MIN_OPSET}, the least that Q/DQ needs "
             f"({error}); export it again with a newer opset"
         ) from error
+
+
+def _why_unknown(graph: Graph, name: str) -> str:
+    """Why a model has no tensor of this name; TensorRT calls a constant after its initializer."""
+    if name.removesuffix("_output") in graph.constants:
+        return "a constant, which is computed as it is"
+    return "no tensor of this model"
 
 
 def _out_of_reach(graph: Graph) -> Iterator[tuple[str, str]]:

@@ -126,7 +126,7 @@ def _by_values(entropy: Sequence[Trial]) -> tuple[int | None, bool, list[str]]:
     means = {size: _mean(trials) for size, trials in usual.items()}
     best = max(sizes, key=lambda size: means[size].mean())
     kind = "accuracy" if entropy[0].judgement and entropy[0].judgement.accuracy is not None else "agreement with FP32"
-    sentences, chosen = [], best
+    sentences, chosen, worse = [], best, []
     for size in sizes:
         low, high = bootstrap(means[size] - means[best])
         if size == best or high >= 0:
@@ -138,9 +138,11 @@ def _by_values(entropy: Sequence[Trial]) -> tuple[int | None, bool, list[str]]:
                     f"({low:+.2%} to {high:+.2%}) cannot be told from none."
                 )
             break
-        sentences.append(
-            f"Batches of {size} are worse than of {best}: {means[size].mean():.2%} against "
-            f"{means[best].mean():.2%} {kind} ({low:+.2%} to {high:+.2%})."
+        worse.append((size, f"{size}: {means[size].mean():.2%} ({low:+.2%} to {high:+.2%})"))
+    if worse:
+        sizes_text = ", ".join(text for _, text in worse)
+        sentences.insert(
+            0, f"Worse than batches of {best} with {means[best].mean():.2%} {kind} are batches of {sizes_text}."
         )
     matters, said = _order_effect(entropy, sizes, kind)
     sentences += said
@@ -190,9 +192,9 @@ def _by_thresholds(sweep: Sweep, entropy: Sequence[Trial]) -> tuple[int | None, 
     for size in sizes:
         changes = [np.abs(sweep.measures[t.arrangement].change) for t in entropy if t.arrangement.batch_size == size]
         moved[size] = float(np.median(changes))
+    changes_text = ", ".join(f"{size}: {change:.1%}" for size, change in moved.items())
     sentences = [
-        f"Batches of {size} move half of the thresholds by more than {change:.1%} against the batch-invariant ones."
-        for size, change in moved.items()
+        f"Against the batch-invariant thresholds half of them move by more than, by batch size, {changes_text}."
     ]
     chosen = next((size for size in sizes if moved[size] <= STILL), None)
     spread = []

@@ -49,6 +49,7 @@ class OrtRunner:
     * ``"extended"``: operators are fused, Q/DQ pairs are left alone.
     * ``"all"``: as fast as ONNX Runtime can; not for Q/DQ graphs, whose arithmetic it changes.
 
+    ``folder`` is where weights lie that a model in memory keeps in files; ``name`` stands for it in messages.
     ``threads`` is the number inside one operator (default: all cores). A model that ONNX Runtime cannot
     load or run raises ModelError with its own message.
     """
@@ -61,12 +62,13 @@ class OrtRunner:
         optimization: Optimization = "disabled",
         threads: int | None = None,
         folder: str | Path | None = None,
+        name: str | None = None,
     ) -> None:
         import onnxruntime as ort
 
-        self.name = str(model) if isinstance(model, (str, Path)) else "model"
+        self.name = name or (str(model) if isinstance(model, (str, Path)) else "model")
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised; it need not be on the screen as well
         options.intra_op_num_threads = threads or 0
         options.graph_optimization_level = {
             "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -86,6 +88,8 @@ class OrtRunner:
         except Exception as error:  # ONNX Runtime's exceptions share no base but this one
             raise ModelError(f"{self.name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         self._session: Any = session
+        self._run_options = ort.RunOptions()
+        self._run_options.log_severity_level = 4
         self._types = {output.name: output.type for output in session.get_outputs()}
         wanted = list(self._types if outputs is None else outputs)
         unknown = [name for name in wanted if name not in self._types]
@@ -99,7 +103,7 @@ class OrtRunner:
             raise RuntimeError("this OrtRunner is closed")
         try:
             # ONNX Runtime takes an empty list of outputs for all of them.
-            values = self._session.run(list(self.outputs), dict(batch)) if self.outputs else []
+            values = self._session.run(list(self.outputs), dict(batch), self._run_options) if self.outputs else []
         except Exception as error:
             fed = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in batch.items())
             raise ModelError(f"{self.name}: ONNX Runtime cannot run it on {fed}: {_first_line(error)}") from error

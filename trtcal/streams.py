@@ -9,10 +9,25 @@ from typing import Any
 import numpy as np
 
 from trtcal.conform import conform, fits
-from trtcal.data import LABELS, Sample
+from trtcal.data import LABELS, Batch, Sample
 from trtcal.errors import DataError, TrtcalError
 from trtcal.script import load_function
 from trtcal.spec import InputSpec
+
+
+def batches_of(feeds: Iterable[Any], inputs: Sequence[InputSpec]) -> Iterator[Batch]:
+    """Any iterable of feeds, as IterableSource takes them -> each as a Batch; what is one passes as it is.
+
+    Unlike a source it may be an iterator, since it is run through once. Raises DataError as IterableSource does.
+    """
+    where = f"samples of a {type(feeds).__name__}"
+    for number, feed in enumerate(feeds):
+        if isinstance(feed, Batch):
+            yield feed
+        else:
+            samples = _samples(feed, inputs, where, number)
+            arrays = {name: np.stack([sample.arrays[name] for sample in samples]) for name in samples[0].arrays}
+            yield Batch(arrays, samples=[sample.name for sample in samples])
 
 
 class IterableSource:
@@ -82,7 +97,7 @@ def _blocks(start: Callable[[], Iterable[Any]], inputs: Sequence[InputSpec], whe
             return
         except TrtcalError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise DataError(f"{where}: batch {number} raised {type(error).__name__}: {error}") from error
         yield _samples(feed, inputs, where, number)
         number += 1

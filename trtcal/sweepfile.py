@@ -11,6 +11,7 @@
 * ``trials``: ``{"arrangement": index, "method", "amax_change_max", "amax_change_median", "accuracy",
   "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db", "error"}``
 * ``drift``: method -> ``{"samples": [...], "change_median": [...], "change_max": [...]}``
+* ``thumbnails``: sample -> ``data:`` URL of a small picture, where samples are pictures
 * ``recommendation``: the fields of ``Recommendation``; ``notes``: sentences
 """
 
@@ -89,6 +90,7 @@ def to_json(
     data: str,
     provenance: Mapping[str, Any],
     drift: Mapping[str, Any] | None = None,
+    thumbnails: Mapping[str, str] | None = None,
 ) -> bytes:
     """Sweep and what belongs to it -> trials.json; inf and nan become null."""
     tensors = usable(stats)
@@ -126,6 +128,7 @@ def to_json(
             for trial, row in zip(sweep.trials, table, strict=True)
         ],
         "drift": drift or {},
+        "thumbnails": thumbnails or {},
         "recommendation": asdict(recommendation),
         "notes": sweep.notes,
     }

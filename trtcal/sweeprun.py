@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from trtcal import sweepfile
+from trtcal import report, sweepfile
 from trtcal.accuracy import Distances, Labels, Scores, prediction
 from trtcal.atomic import write_bytes
 from trtcal.calibration import FloatRunner, carried, open_graph
 from trtcal.collector import Progress, collect, load_checkpoint
+from trtcal.contact_sheet import thumbnails
 from trtcal.data import Batches
 from trtcal.errors import OutputError
 from trtcal.evaluation import with_batch_size
@@ -115,6 +116,7 @@ def run_sweep(
         notes=notes,
     )
     advice = recommend(result, stats)
+    undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
     content = sweepfile.to_json(
         result,
         stats,
@@ -123,8 +125,10 @@ def run_sweep(
         data=batches.source.describe(),
         provenance={"samples": str(batches.accounting()), "order": batches.order, **installed_versions()},
         drift=drift,
+        thumbnails=thumbnails(batches, [outlier.sample for outlier in advice.outliers], undo=undo),
     )
     sweepfile.save(folder, result, content)
+    report.write(folder)
     journal.unlink(missing_ok=True)
     return SweepRun(folder, result, advice)
 

@@ -7,6 +7,7 @@ contract tests read that dict.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ from trtcal.histogram import NUM_BINS, Histogram
 from trtcal.kernels import kernels, x_log_x
 
 NUM_LEVELS = 128  # magnitudes that int8 tells apart: 0..127
+DEFAULT_PERCENTILE = 99.99
 TIE = 1e-12  # divergences that differ by less are equal, and the smaller threshold wins
 
 ThresholdMethod = Callable[[Histogram], np.float32]
@@ -25,7 +27,7 @@ def minmax(hist: Histogram) -> np.float32:
     return hist.amax
 
 
-def percentile(hist: Histogram, q: float = 99.99) -> np.float32:
+def percentile(hist: Histogram, q: float = DEFAULT_PERCENTILE) -> np.float32:
     """Upper edge of the bin that holds the q-th percentile of |x|, at most the largest |x|; q in (0, 100].
 
     ``q`` outside that raises ValueError.
@@ -47,11 +49,13 @@ def entropy(hist: Histogram, m: int | None = None) -> np.float32:
     seen in caches of TensorRT 7 to 10.
     """
     hist = hist.coarse(NUM_BINS) if hist.num_bins > NUM_BINS else hist
+    if math.isinf(hist.limit):
+        return np.float32(np.inf)
     m = entropy_bin(hist.counts) if m is None else m
     if m is None:
         return hist.amax
     f32 = np.float32
-    with np.errstate(over="ignore"):  # a limit that overflowed gives inf, which the caller reports
+    with np.errstate(over="ignore"):  # half a bin above the largest float32 is inf, which the caller reports
         return f32((f32(m) + f32(0.5)) * f32(f32(hist.limit) / f32(hist.num_bins)))
 
 
@@ -87,18 +91,27 @@ METHODS: dict[str, Callable[..., np.float32]] = {
 
 def method(spec: str) -> ThresholdMethod:
     """``"entropy"``, ``"percentile"`` or ``"percentile:99.9"`` -> the method; else ValueError."""
-    name, _, parameter = spec.partition(":")
-    if name not in METHODS or (parameter and name != "percentile"):
+    name, _, q = canonical(spec).partition(":")
+    return functools.partial(percentile, q=float(q)) if q else METHODS[name]
+
+
+def canonical(spec: str) -> str:
+    """A method as it may be written -> the one way to write it, ``percentile:99.99`` for ``percentile``.
+
+    ValueError names the choices.
+    """
+    name, colon, q = spec.partition(":")
+    if name not in METHODS or (colon and name != "percentile"):
         raise ValueError(f"unknown method {spec!r}; choose one of {', '.join(METHODS)}, or percentile:Q")
-    if name != "percentile" or not parameter:
-        return METHODS[name]
+    if name != "percentile":
+        return name
     try:
-        q = float(parameter)
+        number = float(q) if colon else DEFAULT_PERCENTILE
     except ValueError:
-        raise ValueError(f"percentile needs a number after the colon, got {parameter!r}") from None
-    if not 0 < q <= 100:
-        raise ValueError(f"percentile needs 0 < q <= 100, got {parameter}")
-    return functools.partial(percentile, q=q)
+        raise ValueError(f"percentile needs a number after the colon, got {q!r}") from None
+    if not 0 < number <= 100:
+        raise ValueError(f"percentile needs 0 < q <= 100, got {q}")
+    return f"percentile:{number:.15g}"
 
 
 def entropy_bin(counts: np.ndarray, start: int = NUM_LEVELS) -> int | None:

@@ -62,6 +62,22 @@ WEIGHT_METHODS: dict[str, WeightScales] = {
 }
 
 
+def weight_method(name: str) -> WeightScales:
+    """``max``, ``entropy`` or ``percentile:Q`` -> the function; ValueError for anything else."""
+    if name in WEIGHT_METHODS:
+        return WEIGHT_METHODS[name]
+    kind, _, text = name.partition(":")
+    try:
+        q = float(text)
+    except ValueError:
+        q = math.nan
+    if kind != "percentile" or math.isnan(q):
+        raise ValueError(f"unknown method for weights {name!r}; choose max, entropy or percentile:Q")
+    if not 0 < q <= 100:
+        raise ValueError(f"percentile needs 0 < q <= 100, got {q:g}")
+    return functools.partial(percentile_weight_scales, q=q)
+
+
 @dataclass(frozen=True)
 class WeightCost:
     """One weight tensor: who reads it, its shape, and per method the SQNR in dB of its int8 values."""

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trtcal import __version__
-from trtcal.cli import cache, calibrate, examine
+from trtcal.cli import build, cache, calibrate, examine, judge, quantize, report, sweep
 from trtcal.cli.common import Output
 
 
@@ -30,8 +30,14 @@ class _Commands(TyperGroup):
                 raise
             print(f"trtcal: error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except OSError as error:  # of files that no reader of ours had in hand, a name too long, say
+            print(f"trtcal: error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except MemoryError:
+            print("trtcal: error: out of memory; smaller batches or fewer workers need less", file=sys.stderr)
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            print("trtcal: interrupted; the next run goes on from what is kept, if anything is", file=sys.stderr)
+            print("trtcal: interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
 
 
@@ -50,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (calibrate, examine):
+for module in (calibrate, build, sweep, report, quantize, judge, examine):
     module.register(app)
 app.add_typer(cache.app, name="cache")
 

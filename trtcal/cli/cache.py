@@ -29,20 +29,41 @@ MANY = 5  # names that stand in one line
 def cache_show(file: File, as_json: AsJson = False) -> None:
     """Show what a cache holds: header, origin, and the range of every tensor."""
     from trtcal.formats import load
+    from trtcal.provenance import read_sidecar
 
     cache, format = load(file)
+    sidecar = read_sidecar(file)
+    lines = cache.format().decode().split("\n")[1:-1]
+    bits = [line.rsplit(" ", 1)[1] for line in lines]
     if as_json:
-        tensors = {name: {"scale": float(scale), "amax": _amax(scale)} for name, scale in cache.scales.items()}
-        _print_json({"format": format, "header": cache.header, "tensors": tensors, "tolerated": list(cache.tolerated)})
+        tensors = {
+            name: {"scale": float(scale), "amax": _amax(scale), "hex": text}
+            for (name, scale), text in zip(cache.scales.items(), bits, strict=True)
+        }
+        origin = None if sidecar is None else json.loads(sidecar[0].to_json())
+        _print_json(
+            {
+                "format": format,
+                "header": cache.header,
+                "origin": origin,
+                "tensors": tensors,
+                "tolerated": list(cache.tolerated),
+            }
+        )
         return
     width = max(map(len, cache.scales), default=6)
     print(_title(cache, format))
+    if sidecar is None:
+        print("origin: unknown (no sidecar vouches for this file)")
+    else:
+        made = sidecar[0]
+        print(f"origin: {made.model}, {made.samples_used} samples of {made.data}")
+        print(f"        {made.method}, batches of {made.batch_size}, order {made.order}, growth {made.growth}")
     for note in cache.tolerated:
         print(f"tolerated: {note}")
     print(f"{'tensor':{width}}  {'amax':>13}  {'scale':>13}  hex")
-    lines = cache.format().decode().split("\n")[1:-1]
-    for (name, scale), line in zip(cache.scales.items(), lines, strict=True):
-        print(f"{name:{width}}  {_amax(scale):13.6g}  {scale:13.6g}  {line.rsplit(' ', 1)[1]}")
+    for (name, scale), text in zip(cache.scales.items(), bits, strict=True):
+        print(f"{name:{width}}  {_amax(scale):13.6g}  {scale:13.6g}  {text}")
 
 
 @app.command("check")

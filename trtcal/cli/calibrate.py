@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal.cli.common import AsJson, Model, Output, takes_samples
+from trtcal.cli.common import AsJson, Model, Output, print_out, takes_samples
 
 if TYPE_CHECKING:
     from trtcal.cachefile import CacheFile
@@ -83,7 +83,7 @@ def calibrate(
             announce=say,
         )
     if as_json:
-        print(json.dumps(_as_json(result), indent=2))
+        print_out(json.dumps(_as_json(result), indent=2))
     else:
         say(_summary(result))
 
@@ -103,42 +103,47 @@ def demo(
 
 
 def _summary(result: CacheFile) -> str:
-    if result.calibration is None:
-        tensors = len(result.cache.scales)
-        return f"{result.path}: up to date, {tensors} tensors; made from the same model, data and settings"
-    found = result.calibration
-    lines = [f"{result.path}: {len(result.cache.scales)} tensors by {result.provenance.method}, {result.cache.header}"]
-    if found.unusable:
-        lines.append(f"{len(found.unusable)} tensors have no range and stay in floating point:")
-        lines += [f"  {name}: {reason}" for name, reason in list(found.unusable.items())[:5]]
-        lines += [f"  ... and {len(found.unusable) - 5} more (--json lists all)"] * (len(found.unusable) > 5)
-    zero = [name for name, scale in result.cache.scales.items() if scale == 0]
+    tensors = f"{len(result.cache.scales)} tensors by {result.provenance.method}, {result.cache.header}"
+    if result.reused:
+        lines = [f"{result.path}: up to date, {tensors}; made from the same model, data and settings"]
+    else:
+        lines = [f"{result.path}: {tensors}"]
+    if result.unusable:
+        lines.append(f"{len(result.unusable)} tensors have no range and stay in floating point:")
+        lines += [f"  {name}: {reason}" for name, reason in list(result.unusable.items())[:5]]
+        lines += [f"  ... and {len(result.unusable) - 5} more (--json lists all)"] * (len(result.unusable) > 5)
+    zero = _zero(result)
     if zero:
-        lines.append(
-            f"{len(zero)} are zero in every sample and have scale 0, as TensorRT has it: {', '.join(zero[:3])}"
-        )
-    if found.hidden:
-        lines.append(f"{found.hidden} tensors inside If, Loop or Scan cannot be seen and have no range")
-    if found.clipped:
-        noun = "tensor is" if len(found.clipped) == 1 else "tensors are"
-        lines.append(f"{len(found.clipped)} {noun} clipped by more than 1%, which may cost accuracy:")
-        worst = sorted(found.clipped.items(), key=lambda item: -item[1])[:5]
+        verb = "tensor is" if len(zero) == 1 else "tensors are"
+        lines.append(f"{len(zero)} {verb} zero in every sample, with scale 0 as TensorRT has it: {', '.join(zero[:3])}")
+    if result.hidden:
+        lines.append(f"{result.hidden} tensors inside If, Loop or Scan cannot be seen and have no range")
+    if result.clipped:
+        noun = "tensor is" if len(result.clipped) == 1 else "tensors are"
+        lines.append(f"{len(result.clipped)} {noun} clipped by more than 1%, which may cost accuracy:")
+        worst = sorted(result.clipped.items(), key=lambda item: -item[1])[:5]
         lines += [f"  {name}: {share:.1%}" for name, share in worst]
-        lines += [f"  ... and {len(found.clipped) - 5} more (--json lists all)"] * (len(found.clipped) > 5)
+        lines += [f"  ... and {len(result.clipped) - 5} more (--json lists all)"] * (len(result.clipped) > 5)
         if result.provenance.method == "entropy":
             lines.append("Entropy collapses on tensors that hold few different values; minmax and percentile do not.")
     return "\n".join(lines)
 
 
 def _as_json(result: CacheFile) -> dict[str, Any]:
-    found = result.calibration
     return {
         "cache": str(result.path),
         "header": result.cache.header,
         "tensors": len(result.cache.scales),
-        "reused": found is None,
+        "reused": result.reused,
         "reasons": list(result.reasons),
-        "unusable": dict(found.unusable) if found else {},
-        "clipped": dict(found.clipped) if found else {},
+        "unusable": dict(result.unusable),
+        "clipped": dict(result.clipped),
+        "zero": _zero(result),
+        "hidden": result.hidden,
         "provenance": json.loads(result.provenance.to_json()),
     }
+
+
+def _zero(result: CacheFile) -> list[str]:
+    """Tensors that were zero throughout."""
+    return [name for name, scale in result.cache.scales.items() if scale == 0]

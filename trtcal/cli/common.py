@@ -6,17 +6,39 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 if TYPE_CHECKING:
     from trtcal.data import Batches
+    from trtcal.spec import InputSpec
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The floating-point model.")]
+Cache = Annotated[
+    Path,
+    typer.Option(
+        "--cache", metavar="FILE", help="A calibration cache, or ranges in another format.", show_default=False
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME|OPTYPE|PATTERN",
+        help="Layers that stay in float: name, op type or output, or a pattern such as '/head/*'. Repeatable.",
+        show_default=False,
+    ),
+]
+Placement = Annotated[
+    str,
+    typer.Option(
+        metavar="tensorrt|all",
+        help="What is INT8: as TensorRT 10 and 11 want it in a Q/DQ model, or as TensorRT 8 to 10 do with a cache.",
+    ),
+]
 
 
 def _samples(
@@ -30,7 +52,9 @@ def _samples(
             show_default=False,
         ),
     ],
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Samples per calibration batch.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, help="Samples per batch; entropy calibration depends on it.")
+    ] = 8,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -81,10 +105,9 @@ def _samples(
     """The options that describe samples -> batches for the model."""
     from trtcal.data import Batches
     from trtcal.feeding import fix_shapes, image_preprocess
-    from trtcal.graph import load_model, model_inputs
     from trtcal.sources import holds_arrays, open_source
 
-    inputs = fix_shapes(model_inputs(load_model(model)), shape or [])
+    inputs = fix_shapes(_inputs(model), shape or [])
     knobs = {
         "resize": resize,
         "resize_to": resize_to,
@@ -113,15 +136,24 @@ _IMAGES = frozenset(
 )
 
 
-def takes_samples(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of :func:`_samples`, less some, and hand it the ``batches`` they make."""
+def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of :func:`_samples`, and hand it the ``batches`` they make.
+
+    Less those in ``without``; with other ``defaults``; a ``model`` of the command's own says what it may be.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         every: Mapping[str, inspect.Parameter] = inspect.signature(
             _samples, eval_str=True, locals={"Batches": object}
         ).parameters
-        shared = {name: parameter for name, parameter in every.items() if name not in without}
+        shared = {
+            name: parameter.replace(default=defaults.get(name, parameter.default))
+            for name, parameter in every.items()
+            if name not in without
+        }
         for name, parameter in shared.items():
+            if name in defaults:
+                parameter.annotation.__metadata__[0].show_default = True
             if name not in ("model", "data"):
                 panel = "Image preprocessing" if name in _IMAGES else "Samples"
                 parameter.annotation.__metadata__[0].rich_help_panel = panel
@@ -129,10 +161,16 @@ def takes_samples(*without: str) -> Callable[[Callable[..., None]], Callable[...
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            batches = _samples(**{name: values[name] for name in shared})
-            command(batches=batches, **{name: values[name] for name in own if name != "batches"})
+            # A loader script may print what it likes: standard output is for --json.
+            Output.stdout = sys.stdout
+            try:
+                with redirect_stdout(sys.stderr):
+                    batches = _samples(**{name: values[name] for name in shared})
+                    command(batches=batches, **{name: values[name] for name in own if name != "batches"})
+            finally:
+                Output.stdout = None
 
-        parameters = {**{"model": shared["model"], "data": shared["data"]}, **own, **shared}
+        parameters = {**{"model": shared["model"], "data": shared["data"]}, **own, **shared, "model": own["model"]}
         del parameters["batches"]
         keyword = inspect.Parameter.KEYWORD_ONLY
         run.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in parameters.values()])  # type: ignore[attr-defined]
@@ -142,6 +180,37 @@ def takes_samples(*without: str) -> Callable[[Callable[..., None]], Callable[...
     return decorate
 
 
+def _inputs(model: Path) -> tuple[InputSpec, ...]:
+    from trtcal.graph import load_model, model_inputs
+
+    if not is_engine(model):
+        return model_inputs(load_model(model))
+    with open_engine(model) as engine:
+        return tuple(engine.inputs)
+
+
+def is_engine(model: Path) -> bool:
+    """Does the file's name say that it is a TensorRT engine?"""
+    return model.suffix.lower() in (".engine", ".plan", ".trt")
+
+
+def open_engine(path: Path) -> Any:
+    """Engine file -> a Runner that also tells its ``inputs``; BackendError where no engine can run."""
+    from trtcal.errors import BackendError
+
+    try:
+        from calibrators import engine as module
+
+        kind: Any = getattr(module, "Engine", None)
+    except ImportError as error:
+        raise BackendError(
+            f"{path}: an engine runs only where TensorRT and calibrators are installed: {error}"
+        ) from error
+    if kind is None:
+        raise BackendError(f"{path}: this version of calibrators cannot run engines; evaluate the model and its cache")
+    return kind(path)
+
+
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return None if text is None else tuple(float(part) for part in text.split(","))
@@ -149,10 +218,16 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise ValueError(f"{option} {text}: expected numbers joined by commas, such as 0.5,0.5,0.5") from None
 
 
+def print_out(text: str) -> None:
+    """What a command was asked for -> standard output, past the redirection that keeps a loader's prints off it."""
+    print(text, file=Output.stdout or sys.stdout)
+
+
 class Output:
     """Lines for people, on standard error so that --json owns standard output; silent with --quiet."""
 
     quiet = False
+    stdout: TextIO | None = None
 
     def __call__(self, text: str) -> None:
         """Say it, unless asked to be quiet."""
@@ -171,4 +246,4 @@ class Output:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=total)
-            yield lambda done: bar.update(task, completed=done)
+            yield lambda done, total=None, label=None: bar.update(task, completed=done, total=total, description=label)

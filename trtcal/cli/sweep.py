@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal.cli.common import AsJson, Exclude, Model, Output, takes_samples
+from trtcal.cli.common import AsJson, Exclude, Model, Output, print_out, takes_samples
 
 if TYPE_CHECKING:
     from trtcal.data import Batches
@@ -116,7 +116,7 @@ def sweep(
             "control_flat": advice.control_flat,
             "evidence": list(advice.evidence),
         }
-        print(json.dumps(summary, indent=2))
+        print_out(json.dumps(summary, indent=2))
         return
     say("\n".join([advice.headline, *(f"- {sentence}" for sentence in (*advice.evidence, *run.sweep.notes))]))
     say(f"{run.folder}: report.html, trials.csv, trials.json, stats.npz")

@@ -35,11 +35,14 @@ class Tour:
             for name, score in self.rows.items()
         ]
         path = self.file.path
+        state = "up to date, " if self.file.reused else ""
+        clipped = [f"  entropy clips {share:.1%} of {name}" for name, share in self.file.clipped.items()]
         return "\n".join(
             [
-                f"{path}: {len(self.file.cache.scales)} tensors, {self.file.cache.header}",
+                f"{path}: {state}{len(self.file.cache.scales)} tensors, {self.file.cache.header}",
                 f"Top-1 accuracy on {len(next(iter(self.rows.values())).values)} labelled images (95% interval):",
                 *table,
+                *clipped,
                 "The same data in batches of another size is another calibration for TensorRT's entropy;",
                 "minmax, percentile and mse do not change with it.",
                 "",
@@ -55,9 +58,9 @@ def tour(path: str | Path, progress: Progress | None = None) -> Tour:
     """Write the demo's cache to ``path`` -> accuracy in FP32 and in INT8 by every method, on held-out images."""
     source = ArraySource({"image": demo.calibration_images()})
     batches = Batches(source, BATCH_SIZE)
-    file = calibrate_to_file(demo.model_path(), batches, path, force=True, progress=progress)
-    assert file.calibration is not None  # forced
-    graph, stats = open_graph(demo.model_path()), file.calibration.stats
+    file = calibrate_to_file(demo.model_path(), batches, path)
+    graph = open_graph(demo.model_path())
+    stats = calibrate(graph, batches, progress=progress).stats
     large = calibrate(demo.model_path(), Batches(source, LARGE_BATCH_SIZE))
     caches = {
         f"INT8 entropy, batch {BATCH_SIZE} (this cache)": file.cache,

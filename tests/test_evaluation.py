@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import conv_model, images, make_model, save
+from onnx import helper
+
+from trtcal.accuracy import agreement, evaluate, simulate
+from trtcal.calibration import calibrate
+from trtcal.data import Batches
+from trtcal.errors import DataError, ModelError
+from trtcal.evaluation import compare, labels_of, open_model, plain
+from trtcal.metrics import METRICS, Outputs
+from trtcal.modelfile import save_model
+from trtcal.runners import OrtRunner
+from trtcal.sources import ArraySource
+
+LABELS = np.arange(10) % 5
+
+
+def batches(number: int = 10, size: int = 4) -> Batches:
+    return Batches(ArraySource({"image": images(number)}), size)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(conv_model(), tmp_path / "m.onnx")
+
+
+@pytest.fixture
+def scales(model: Path) -> dict[str, np.float32]:
+    return dict(calibrate(model, batches(), "entropy").cache.scales)
+
+
+def test_one_pass_gives_what_evaluate_and_agreement_give(scales: dict[str, np.float32]) -> None:
+    with OrtRunner(conv_model()) as fp32, simulate(conv_model(), scales) as int8:
+        found = compare(int8, batches(), reference=fp32, labels=LABELS, metrics=METRICS)
+        after, before = (evaluate(runner, batches(), LABELS, METRICS) for runner in (int8, fp32))
+        expected = agreement(fp32, int8, batches())
+    assert found.samples == after.samples
+    for name in METRICS:
+        np.testing.assert_array_equal(found.scores[name].values, after.scores[name].values)
+        np.testing.assert_array_equal(found.reference[name].values, before.scores[name].values)
+        change = after.scores[name].value - before.scores[name].value
+        assert found.changes[name].value == pytest.approx(change)
+    assert found.agreement is not None
+    assert found.agreement.outputs["logits"].sqnr_db == expected.outputs["logits"].sqnr_db
+
+
+def test_each_model_is_run_once_per_batch() -> None:
+    calls = []
+
+    def model(name: str) -> object:
+        def predict(batch: object) -> Outputs:
+            calls.append(name)
+            return {"y": np.eye(4, 5)}
+
+        return predict
+
+    compare(model("int8"), batches(8), reference=model("fp32"), labels=LABELS[:8])  # type: ignore[arg-type]
+    assert sorted(calls) == ["fp32"] * 2 + ["int8"] * 2
+
+
+def test_without_labels_there_is_agreement_and_without_a_reference_there_are_scores() -> None:
+    with OrtRunner(conv_model()) as runner:
+        agreed = compare(runner, batches(), reference=runner)
+        scored = compare(runner, batches(), labels=LABELS)
+        with pytest.raises(ValueError, match="nothing to measure"):
+            compare(runner, batches())
+        with pytest.raises(DataError, match="no samples"):
+            compare(runner, [], labels=[])
+    assert (agreed.scores, agreed.reference, agreed.changes) == ({}, {}, {})
+    assert agreed.agreement is not None
+    assert agreed.agreement.outputs["logits"].sqnr_db == math.inf
+    assert list(scored.scores) == ["top1"]
+    assert (scored.reference, scored.changes, scored.agreement) == ({}, {}, None)
+
+
+def test_a_metric_of_the_whole_set_has_no_paired_change() -> None:
+    with OrtRunner(conv_model()) as runner:
+        found = compare(
+            runner,
+            batches(),
+            reference=runner,
+            labels=LABELS,
+            metrics={"m": lambda outputs, labels: float(len(labels))},
+        )
+    assert found.scores["m"].value == found.reference["m"].value == 10
+    assert found.changes == {}
+
+
+def test_the_result_is_plain_json_even_where_it_is_infinite_or_nan() -> None:
+    with OrtRunner(conv_model()) as runner:
+        metrics = {"whole": lambda outputs, labels: 1.0, **METRICS}
+        found = compare(runner, batches(), reference=runner, labels=LABELS, metrics=metrics)
+    report = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert report["samples"] == 10
+    assert report["agreement"]["logits"]["sqnr_db"] == "inf"
+    assert report["scores"]["whole"]["low"] is None
+    assert report["agreement"]["logits"]["top1"]["value"] == 1
+    assert [plain(value) for value in (1.5, math.inf, -math.inf, math.nan)] == [1.5, "inf", "-inf", None]
+
+
+def test_a_model_is_opened_as_written_or_as_int8(model: Path, scales: dict[str, np.float32]) -> None:
+    batch = {"image": images(4)}
+    with open_model(model, batches())[0] as runner, OrtRunner(conv_model()) as expected:
+        np.testing.assert_array_equal(runner(batch)["logits"], expected(batch)["logits"])
+    opened, skipped = open_model(model, batches(), scales=scales, placement="tensorrt", exclude=["Gemm"])
+    with opened, simulate(conv_model(), scales, placement="tensorrt", exclude=["Gemm"]) as expected:
+        np.testing.assert_array_equal(opened(batch)["logits"], expected(batch)["logits"])
+    assert ("offset_output", "a constant, which is computed as it is") in skipped
+
+
+def test_weights_beside_the_file_are_found(tmp_path: Path, scales: dict[str, np.float32]) -> None:
+    save_model(conv_model(), tmp_path / "e.onnx", external=True)
+    with open_model(tmp_path / "e.onnx", batches(), scales=scales)[0] as runner:
+        assert runner({"image": images(4)})["logits"].shape == (4, 5)
+
+
+@pytest.mark.parametrize("fixed", [1, 3])
+def test_a_batch_size_in_the_file_gives_way_to_that_of_the_batches(
+    tmp_path: Path, fixed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(conv_model(batch=fixed), tmp_path / "f.onnx")
+    with open_model(path, batches())[0] as runner, OrtRunner(conv_model()) as free:
+        assert agreement(free, runner, batches()).outputs["logits"].sqnr_db == math.inf
+    assert f"f.onnx: has batch size {fixed} built in; running it with 4" in caplog.text
+
+
+def test_a_batch_size_that_cannot_give_way_is_told(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["image", "offset"], ["logits"])]
+    offset = {"offset": np.zeros((3, 3, 8, 8), np.float32)}
+    path = save(make_model(nodes, {"image": [3, 3, 8, 8]}, ["logits"], offset), tmp_path / "f.onnx")
+    with pytest.raises(ModelError, match=r"f\.onnx: has batch size 3 built in; use batches of 3 \("):
+        open_model(path, batches())
+    with open_model(path, batches(size=3))[0] as runner:
+        assert runner({"image": images(3)})["logits"].shape == (3, 3, 8, 8)
+
+
+def test_labels_come_from_the_samples_or_from_a_file(tmp_path: Path) -> None:
+    labelled = Batches(ArraySource({"image": images(3)}, labels=[2, 0, 1]), 2, samples=2)
+    assert labels_of(labelled, None, ["top1"]) == (2, 0)
+    assert labels_of(batches(), None, ["top1"]) is None
+    (tmp_path / "l.csv").write_text("0,cat\n1,dog\n2,\n")
+    assert labels_of(labelled, tmp_path / "l.csv", ["m.py:f"]) == {"0": "cat", "1": "dog", "2": ""}
+    with pytest.raises(DataError, match=r"l\.csv:3: label ''"):
+        labels_of(labelled, tmp_path / "l.csv", ["m.py:f", "top1"])
+    (tmp_path / "l.csv").write_text("0,cat\n1,dog\n")
+    assert labels_of(labelled, tmp_path / "l.csv", ["top5"]) == {"0": 0, "1": 1}
+    (tmp_path / "l.csv").write_text("0,7\n1,4\n2,1\n")
+    assert labels_of(labelled, tmp_path / "l.csv", ["m.py:f"]) == {"0": 7, "1": 4, "2": 1}
+
+
+def test_a_sample_without_a_row_is_named(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("0,1\n")
+    with pytest.raises(DataError, match=r"l\.csv: no label for '1' and 8 more"):
+        labels_of(batches(), tmp_path / "l.csv", ["top1"])

@@ -1,0 +1,258 @@
+"""trtcal evaluate, trtcal sensitivity."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trtcal.cli.common import (
+    AsJson,
+    Cache,
+    Exclude,
+    Model,
+    Output,
+    Placement,
+    is_engine,
+    open_engine,
+    print_out,
+    takes_samples,
+)
+
+if TYPE_CHECKING:
+    from trtcal.accuracy import Score
+    from trtcal.damage import Trial
+    from trtcal.data import Batches
+    from trtcal.evaluation import Evaluation
+    from trtcal.sensitivity import Sensitivity
+
+_ROWS = 20  # tensors, and layers that were not measured, printed; --json has all
+
+_Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Rows sample,label. Without it: class folders of images, or the array `labels` of an .npz file.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(evaluate)
+    app.command()(sensitivity)
+
+
+@takes_samples("labels")
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, float or Q/DQ, or a TensorRT engine.")],
+    batches: Batches,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Run MODEL.onnx as INT8 with the ranges of this cache.", show_default="run it as it is"
+        ),
+    ] = None,
+    placement: Placement = "all",
+    exclude: Exclude = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FP32.onnx",
+            help="The model to agree with.",
+            show_default="MODEL itself where --cache is given",
+        ),
+    ] = None,
+    labels: _Labels = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="top1|top5|FILE.py:FUNCTION",
+            help="What to score by; a function takes (outputs, labels). Repeatable.",
+            show_default="top1",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on data: accuracy with intervals, and agreement with FP32. INT8 needs no GPU here."""
+    from trtcal.evaluation import compare, labels_of, open_model
+    from trtcal.formats import load
+    from trtcal.metrics import metric as named
+
+    names = metric or ["top1"]
+    metrics = {name: named(name) for name in names}
+    if cache is not None and is_engine(model):
+        raise ValueError(f"--cache {cache}: an engine has its ranges inside; give the ONNX model, or leave --cache out")
+    if cache is None and exclude:
+        raise ValueError("--exclude goes with --cache; what is INT8 in an engine or a Q/DQ model is settled")
+    truth = labels_of(batches, labels, names)
+    if metric and truth is None:
+        raise ValueError(
+            f"--metric {metric[0]} needs labels; give --labels, class folders, or `labels` in the .npz file"
+        )
+    if against is None and cache is not None:
+        against = model
+    with ExitStack() as stack:
+        skipped: tuple[tuple[str, str], ...] = ()
+        if is_engine(model):
+            runner: Any = stack.enter_context(open_engine(model))
+        else:
+            scales = None if cache is None else load(cache)[0].scales
+            runner, skipped = open_model(model, batches, scales=scales, placement=placement, exclude=exclude or ())
+            stack.enter_context(runner)
+        reference = None if against is None else stack.enter_context(open_model(against, batches)[0])
+        result = compare(runner, batches, reference=reference, labels=truth, metrics=metrics)
+    what = str(model) if cache is None else f"{model} as INT8 with {cache}"
+    if as_json:
+        report = {"model": str(model), "cache": cache and str(cache), "against": against and str(against)}
+        print_out(json.dumps({**report, **result.to_dict(), "skipped": dict(skipped)}, indent=2))
+    else:
+        print_out(_evaluation(result, what, against))
+
+
+@takes_samples("labels", samples=64)
+def sensitivity(
+    model: Model,
+    batches: Batches,
+    cache: Cache,
+    layers: Annotated[int, typer.Option(min=0, help="Measure so many layers one at a time, the worst first.")] = 16,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Begin no measurement after so long.", show_default="none")
+    ] = None,
+    recover: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Leave layers out until so much of the loss is recovered.")
+    ] = 0.9,
+    placement: Placement = "all",
+    exclude: Exclude = None,
+    labels: _Labels = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="top1|top5|FILE.py:FUNCTION", help="What to judge by.", show_default="the outputs' SQNR to FP32"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Write the whole report here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the tensors and layers that INT8 hurts, and the few to leave in FP16; names for every builder."""
+    import math
+
+    from trtcal.atomic import write_bytes
+    from trtcal.evaluation import labels_of
+    from trtcal.formats import load
+    from trtcal.metrics import metric as named
+    from trtcal.sensitivity import section
+    from trtcal.sensitivity import sensitivity as measure
+
+    say = Output()
+    scales = load(cache)[0].scales
+    judged_by = None if metric is None else (metric, named(metric))
+    truth = None if metric is None else labels_of(batches, labels, [metric])
+    with say.progress("measuring", layers) as progress:
+        result = measure(
+            model,
+            scales,
+            batches,
+            placement=placement,
+            exclude=exclude or (),
+            labels=truth,
+            metric=judged_by,
+            layers=layers,
+            seconds=math.inf if budget is None else budget,
+            recover=recover,
+            progress=progress,
+        )
+    text = json.dumps(section(result), indent=2, allow_nan=False)
+    if output is not None:
+        write_bytes(output, f"{text}\n".encode())
+    print_out(text if as_json else _sensitivity(result))
+
+
+def _evaluation(result: Evaluation, what: str, against: Path | None) -> str:
+    lines = [f"{what}: {len(result.samples)} samples"]
+    if result.scores:
+        lines.append("score, with its 95% interval")
+        width = max(map(len, result.scores))
+        for name, score in result.scores.items():
+            line = f"  {name:{width}}  {_interval(score)}"
+            if name in result.reference:
+                line += f"   FP32 {_interval(result.reference[name])}"
+            if name in result.changes:
+                line += f"   change {_interval(result.changes[name], '+')}"
+            lines.append(line)
+    else:
+        lines.append("no labels, so no scores")
+    if result.agreement is not None:
+        lines.append(f"agreement with {against}")
+        width = max(map(len, result.agreement.outputs))
+        for name, output in result.agreement.outputs.items():
+            line = f"  {name:{width}}  SQNR {output.sqnr_db:.1f} dB   cosine {output.cosine:.5f}"
+            line += f"   largest error {output.max_abs_error:.3g}"
+            if output.top1 is not None:
+                line += f"   same top-1 {_interval(output.top1)}"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _interval(score: Score, sign: str = "") -> str:
+    text = f"{score.value:{sign}.4f}"
+    return text if score.low != score.low else f"{text} ({score.low:{sign}.4f} to {score.high:{sign}.4f})"
+
+
+def _sensitivity(result: Sensitivity) -> str:
+    lines = [f"INT8 against FP32 on {result.samples} samples: {_trial(result, result.int8)}"]
+    if result.metric is not None:
+        lines[0] += f" (FP32 {result.fp32:.4f})"
+    lines += ["", "tensors by the SQNR of their own rounding"]
+    width = max(len(tensor.tensor) for tensor in result.tensors[:_ROWS])
+    lines += [
+        f"  {tensor.tensor:{width}}  {tensor.sqnr_db:6.1f} dB  amax {tensor.amax:<10.4g} "
+        f"read by {', '.join(tensor.layers)}"
+        for tensor in result.tensors[:_ROWS]
+    ]
+    lines += _more(len(result.tensors) - _ROWS)
+    lines += ["", "layers by what leaving each one out of INT8 recovers"]
+    measured = [layer for layer in result.layers if layer.without is not None]
+    others = [layer for layer in result.layers if layer.without is None]
+    shown = [*measured, *others[: max(0, _ROWS - len(measured))]]
+    width = max(len(layer.layer) for layer in shown)
+    for layer in shown:
+        line = f"  {layer.layer:{width}}  {layer.op_type:17}"
+        if layer.without is not None and layer.only is not None:
+            line += f"  recovers {result.recovered(layer.without):6.1%}   alone in INT8: {_trial(result, layer.only)}"
+        else:
+            line += f"  not measured; what it reads has {layer.estimate_db:.1f} dB"
+        lines.append(line)
+    lines += _more(len(result.layers) - len(shown))
+    lines.append("")
+    if not result.curve:
+        return "\n".join([*lines, f"no layers to leave out: {result.ended}"])
+    lines.append("leave out of INT8, one after the other")
+    for number, step in enumerate(result.curve, 1):
+        lines.append(f"  {number:2}. {step.layer.layer}: {step.recovered:.1%} recovered, {_trial(result, step.trial)}")
+    lines += [f"  ended: {result.ended}", ""]
+    options = _options(result)
+    return "\n".join([*lines, *options])
+
+
+def _options(result: Sensitivity) -> list[str]:
+    from trtcal.sensitivity import section
+
+    options = section(result)["options"]
+    lines = [f"{name}:\n  {options[name]}" for name in ("trtcal", "trtexec", "polygraphy")]
+    unsaid = options["trtexec_cannot_name"]
+    return lines + [f"trtexec cannot name {', '.join(unsaid)}: rename these nodes"] * bool(unsaid)
+
+
+def _trial(result: Sensitivity, trial: Trial) -> str:
+    text = f"{trial.sqnr_db:.1f} dB"
+    return text if trial.metric is None else f"{result.metric} {trial.metric:.4f}, {text}"
+
+
+def _more(count: int) -> list[str]:
+    return [f"  ... and {count} more (--json lists all)"] * (count > 0)

@@ -1,0 +1,24 @@
+"""trtcal report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trtcal.cli.common import Output
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(report)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep, with its trials.json.")],
+) -> None:
+    """Draw the page of a sweep again: DIR/report.html from DIR/trials.json."""
+    from trtcal.report import write
+
+    Output()(str(write(folder)))

@@ -1,0 +1,79 @@
+"""Labels in a CSV file of ``sample,label`` rows."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Collection, Mapping
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from trtcal.errors import DataError
+
+_HEADER = ("file", "filename", "image", "name", "path", "sample")
+
+
+class Label(NamedTuple):
+    """A label as it is written, and the line where it stands."""
+
+    text: str
+    line: int
+
+
+def read_labels(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, Label]:
+    """CSV file of ``sample,label`` rows, and the samples' names -> label by name, in the file's order.
+
+    A first line that names the columns is passed over. DataError, with the line, for a row of other than two
+    columns, a name that is no sample or stands there twice.
+    """
+    where = os.fspath(path)
+    known = set(names)
+    labels: dict[str, Label] = {}
+    try:
+        # Names that are no UTF-8 come back as the operating system gives them.
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = csv.reader(file, strict=True)
+            for row in rows:
+                at = f"{where}:{rows.line_num}"
+                if not row:
+                    continue
+                if len(row) != 2:
+                    raise DataError(f"{at}: {len(row)} columns, expected two: sample,label")
+                name, label = row[0].strip(), row[1].strip()
+                if rows.line_num == 1 and name.lower() in _HEADER and name not in known:
+                    continue
+                entry = PurePosixPath(name)
+                if entry.is_absolute() or ".." in entry.parts:
+                    raise DataError(f"{at}: {name!r} leads out of the folder; names are relative to it")
+                name = str(entry)
+                if name not in known:
+                    raise DataError(f"{at}: there is no sample {name!r}; names are relative to the folder of the data")
+                if name in labels:
+                    raise DataError(f"{at}: {name!r} is there twice, first on line {labels[name].line}; keep one")
+                labels[name] = Label(label, rows.line_num)
+    except OSError as error:
+        raise DataError(f"{where}: the labels cannot be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise DataError(f"{where}: not a CSV file: {error}") from error
+    return labels
+
+
+def class_numbers(path: str | os.PathLike[str], labels: Mapping[str, Label]) -> dict[str, int]:
+    """Labels -> class by name: the numbers themselves, or of names their places in sorted order.
+
+    DataError, with the line, where names and numbers are mixed.
+    """
+    if all(map(is_number, labels.values())):
+        return {name: int(label.text) for name, label in labels.items()}
+    for label in labels.values():
+        if is_number(label) or not label.text:
+            raise DataError(
+                f"{os.fspath(path)}:{label.line}: label {label.text!r} among names; use numbers from 0, or names only"
+            )
+    numbers = {text: number for number, text in enumerate(sorted({label.text for label in labels.values()}))}
+    return {name: numbers[label.text] for name, label in labels.items()}
+
+
+def is_number(label: Label) -> bool:
+    """Is the label a class number, 0 or more?"""
+    return label.text.isascii() and label.text.isdigit()

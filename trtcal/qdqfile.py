@@ -1,0 +1,65 @@
+"""From an ONNX file and ranges to a Q/DQ ONNX file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trtcal.errors import ModelError
+from trtcal.modelfile import load_whole_model, refuse_overwriting, save_model
+from trtcal.placement import layer_name
+from trtcal.qdq import insert_qdq
+from trtcal.weights import weight_method
+
+
+@dataclass(frozen=True, eq=False)
+class QdqFile:
+    """The files written, the model first, and what is INT8 in it; the fields are those of QdqResult.
+
+    ``layers`` maps each INT8 layer to its op type.
+    """
+
+    files: tuple[Path, ...]
+    opset: int
+    layers: Mapping[str, str]
+    quantized: Mapping[str, np.float32]
+    weights: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def op_types(self) -> dict[str, int]:
+        """Op type -> number of INT8 layers, the most frequent first."""
+        return dict(Counter(self.layers.values()).most_common())
+
+
+def qdq_to_file(
+    model: str | Path,
+    scales: Mapping[str, np.float32],
+    output: str | Path,
+    *,
+    placement: str = "tensorrt",
+    exclude: Iterable[str] = (),
+    weights: str = "max",
+) -> QdqFile:
+    """Float ONNX file and scales -> Q/DQ model at ``output``, by :func:`trtcal.qdq.insert_qdq`.
+
+    ``weights`` is a method of :func:`trtcal.weights.weight_method`. Weights that lie beside the model's file, and
+    those too big for protobuf, go to ``<output>.data``. OutputError for an ``output`` that is the model itself;
+    ModelError where nothing would be INT8, and for what insert_qdq refuses.
+    """
+    refuse_overwriting(model, output)
+    method = weight_method(weights)
+    whole, external = load_whole_model(model)
+    result = insert_qdq(whole, scales, placement=placement, exclude=exclude, weights=method)
+    if not result.layers:
+        reasons = [f"{tensor}: {why}" for tensor, why in result.skipped] or ["no layer of it can be INT8"]
+        raise ModelError(f"{model}: nothing becomes INT8 with these ranges; {reasons[0]}")
+    int8 = set(result.layers)
+    layers = {layer_name(node): node.op_type for node in result.model.graph.node if layer_name(node) in int8}
+    opset = next(entry.version for entry in result.model.opset_import if entry.domain in ("", "ai.onnx"))
+    files = save_model(result.model, output, external=external)
+    return QdqFile(files, opset, layers, result.quantized, result.weights, result.skipped)

@@ -1,0 +1,126 @@
+"""A sweep as one page: HTML that carries its data, draws it by itself and asks the network for nothing.
+
+The page is ``template.html`` with ``style.css``, the scripts of ``SCRIPTS`` and the sweep's numbers inside.
+Charts are drawn by the scripts themselves: a plotting library would weigh more than all numbers of a sweep,
+and reads markup in the names of tensors. A Content-Security-Policy admits these very scripts and no other.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from trtcal.atomic import write_bytes
+from trtcal.errors import StatsError
+from trtcal.sweepfile import load_json
+
+SCRIPTS = (
+    *("base.js", "charts.js", "summary.js", "scores.js", "heatmap.js", "explorer.js"),
+    *("tables.js", "samples.js", "page.js"),
+)
+"""In the order in which they run; they share one scope."""
+
+LOUDEST = 6  # samples named per tensor
+_ARRANGEMENT = ("batch_size", "order", "seed", "growth")
+_WHOLE = ("doublings", "last_growth", "fell_back", "m")
+_PICTURE = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]*")
+
+
+def write(folder: str | Path) -> Path:
+    """Folder of a sweep -> the path of its ``report.html``, drawn from ``trials.json`` and replaced in one step.
+
+    Raises StatsError where ``trials.json`` is not there or not that of a whole sweep, OutputError where the page
+    cannot be written.
+    """
+    trials, page = Path(folder) / "trials.json", Path(folder) / "report.html"
+    content = load_json(trials)
+    try:
+        drawn = render(content)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise StatsError(
+            f"{trials}: is not a whole sweep ({type(error).__name__}: {error}); run the sweep again"
+        ) from error
+    write_bytes(page, drawn)
+    return page
+
+
+def render(content: Mapping[str, Any]) -> bytes:
+    """The object in trials.json (:mod:`trtcal.sweepfile`) -> HTML, UTF-8.
+
+    ``content["thumbnails"]``, if it is there, holds a ``data:`` URL of a picture by sample name.
+    """
+    style, script = _file("style.css"), "".join(_file(name) for name in SCRIPTS)
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    page = Template(_file("template.html")).substitute(
+        policy=policy,
+        title=escape(f"Calibration sweep of {content['model']}"),
+        headline=escape(content["recommendation"]["headline"]),
+        style=style,
+        script=script,
+        data=_embedded(_drawn(content)),
+    )
+    return page.encode(errors="xmlcharrefreplace")
+
+
+def _drawn(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page needs of a sweep: fewer digits, and of all samples only the loudest of each tensor."""
+    names: dict[str, int] = {}
+    samples = content["samples"]
+    loudest = [
+        [[names.setdefault(samples[row], len(names)), _short(maxima[row], 5)] for row in _largest(maxima)]
+        for maxima in content["sample_amax"]
+    ]
+    pictures = content.get("thumbnails") or {}
+    return {
+        **{key: content[key] for key in ("model", "data", "provenance", "tensors", "exact", "histograms")},
+        **{key: content[key] for key in ("invariant", "trials", "drift", "recommendation", "notes", "partial")},
+        "off": content["off"],
+        "sample_count": len(samples),
+        "loudest": loudest,
+        "sample_names": list(names),
+        "arrangements": [_shortened(arrangement) for arrangement in content["arrangements"]],
+        "thumbnails": {name: url for name, url in pictures.items() if _PICTURE.fullmatch(url)},
+    }
+
+
+def _largest(maxima: Sequence[float | None]) -> list[int]:
+    return sorted(range(len(maxima)), key=lambda row: -(maxima[row] or 0.0))[:LOUDEST]
+
+
+def _shortened(arrangement: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits place the bins that are drawn and keep float32's digits; the rest is read by people."""
+    return {
+        key: values
+        if key in _ARRANGEMENT or key in _WHOLE
+        else [_short(value, 7 if key == "limit" else 4) for value in values]
+        for key, values in arrangement.items()
+    }
+
+
+def _short(value: float | None, digits: int) -> float | None:
+    return None if value is None else float(f"{value:.{digits}g}")
+
+
+def _embedded(content: Mapping[str, Any]) -> str:
+    """JSON that ends no element and no line wherever it stands: ASCII, without <, > and &."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _file(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")

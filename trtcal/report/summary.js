@@ -1,0 +1,109 @@
+// The first screen: what to do, and whether to believe it.
+
+function tile(label, value, note, kind = "") {
+  return el(
+    "div",
+    { class: `tile ${kind}` },
+    el("h3", {}, label),
+    el("p", { class: "value" }, value),
+    el("p", {}, note),
+  );
+}
+
+/** MinMax must not depend on batches; where it does, nothing on the page can be trusted. */
+function control() {
+  const { control_flat: flat } = DATA.recommendation;
+  if (!flat) return { value: "BROKEN", note: "it must be the same everywhere and is not", kind: "bad" };
+  if (!METHODS.includes("minmax")) return { value: "not run", note: "add minmax to the methods", kind: "" };
+  if (DATA.partial === "drop") return { value: "not checked", note: "dropping samples changes what it sees", kind: "" };
+  return { value: "flat", note: "the harness is sound", kind: "good" };
+}
+
+function banners() {
+  const found = [];
+  if (!DATA.recommendation.control_flat)
+    found.push(
+      el(
+        "p",
+        { class: "banner bad", role: "alert" },
+        el("strong", {}, "The harness is broken. "),
+        "The MinMax control arm cannot depend on batch size or order, and yet it does. Trust nothing on this page.",
+      ),
+    );
+  const failed = DATA.trials.filter((trial) => trial.error).length;
+  if (failed)
+    found.push(
+      el(
+        "p",
+        { class: "banner warn" },
+        `${failed} of ${plural(DATA.trials.length, "trial")} failed; `,
+        el("a", { href: "#trials" }, "the table of trials"),
+        " says why.",
+      ),
+    );
+  return found;
+}
+
+function scoreTile() {
+  const metric = METRICS.find((one) => one.interval);
+  if (!metric) return null;
+  const values = DATA.trials
+    .filter((t) => t.method === "entropy" && DATA.arrangements[t.arrangement].growth === MAIN_GROWTH)
+    .map((t) => t[metric.key])
+    .filter(known);
+  if (!values.length) return null;
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const note = low === high ? "in every arrangement" : "worst and best arrangement";
+  return tile(
+    `${metric.label}, entropy`,
+    low === high ? metric.format(low) : `${metric.format(low).replace("%", "")}–${metric.format(high)}`,
+    note,
+  );
+}
+
+function drawFindings() {
+  const { headline, batch_size: size, order_matters: order, evidence } = DATA.recommendation;
+  const arm = control();
+  const worst = TENSORS[0];
+  const verdict = [
+    tile(
+      "Batch size for entropy",
+      size === null ? "none" : String(size),
+      size === null ? "no size is steady" : "smallest that is as good as the best",
+    ),
+    tile(
+      "Order of samples",
+      order ? "matters" : "does not matter",
+      order ? "fix it, and say so" : "as far as can be measured",
+    ),
+    worst && tile("Thresholds move by up to", percent(Math.abs(worst.change)), "against the batch-invariant answer"),
+    scoreTile(),
+    tile("MinMax control arm", arm.value, arm.note, arm.kind),
+  ];
+  document.getElementById("findings").replaceChildren(
+    ...banners(),
+    el(
+      "p",
+      { class: "about" },
+      nameOf(DATA.model, 80),
+      ` on ${short(DATA.data, 120)}; `,
+      `${plural(DATA.tensors.length, "tensor")}, ${plural(DATA.trials.length, "trial")}`,
+    ),
+    el("h1", {}, short(headline, 320)),
+    el("div", { class: "tiles" }, verdict),
+    el(
+      "ul",
+      { class: "evidence" },
+      evidence.map((sentence) => el("li", {}, short(sentence, 360))),
+    ),
+    ...(DATA.notes.length
+      ? [
+          el(
+            "ul",
+            { class: "notes" },
+            DATA.notes.map((note) => el("li", {}, short(note, 360))),
+          ),
+        ]
+      : []),
+  );
+}
