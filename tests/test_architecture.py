@@ -24,6 +24,7 @@ LAYERS = (
     ("sweepfile",),
     ("report", "demo", "cache_plot"),
     ("sweeprun",),
+    ("tracking",),
     ("cli",),
     ("__main__",),
 )
@@ -31,7 +32,7 @@ LAYERS = (
 # Packages that are slow to import or not always there -> the files of trtcal/ that may import them.
 OWNERS: dict[str, set[str]] = {
     "PIL": {"preprocess", "contact_sheet"},
-    "mlflow": {"sweep"},
+    "mlflow": {"tracking"},
     "numba": {"kernels"},
     "onnx": {"graph", "modelfile", "topology", "runners", "qdq", "formats"},
     "onnxruntime": {"runners"},

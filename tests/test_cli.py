@@ -161,6 +161,16 @@ def test_a_script_that_exits_and_a_name_too_long_are_errors_of_one_line(run: Run
         assert "Traceback" not in err
 
 
+def test_a_fresh_calibration_is_compared_with_another_cache(run: Run, folder: Path) -> None:
+    run("calibrate", "m.onnx", "--data", "x.npy", "-o", "old.cache", "--method", "minmax")
+    code, _, err = run("calibrate", "m.onnx", "--data", "x.npy", "-o", "new.cache", "--against", "old.cache")
+    assert code == 0
+    assert "of 9 common tensors differ" in err
+    assert "B / A" in err
+    assert run("calibrate", "m.onnx", "--data", "x.npy", "-o", "c.cache", "--against", "gone.cache")[0] == 2
+    assert not (folder / "c.cache").exists()
+
+
 def test_show_says_where_a_cache_comes_from(run: Run, folder: Path) -> None:
     run("calibrate", "m.onnx", "--data", "x.npy")
     out = run("cache", "show", "calibration.cache")[1]

@@ -114,7 +114,10 @@ def cache_diff(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two caches, tensor by tensor: the largest change first."""
+    """Compare two caches, tensor by tensor: the largest change first.
+
+    To compare with a fresh calibration, calibrate with --against.
+    """
     from trtcal.atomic import write_bytes
     from trtcal.cache_doctor import diff
     from trtcal.formats import load
@@ -123,7 +126,7 @@ def cache_diff(
     if plot is not None:
         from trtcal.cache_plot import plot_difference
 
-        write_bytes(plot, plot_difference(rows, str(first), str(second)))
+        write_bytes(plot, plotdifference_lines(rows, str(first), str(second)))
         Output()(f"{plot}: {len(rows)} tensors")
     if as_json:
         _print_json(
@@ -138,7 +141,7 @@ def cache_diff(
             ]
         )
     else:
-        print("\n".join(_difference(rows, str(first), str(second))))
+        print("\n".join(difference_lines(rows, str(first), str(second))))
 
 
 @app.command("merge")
@@ -286,7 +289,8 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:MANY]) + (f" and {more} more (--json lists all)" if more > 0 else "")
 
 
-def _difference(rows: list[Difference], first: str, second: str) -> list[str]:
+def difference_lines(rows: list[Difference], first: str, second: str) -> list[str]:
+    """Rows of a difference between A, ``first``, and B, ``second`` -> lines for people."""
     changed = [row for row in rows if row.ratio not in (None, 1.0)]
     same = sum(row.ratio == 1.0 for row in rows)
     width = max((len(row.tensor) for row in changed), default=6)

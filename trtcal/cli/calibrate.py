@@ -59,12 +59,23 @@ def calibrate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Samples run at once.", show_default="one per core")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare the result with another cache, or ranges in another format.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Calibrate even where the cache is up to date.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Calibrate a model into a cache that TensorRT, DeepStream and DLA read."""
     from trtcal.cachefile import calibrate_to_file
 
+    from trtcal.formats import load
+
+    other = None if against is None else load(against)[0]
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
     with say.progress("calibrating", batches.num_samples) as progress:
@@ -86,6 +97,11 @@ def calibrate(
         print_out(json.dumps(_as_json(result), indent=2))
     else:
         say(_summary(result))
+    if other is not None:
+        from trtcal.cache_doctor import diff
+        from trtcal.cli.cache import difference_lines
+
+        say("\n".join(difference_lines(diff(other, result.cache), str(against), str(result.path))))
 
 
 def demo(

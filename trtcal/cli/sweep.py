@@ -67,6 +67,9 @@ def sweep(
         int | None, typer.Option(min=1, help="Judge by the first so many of them.", show_default="all")
     ] = None,
     exclude: Exclude = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Log settings, numbers and the page to an MLflow store (extra mlflow).")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted sweep in this folder.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Samples run at once.", show_default="one per core")
@@ -74,8 +77,11 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Show what the calibration batch size and the order of the samples do to histograms and accuracy."""
+    from trtcal import tracking
     from trtcal.sweeprun import run_sweep
 
+    if mlflow:
+        tracking.require()
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
     judge, judge_key = None, ""
@@ -103,6 +109,19 @@ def sweep(
             workers=workers,
             progress=progress,
         )
+    if mlflow:
+        settings = {
+            "model": model.name,
+            "data": batches.source.describe(),
+            "batch_sizes": batch_sizes,
+            "orders": orders,
+            "seeds": seeds,
+            "methods": methods,
+            "growths": growths,
+            "exact": exact,
+            "metric": metric if accuracy else None,
+        }
+        say(f"MLflow run {tracking.log_sweep(run, settings)}")
     advice = run.recommendation
     if as_json:
         failed = sum(trial.error is not None for trial in run.sweep.trials)
