@@ -126,7 +126,7 @@ def cache_diff(
     if plot is not None:
         from trtcal.cache_plot import plot_difference
 
-        write_bytes(plot, plotdifference_lines(rows, str(first), str(second)))
+        write_bytes(plot, plot_difference(rows, str(first), str(second)))
         Output()(f"{plot}: {len(rows)} tensors")
     if as_json:
         _print_json(

@@ -72,7 +72,6 @@ def calibrate(
 ) -> None:
     """Calibrate a model into a cache that TensorRT, DeepStream and DLA read."""
     from trtcal.cachefile import calibrate_to_file
-
     from trtcal.formats import load
 
     other = None if against is None else load(against)[0]
