@@ -228,8 +228,13 @@ def test_dlpack_types_and_devices_that_numpy_lacks_are_refused() -> None:
 def test_dlpack_on_the_cpu_is_fed() -> None:
     class OnCpu:
         def __init__(self, array: np.ndarray) -> None:
-            self.__dlpack__ = array.__dlpack__
-            self.__dlpack_device__ = array.__dlpack_device__
+            self.array = array
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
 
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     np.testing.assert_array_equal(feed_once(OnCpu(array)), array)
