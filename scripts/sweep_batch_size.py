@@ -3,7 +3,7 @@
     python scripts/sweep_batch_size.py                      the demo model, judged on its labelled images
     python scripts/sweep_batch_size.py MODEL.onnx --data PATH [the options of trtcal sweep]
 
-Without arguments it runs in about a minute and leaves report.html in demo-sweep/.
+Without arguments it takes a minute or two and leaves report.html in demo-sweep/.
 """
 
 from __future__ import annotations
@@ -30,9 +30,18 @@ def main() -> None:
         "demo-sweep",
         growths=("double", "power-of-two"),
         judge=CpuJudge(open_graph(demo.model_path()), judged, judged.labels, METRICS["top1"]),
+        judge_key="the demo's labelled images",
+        force=True,
+        progress=told,
     )
     print(run.recommendation.headline, *run.recommendation.evidence, sep="\n")
     print(f"{run.folder}/report.html")
+
+
+def told(stage: str, done: int, total: int) -> None:
+    """A line at every tenth of a stage."""
+    if done * 10 // total != (done - 1) * 10 // total:
+        print(f"{stage}: {done} of {total}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from test_sweep import GRID, STATS, X, stats_of
 
 from trtcal.recommend import find_outliers, recommend
-from trtcal.sweep import Judgement, Sweep, Trial, sweep
+from trtcal.sweep import Judgement, Sweep, Trial, arrangements, sweep
 
 Grade = Callable[[Trial], float]
 
@@ -26,9 +27,7 @@ def test_the_smallest_batch_size_that_cannot_be_told_from_the_best_is_recommende
     advice = recommend(judged(lambda t: {1: 0.5, 4: 0.8, 24: 0.8}[t.arrangement.batch_size]), STATS)
     assert advice.batch_size == 4
     assert not advice.order_matters
-    assert any(
-        "Worse than batches of 4 with 80.00% accuracy are batches of 1: 50.00%" in text for text in advice.evidence
-    )
+    assert any("Batches of 4 give 80.00% accuracy; worse are batches of 1 (-30" in text for text in advice.evidence)
 
 
 def test_where_nothing_differs_batches_of_one_do_and_order_does_not_matter() -> None:
@@ -48,7 +47,7 @@ def test_largest_first_that_repairs_small_batches_is_said() -> None:
         return 0.5 if t.arrangement.batch_size == 1 and t.arrangement.order != "largest-first" else 0.8
 
     advice = recommend(judged(grade), STATS)
-    assert any("repairs batches of 1: +30.00%" in sentence for sentence in advice.evidence)
+    assert any("repairs batches of 1 (+30.00%" in sentence for sentence in advice.evidence)
 
 
 def test_a_better_method_leads() -> None:
@@ -89,7 +88,57 @@ def test_a_control_arm_that_is_not_flat_is_shouted() -> None:
 def test_without_entropy_there_is_nothing_to_choose() -> None:
     advice = recommend(sweep(STATS, GRID, ("minmax", "mse")), STATS)
     assert advice.batch_size is None
-    assert "no entropy trials" in advice.headline
+    assert "Without trials of entropy" in advice.headline
+
+
+def test_a_lucky_arrangement_does_not_make_a_batch_size() -> None:
+    """One shuffle of batches of 24 is much better, the others are as batches of 1: chance, not size."""
+
+    def grade(t: Trial) -> float:
+        return 0.95 if (t.arrangement.batch_size, t.arrangement.seed) == (24, 1) else 0.8
+
+    advice = recommend(judged(grade), STATS)
+    assert advice.batch_size == 1
+    assert advice.order_matters  # that, however, is so
+    assert any("cannot be told from none" in sentence for sentence in advice.evidence)
+
+
+def test_a_metric_for_the_whole_set_has_no_intervals_and_agreement_decides() -> None:
+    plain = sweep(STATS, GRID, metric="metric.py:mean")
+    agreement = np.ones(50)
+    trials = tuple(
+        Trial(t.arrangement, t.method, t.amax, Judgement(np.array([float(i)]), agreement))
+        for i, t in enumerate(plain.trials)
+    )
+    advice = recommend(replace(plain, trials=trials), STATS)
+    assert (advice.batch_size, advice.order_matters) == (1, False)
+
+
+def test_a_metric_of_the_user_s_own_is_called_by_its_name_and_is_no_percentage() -> None:
+    advice = recommend(
+        replace(judged(lambda t: 0.9 if t.arrangement.batch_size == 24 else 0.5), metric="metric.py:f1"), STATS
+    )
+    assert any("Batches of 24 give 0.9 metric.py:f1; worse are" in sentence for sentence in advice.evidence)
+
+
+def test_one_failed_trial_leaves_the_judgement_to_the_others() -> None:
+    whole = judged(lambda t: {1: 0.5, 4: 0.8, 24: 0.8}[t.arrangement.batch_size])
+    first, *others = whole.trials
+    failed = Trial(first.arrangement, first.method, first.amax, None, "RuntimeError: no")
+    advice = recommend(replace(whole, trials=(failed, *others)), STATS)
+    assert advice.batch_size == 4
+    assert any(sentence.startswith(f"1 of {len(whole.trials)} trials failed") for sentence in advice.evidence)
+
+
+def test_what_was_not_run_is_not_claimed() -> None:
+    advice = recommend(sweep(STATS, GRID, ("entropy",)), STATS)
+    assert advice.control_flat is None
+    assert "no MinMax control" in advice.evidence[0]
+    grid, _ = arrangements((1, 4), ("given",), 1, ("double",), 24)
+    advice = recommend(sweep(STATS, grid), STATS)
+    assert advice.order_matters is None
+    assert "was not varied" in advice.headline
+    assert recommend(sweep(STATS, GRID, partial="drop"), STATS).control_flat is None
 
 
 def test_a_sample_that_alone_sets_a_range_is_named() -> None:

@@ -99,22 +99,37 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_files(
     assert without_report(tmp_path / "s") == without_report(tmp_path / "whole")
 
 
-def test_judgements_of_something_else_are_not_taken_up(model: Path, tmp_path: Path) -> None:
-    def stop(amax: Mapping[str, np.float32]) -> Judgement:
-        raise KeyboardInterrupt
+def test_a_sweep_with_other_settings_is_neither_resumed_nor_replaced_unasked(model: Path, tmp_path: Path) -> None:
+    run_sweep(model, batches(), tmp_path / "s", judge_key="a", **SMALL)  # type: ignore[arg-type]
+    before = without_report(tmp_path / "s")
+    with pytest.raises(OutputError, match="holds a sweep already; resume it"):
+        run_sweep(model, batches(), tmp_path / "s", judge_key="a", **SMALL)  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match=r"other settings \(judged by\)"):
+        run_sweep(model, batches(), tmp_path / "s", judge_key="b", resume=True, **SMALL)  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match=r"other settings \(model and samples, batch sizes\)"):
+        run_sweep(model, batches(8), tmp_path / "s", judge_key="a", resume=True, batch_sizes=(1, 4), seeds=2)
+    assert without_report(tmp_path / "s") == before
+    run_sweep(model, batches(), tmp_path / "s", judge_key="a", resume=True, **SMALL)  # type: ignore[arg-type]
+    assert without_report(tmp_path / "s") == before
+    run_sweep(model, batches(8), tmp_path / "s", force=True, batch_sizes=(1, 4))
 
-    for key, resume in (("a", False), ("b", True)):
-        asked: list[int] = []
 
-        def judge(amax: Mapping[str, np.float32], asked: list[int] = asked) -> Judgement:
-            asked.append(1)
-            if len(asked) == 3:
-                raise KeyboardInterrupt
-            return Judgement(sqnr_db=1.0)
+@pytest.mark.parametrize("name", ["stats.npz", "report.html", "trials.csv"])
+def test_a_folder_of_the_user_s_own_is_left_alone(model: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).write_bytes(b"mine")
+    for options in ({}, {"resume": True}, {"force": True}):
+        with pytest.raises(OutputError, match=f"holds {name}, which no sweep of trtcal left there"):
+            run_sweep(model, batches(), tmp_path / "s", **SMALL, **options)  # type: ignore[arg-type]
+    assert (tmp_path / "s" / name).read_bytes() == b"mine"
 
-        with pytest.raises(KeyboardInterrupt):
-            run_sweep(model, batches(), tmp_path / "s", judge=judge, judge_key=key, resume=resume, **SMALL)  # type: ignore[arg-type]
-        assert len(asked) == 3
+
+def test_a_metric_that_is_nan_is_a_row_and_not_a_crash(model: Path, tmp_path: Path) -> None:
+    data = batches()
+    judge = CpuJudge(open_graph(model), data, data.labels, lambda outputs, labels: float("nan"))
+    run = run_sweep(model, data, tmp_path / "s", judge=judge, batch_sizes=(3,), orders=("given",), methods=("minmax",))
+    assert run.sweep.trials[0].error == "DataError: the metric is nan"
+    assert (tmp_path / "s" / "trials.csv").exists()
 
 
 def test_a_folder_that_cannot_be_used_is_named(model: Path, tmp_path: Path) -> None:

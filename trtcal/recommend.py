@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trtcal.accuracy import bootstrap
+from trtcal.metrics import METRICS
 from trtcal.stats import ActivationStats
 from trtcal.sweep import Sweep, Trial, usable
 
@@ -29,13 +30,14 @@ class Recommendation:
     """Sentences with evidence, most important first.
 
     ``batch_size`` is the smallest whose result cannot be told from the best; None where the sweep cannot say.
-    ``order_matters`` and ``control_flat`` are what the sentences say of the order arm and the MinMax arm.
+    ``order_matters`` and ``control_flat`` are what the sentences say of the order arm and the MinMax arm, None
+    where those were not run.
     """
 
     headline: str
     batch_size: int | None
-    order_matters: bool
-    control_flat: bool
+    order_matters: bool | None
+    control_flat: bool | None
     evidence: tuple[str, ...]
     outliers: tuple[Outlier, ...]
 
@@ -43,37 +45,35 @@ class Recommendation:
 def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
     """Sweep and the statistics behind it -> what to do, with the numbers that say so.
 
-    Judged by accuracy where the sweep has it, else by agreement with FP32, else by how far thresholds move.
-    Differences are paired by sample and bootstrapped; what the interval of 95% does not exclude is no difference.
+    Judged by the metric where it gives a value per sample, else by agreement with FP32, else by how far
+    thresholds move. Intervals are of 95% and hold both chances at once, that of the samples and that of the
+    arrangements: both are resampled. What they do not exclude is no difference.
     """
     entropy = [trial for trial in sweep.trials if trial.method == "entropy" and trial.arrangement.growth == "double"]
-    evidence: list[str] = []
     flat = control_is_flat(sweep)
-    evidence.append(
-        "The MinMax control is the same in every arrangement, as it must be."
-        if flat
-        else "The MinMax control is NOT the same in every arrangement: the measurement is broken, trust nothing below."
-    )
+    evidence = [_CONTROL[flat]]
+    failed = sum(trial.error is not None for trial in sweep.trials)
+    if failed:
+        evidence.append(f"{failed} of {len(sweep.trials)} trials failed; what follows is said of the others.")
     outliers = find_outliers(stats)
     if not entropy:
-        headline = (
-            "The sweep has no entropy trials with TensorRT's growth rule, so batch size and order change nothing."
-        )
-        return Recommendation(headline, None, False, flat, tuple(evidence), outliers)
-    if all(_values(trial) is not None for trial in entropy):
-        size, order_matters, sentences = _by_values(entropy)
-        other = _other_methods(sweep, entropy, size)
+        headline = "Without trials of entropy under TensorRT's growth rule the sweep cannot say what batches do to it."
+        return Recommendation(headline, None, None, flat, tuple(evidence), outliers)
+    kind = _kind(sweep, entropy)
+    other = None
+    if kind is not None:
+        size, matters, sentences = _by_values(entropy, kind)
+        other = _other_methods(sweep, entropy, size, kind)
     else:
-        size, order_matters, sentences = _by_thresholds(sweep, entropy)
-        other = None
+        size, matters, sentences = _by_thresholds(sweep, entropy)
     evidence += sentences
     if size is None:
         headline = "No batch size keeps the thresholds near the batch-invariant ones"
-    elif _values(entropy[0]) is None:
+    elif kind is None:
         headline = f"From batches of {size} on half of the thresholds stay within 1% of the batch-invariant ones"
     else:
         headline = f"{'With entropy, take' if other else 'Calibrate entropy with'} batches of {size}"
-    headline += f"; the order of the samples {'matters' if order_matters else 'does not matter'}."
+    headline += f"; {_ORDER[matters]}."
     if other is not None:
         headline = f"{other} {headline}"
     if outliers:
@@ -82,13 +82,62 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
             f"Drop sample {worst.sample} and the range of {worst.tensor} shrinks {worst.factor:.1f}x; "
             f"it sets the range of {worst.tensors} tensor{'s' if worst.tensors > 1 else ''}."
         )
-    return Recommendation(headline, size, order_matters, flat, tuple(evidence), outliers)
+    return Recommendation(headline, size, matters, flat, tuple(evidence), outliers)
 
 
-def control_is_flat(sweep: Sweep) -> bool:
-    """Whether MinMax gave the same thresholds everywhere; True where it was not asked for, or samples were dropped."""
+_CONTROL = {
+    True: "The MinMax control is the same in every arrangement, as it must be.",
+    False: "The MinMax control is NOT the same in every arrangement: the measurement is broken, trust nothing below.",
+    None: "There is no MinMax control: it was not run, or dropped samples make it differ rightly.",
+}
+_ORDER = {
+    True: "the order of the samples matters",
+    False: "the order of the samples does not matter",
+    None: "the order of the samples was not varied",
+}
+
+
+def control_is_flat(sweep: Sweep) -> bool | None:
+    """Whether MinMax gave the same thresholds everywhere; None where it was not run or samples were dropped."""
     control = [trial.amax for trial in sweep.trials if trial.method == "minmax"]
-    return sweep.partial == "drop" or all(np.array_equal(amax, control[0]) for amax in control)
+    if not control or sweep.partial == "drop":
+        return None
+    return all(np.array_equal(amax, control[0]) for amax in control)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What trials are judged by, and how its values read."""
+
+    name: str
+    share: bool
+    accuracy: bool
+
+    def of(self, trial: Trial) -> np.ndarray | None:
+        """The values of a trial, one per sample."""
+        judged = trial.judgement
+        if judged is None:
+            return None
+        return judged.accuracy if self.accuracy else judged.agreement
+
+    def show(self, value: float, sign: bool = False) -> str:
+        """A value for people: shares in percent, anything else as it is."""
+        if self.share:
+            return f"{value:+.2%}" if sign else f"{value:.2%}"
+        return f"{value:+.4g}" if sign else f"{value:.4g}"
+
+    def interval(self, low: float, high: float) -> str:
+        """The interval of a difference."""
+        return f"{self.show(low, True)} to {self.show(high, True)}"
+
+
+def _kind(sweep: Sweep, entropy: Sequence[Trial]) -> _Kind | None:
+    """By what the trials that did not fail can be compared sample by sample; None for nothing of that kind."""
+    accuracy = _Kind("accuracy" if sweep.metric in METRICS else sweep.metric, sweep.metric in METRICS, True)
+    for kind in (accuracy, _Kind("agreement with FP32", True, False)):
+        if any((values := kind.of(trial)) is not None and values.size > 1 for trial in entropy):
+            return kind
+    return None
 
 
 def find_outliers(stats: ActivationStats, least: float = 1.5, most: int = 12) -> tuple[Outlier, ...]:
@@ -104,79 +153,100 @@ def find_outliers(stats: ActivationStats, least: float = 1.5, most: int = 12) ->
     return tuple(sorted(outliers, key=lambda outlier: -outlier.factor)[:most])
 
 
-def _values(trial: Trial) -> np.ndarray | None:
-    """What a trial is judged by: accuracy per sample, or else agreement."""
-    if trial.judgement is None:
-        return None
-    return trial.judgement.accuracy if trial.judgement.accuracy is not None else trial.judgement.agreement
+def _matrix(trials: Sequence[Trial], kind: _Kind) -> np.ndarray:
+    """Values of the trials that did not fail, (trials, samples)."""
+    return np.array([values for trial in trials if (values := kind.of(trial)) is not None])
 
 
-def _mean(trials: Sequence[Trial]) -> np.ndarray:
-    """Per-sample values, averaged over judged trials."""
-    return np.asarray(np.mean([value for trial in trials if (value := _values(trial)) is not None], axis=0))
+def _paired(
+    one: np.ndarray, two: np.ndarray, *, confidence: float = 0.95, resamples: int = 1000
+) -> tuple[float, float]:
+    """Two sets of trials on the same samples -> interval of the difference of their means.
+
+    Trials of each set and samples are resampled: what one lucky arrangement does is not taken for what its batch
+    size does.
+    """
+    rng = np.random.default_rng(0)
+    samples = one.shape[1]
+    differences = np.empty(resamples)
+    for i in range(resamples):
+        first = one[rng.integers(len(one), size=len(one))].mean(axis=0)
+        second = two[rng.integers(len(two), size=len(two))].mean(axis=0)
+        differences[i] = (first - second)[rng.integers(samples, size=samples)].mean()
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
-def _by_values(entropy: Sequence[Trial]) -> tuple[int | None, bool, list[str]]:
-    sizes = sorted({trial.arrangement.batch_size for trial in entropy})
-    usual = {
-        size: [t for t in entropy if t.arrangement.batch_size == size and t.arrangement.order in ("given", "shuffled")]
-        or [t for t in entropy if t.arrangement.batch_size == size]
-        for size in sizes
-    }
-    means = {size: _mean(trials) for size, trials in usual.items()}
-    best = max(sizes, key=lambda size: means[size].mean())
-    kind = "accuracy" if entropy[0].judgement and entropy[0].judgement.accuracy is not None else "agreement with FP32"
-    sentences, chosen, worse = [], best, []
+def _usual(entropy: Sequence[Trial], size: int, kind: _Kind) -> np.ndarray:
+    """Values at a batch size in orders that come by chance: the given one and shuffles, or else all there are."""
+    at = [trial for trial in entropy if trial.arrangement.batch_size == size]
+    usual = [trial for trial in at if trial.arrangement.order in ("given", "shuffled")]
+    return _matrix(usual, kind) if len(_matrix(usual, kind)) else _matrix(at, kind)
+
+
+def _by_values(entropy: Sequence[Trial], kind: _Kind) -> tuple[int | None, bool | None, list[str]]:
+    judged = [trial for trial in entropy if kind.of(trial) is not None]
+    sizes = sorted({trial.arrangement.batch_size for trial in judged})
+    values = {size: _usual(judged, size, kind) for size in sizes}
+    best = max(sizes, key=lambda size: float(values[size].mean()))
+    sentences: list[str] = []
+    chosen, worse = best, []
     for size in sizes:
-        low, high = bootstrap(means[size] - means[best])
-        if size == best or high >= 0:
-            chosen = size
-            if size != best:
-                sentences.append(
-                    f"Batches of {size} give {means[size].mean():.2%} {kind}, of {best} the best, "
-                    f"{means[best].mean():.2%}; the difference of {means[size].mean() - means[best].mean():+.2%} "
-                    f"({low:+.2%} to {high:+.2%}) cannot be told from none."
-                )
+        if size == best:
             break
-        worse.append((size, f"{size}: {means[size].mean():.2%} ({low:+.2%} to {high:+.2%})"))
+        low, high = _paired(values[size], values[best])
+        difference = f"{kind.show(float(values[size].mean() - values[best].mean()), True)}, {kind.interval(low, high)}"
+        if high >= 0:
+            chosen = size
+            sentences.append(
+                f"Batches of {size} give {kind.show(float(values[size].mean()))} {kind.name}, of {best} the best, "
+                f"{kind.show(float(values[best].mean()))}; the difference ({difference}) cannot be told from none."
+            )
+            break
+        worse.append(f"{size} ({difference})")
     if worse:
-        sizes_text = ", ".join(text for _, text in worse)
         sentences.insert(
-            0, f"Worse than batches of {best} with {means[best].mean():.2%} {kind} are batches of {sizes_text}."
+            0,
+            f"Batches of {best} give {kind.show(float(values[best].mean()))} {kind.name}; worse are batches of "
+            f"{', '.join(worse)}.",
         )
-    matters, said = _order_effect(entropy, sizes, kind)
+    matters, said = _order_effect(judged, sizes, kind)
     sentences += said
-    first = [t for t in entropy if t.arrangement.order == "largest-first" and t.arrangement.batch_size == sizes[0]]
-    if first and sizes[0] != best:
-        gain = _mean(first) - means[sizes[0]]
-        low, high = bootstrap(gain)
+    least = sizes[0]
+    first = _matrix(
+        [t for t in judged if t.arrangement.order == "largest-first" and t.arrangement.batch_size == least], kind
+    )
+    if len(first) and chosen != least:
+        low, high = _paired(first, values[least])
         verdict = "repairs" if low > 0 else "does not repair"
         sentences.append(
-            f"Putting the largest samples first {verdict} batches of {sizes[0]}: {gain.mean():+.2%} "
-            f"({low:+.2%} to {high:+.2%})."
+            f"Putting the largest samples first {verdict} batches of {least} "
+            f"({kind.show(float(first.mean() - values[least].mean()), True)}, {kind.interval(low, high)})."
         )
     return chosen, matters, sentences
 
 
-def _order_effect(entropy: Sequence[Trial], sizes: Sequence[int], kind: str) -> tuple[bool, list[str]]:
+def _order_effect(entropy: Sequence[Trial], sizes: Sequence[int], kind: _Kind) -> tuple[bool | None, list[str]]:
     """The largest effect of order at any batch size; intervals widened for having looked at so many pairs."""
+    at = {size: [trial for trial in entropy if trial.arrangement.batch_size == size] for size in sizes}
+    pairs = sum(len(trials) - 1 for trials in at.values())
+    if not pairs:
+        return None, []
     largest: tuple[float, str] | None = None
-    pairs = sum(len([t for t in entropy if t.arrangement.batch_size == size]) - 1 for size in sizes)
-    for size in sizes:
-        trials = [trial for trial in entropy if trial.arrangement.batch_size == size]
-        top = max(trials, key=lambda trial: float(_mean([trial]).mean()))
-        for trial in trials:
-            if trial is top:
+    for size, trials in at.items():
+        matrix = _matrix(trials, kind)
+        top = int(matrix.mean(axis=1).argmax())
+        for trial, values in zip(trials, matrix, strict=True):
+            difference = values - matrix[top]
+            if not difference.any() or (largest is not None and difference.mean() >= largest[0]):
                 continue
-            difference = _mean([trial]) - _mean([top])
-            if not difference.any():
-                continue
-            low, high = bootstrap(difference, confidence=1 - 0.05 / max(pairs, 1), resamples=4000)
-            if high < 0 and (largest is None or difference.mean() < largest[0]):
+            low, high = bootstrap(difference, confidence=1 - 0.05 / pairs, resamples=4000)
+            if high < 0:
                 largest = (
                     float(difference.mean()),
-                    f"Order matters most with batches of {size}: {_name(trial)} loses {-difference.mean():.2%} {kind} "
-                    f"against {_name(top)} ({low:+.2%} to {high:+.2%}).",
+                    f"Order matters most with batches of {size}: {_name(trial)} loses "
+                    f"{kind.show(-float(difference.mean()))} {kind.name} against {_name(trials[top])} "
+                    f"({kind.interval(low, high)}).",
                 )
     return largest is not None, [largest[1]] if largest else ["No two orders can be told apart at any batch size."]
 
@@ -186,7 +256,7 @@ def _name(trial: Trial) -> str:
     return f"{trial.arrangement.order}{seed}"
 
 
-def _by_thresholds(sweep: Sweep, entropy: Sequence[Trial]) -> tuple[int | None, bool, list[str]]:
+def _by_thresholds(sweep: Sweep, entropy: Sequence[Trial]) -> tuple[int | None, bool | None, list[str]]:
     sizes = sorted({trial.arrangement.batch_size for trial in entropy})
     moved = {}
     for size in sizes:
@@ -202,30 +272,28 @@ def _by_thresholds(sweep: Sweep, entropy: Sequence[Trial]) -> tuple[int | None, 
         amax = np.array([t.amax for t in entropy if t.arrangement.batch_size == size], np.float64)
         if len(amax) > 1:
             spread.append(float(np.median(np.ptp(amax, axis=0) / np.maximum(amax.mean(axis=0), 1e-300))))
-    matters = bool(spread) and max(spread) > STILL
+    matters = max(spread) > STILL if spread else None
     if spread:
         sentences.append(f"Between orders half of the thresholds differ by up to {max(spread):.1%}.")
     return chosen, matters, sentences
 
 
-def _other_methods(sweep: Sweep, entropy: Sequence[Trial], size: int | None) -> str | None:
-    """The best that does not depend on batches at all, where it beats entropy at its best batch size."""
-    reference = [
-        t for t in entropy if t.arrangement.batch_size == size and t.arrangement.order in ("given", "shuffled")
-    ]
-    if not reference:
+def _other_methods(sweep: Sweep, entropy: Sequence[Trial], size: int | None, kind: _Kind) -> str | None:
+    """The best that does not depend on batches at all, where it beats entropy at its batch size."""
+    if size is None:
         return None
-    base = _mean(reference)
+    base = _usual([trial for trial in entropy if kind.of(trial) is not None], size, kind)
     best: tuple[float, str] | None = None
+    seen: set[str] = set()
     for trial in sweep.trials:
-        if trial.method == "entropy" and trial.arrangement.growth != "power-of-two":
+        invariant = trial.method != "entropy" or trial.arrangement.growth in ("power-of-two", "exact")
+        values = kind.of(trial)
+        if not invariant or values is None or trial.method in seen:
             continue
-        values = _values(trial)
-        if values is None:
-            continue
-        low, high = bootstrap(values - base)
+        seen.add(trial.method)
+        low, high = _paired(values[None], base)
         if low > 0 and (best is None or values.mean() > best[0]):
             name = "the batch-invariant histogram" if trial.method == "entropy" else trial.method
-            gain = f"{(values - base).mean():+.2%} ({low:+.2%} to {high:+.2%})"
+            gain = f"{kind.show(float(values.mean() - base.mean()), True)} ({kind.interval(low, high)})"
             best = float(values.mean()), f"Take {name}: {gain} against entropy, whatever the batches."
     return best[1] if best else None

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 METHODS = ("entropy", "minmax", "percentile:99.9", "percentile:99.99", "percentile:99.999", "mse")
 SEEDS = 5
+INVARIANT = ("power-of-two", "exact")  # growth rules that no batch size and no order changes
 COMPARED_BINS = 8192  # grid on which histograms are compared
 
 
@@ -68,7 +69,8 @@ class Measures:
 class Judgement:
     """How a set of scales performs, a value per sample each, (samples,), or None for what was not asked.
 
-    ``accuracy``: of the metric; ``agreement``: 1.0 where the answer is FP32's. ``sqnr_db`` is one number.
+    ``accuracy``: of the metric, one value where it judges the set as a whole. ``agreement``: 1.0 where the answer is
+    FP32's. ``sqnr_db`` is one number.
     """
 
     accuracy: np.ndarray | None = None
@@ -97,6 +99,7 @@ class Sweep:
     ``tensors`` names the rows of all arrays. ``exact`` says whether histograms were counted for their limits
     or read off the fine histogram; then ``off`` is how far the replay of the pass's own batches is from the
     thresholds that pass itself gave, |amax / exact - 1|, (tensors,), None where there is nothing to compare.
+    ``metric`` names what accuracy is measured by; more is better.
     """
 
     tensors: tuple[str, ...]
@@ -107,6 +110,7 @@ class Sweep:
     exact: bool
     off: np.ndarray | None = None
     partial: str = "pad"
+    metric: str = "top1"
     notes: tuple[str, ...] = field(default=())
 
 
@@ -192,6 +196,7 @@ def sweep(
     partial: str = "pad",
     streamed_batch_size: int | None = None,
     judge: Judge | None = None,
+    metric: str = "top1",
     shapes: Mapping[str, Shape] | None = None,
     done: Mapping[bytes, Judgement] | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
@@ -217,6 +222,9 @@ def sweep(
     trials: list[Trial] = []
     judged: dict[bytes, Judgement | str] = dict(done or {})
     seen: _Seen = {name: {} for name in tensors}
+    exact = shapes is not None
+    if shapes is None:
+        shapes = {name: _remembered(tensor) for name, tensor in tensors.items()}
     for arrangement in grid:
         order = ORDERS[arrangement.order](stats, arrangement.seed or 0)
         replays = {
@@ -226,7 +234,7 @@ def sweep(
                 arrangement.batch_size,
                 arrangement.growth,
                 partial=partial,
-                shape=_remembered(tensor) if shapes is None else shapes[name],
+                shape=shapes[name],
             )
             for name, tensor in tensors.items()
         }
@@ -242,7 +250,7 @@ def sweep(
             trials.append(trial)
             on_trial(trial)
     off = None
-    if shapes is None and streamed_batch_size is not None:
+    if not exact and streamed_batch_size is not None:
         off = _off(stats, tensors, streamed_batch_size, partial)
     return Sweep(
         tuple(tensors),
@@ -250,9 +258,10 @@ def sweep(
         measures,
         tuple(trials),
         invariant,
-        shapes is not None,
+        exact,
         off,
         partial,
+        metric,
         tuple(notes),
     )
 
@@ -270,7 +279,7 @@ def _judged(
         try:
             judged[key] = judge(dict(zip(tensors, trial.amax, strict=True)))
         except Exception as error:  # one configuration's failure is a row, not the end of the others
-            logger.warning("%s %s: %s", trial.arrangement, trial.method, error)
+            logger.warning("%s in batches of %d: %s", trial.method, trial.arrangement.batch_size, error)
             judged[key] = f"{type(error).__name__}: {error}"
     found = judged[key]
     if isinstance(found, str):

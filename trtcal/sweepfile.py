@@ -3,13 +3,15 @@
 ``trials.json`` is one object; arrays over tensors are in the order of ``tensors``:
 
 * ``format``: "trtcal-sweep-1"; ``model``, ``data``: names for people; ``provenance``: strings by name
-* ``tensors``, ``samples``: names; ``partial``: what became of a last batch that was not full
+* ``tensors``, ``samples``: names; ``metric``: what accuracy is
+* ``partial``: what became of a last batch that was not full
 * ``exact``: whether histograms were counted or replayed; ``off``: per tensor, how far the replay is from the pass
 * ``histograms``: per tensor ``{"limit", "amax", "counts"}`` of all elements on 512 bins over [0, limit)
 * ``sample_amax``: per tensor, per sample; ``invariant``: method -> amax per tensor
 * ``arrangements``: ``{"batch_size", "order", "seed", "growth", <measure>: per tensor, ...}``
 * ``trials``: ``{"arrangement": index, "method", "amax_change_max", "amax_change_median", "accuracy",
-  "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db", "error"}``
+  "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db", "fell_back",
+  "approximate", "error"}``; approximate is what was replayed and not counted
 * ``drift``: method -> ``{"samples": [...], "change_median": [...], "change_max": [...]}``
 * ``thumbnails``: sample -> ``data:`` URL of a small picture, where samples are pictures
 * ``recommendation``: the fields of ``Recommendation``; ``notes``: sentences
@@ -33,20 +35,19 @@ from trtcal.atomic import write_bytes
 from trtcal.errors import StatsError
 from trtcal.recommend import Recommendation
 from trtcal.stats import ActivationStats
-from trtcal.sweep import Arrangement, Judgement, Measures, Sweep, usable
+from trtcal.sweep import INVARIANT, Arrangement, Judgement, Measures, Sweep, usable
 
 FORMAT = "trtcal-sweep-1"
 DRAWN_BINS = 512
 COLUMNS = (
     *("batch_size", "order", "seed", "method", "growth", "amax_change_max", "amax_change_median"),
     *("accuracy", "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db"),
-    *("doublings_max", "doublings_mean", "approximate", "error"),
+    *("doublings_max", "doublings_mean", "fell_back", "approximate", "error"),
 )
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
     """A dict per trial, with the columns of trials.csv; None where nothing was measured."""
-    approximate = sweep.off is not None and bool((sweep.off > 0.01).any())
     table = []
     for trial in sweep.trials:
         arrangement, measures = trial.arrangement, sweep.measures[trial.arrangement]
@@ -64,7 +65,8 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                 "sqnr_db": judged.sqnr_db,
                 "doublings_max": float(measures.doublings.max(initial=0)),
                 "doublings_mean": float(measures.doublings.mean()) if measures.doublings.size else 0.0,
-                "approximate": approximate and trial.method == "entropy" and arrangement.growth != "power-of-two",
+                "fell_back": bool(measures.fell_back.any()),
+                "approximate": not sweep.exact and trial.method == "entropy" and arrangement.growth not in INVARIANT,
                 "error": trial.error,
             }
         )
@@ -105,6 +107,7 @@ def to_json(
         "samples": sweep.samples,
         "exact": sweep.exact,
         "partial": sweep.partial,
+        "metric": sweep.metric,
         "off": None if sweep.off is None else _numbers(sweep.off),
         "histograms": [
             {
@@ -190,7 +193,7 @@ _ARRANGEMENT = {field.name for field in fields(Arrangement)}
 def _scored(name: str, values: np.ndarray | None) -> dict[str, float | None]:
     if values is None:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    low, high = bootstrap(values)
+    low, high = bootstrap(values) if values.size > 1 else (None, None)  # one value for the whole set has no interval
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from trtcal.calibration import FloatRunner, carried, open_graph
 from trtcal.collector import Progress, collect, load_checkpoint
 from trtcal.contact_sheet import thumbnails
 from trtcal.data import Batches
-from trtcal.errors import OutputError
+from trtcal.errors import DataError, OutputError
 from trtcal.evaluation import with_batch_size
 from trtcal.exact import ExactCounts, count_exactly
 from trtcal.graph import CalibrationGraph, external_files
@@ -33,6 +33,7 @@ from trtcal.runners import OrtRunner
 from trtcal.stats import ActivationStats
 from trtcal.sweep import (
     BATCH_SIZES,
+    INVARIANT,
     METHODS,
     ORDERS,
     SEEDS,
@@ -76,7 +77,9 @@ def run_sweep(
     exact: bool = False,
     judge: Judge | None = None,
     judge_key: str = "",
+    metric: str = "top1",
     resume: bool = False,
+    force: bool = False,
     workers: int | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> SweepRun:
@@ -84,8 +87,10 @@ def run_sweep(
 
     The order of ``batches`` is the sweep's ``given`` order; their batch size only decides against which
     arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges
-    by: with ``resume``, statistics and judgements of an interrupted run are taken up where the same model,
-    samples and key made them. Raises OutputError where the folder cannot be used, and what a calibration raises.
+    by, ``metric`` what its accuracy is (more is better). With ``resume``, statistics and judgements of an
+    interrupted run with the same settings are taken up. Raises OutputError where the folder cannot be used, holds
+    something else, or a sweep that neither ``resume`` goes on with nor ``force`` replaces; and what a
+    calibration raises.
     """
     folder = Path(folder)
     for name in methods:
@@ -96,9 +101,18 @@ def run_sweep(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used as a folder: {error.strerror}") from error
-    if not resume and (folder / "trials.json").exists():
-        logger.info("%s: replacing the sweep that is there", folder)
     key = _key(graph, batches)
+    settings = {
+        "model and samples": key,
+        "batch sizes": list(batch_sizes),
+        "orders": list(orders),
+        "seeds": seeds,
+        "methods": list(methods),
+        "growth rules": list(growths),
+        "exact": exact,
+        "judged by": judge_key,
+    }
+    _take(folder, settings, resume, force)
     stats, drift = _statistics(graph, batches, folder, key, resume, workers, progress)
     shapes = _exact_shapes(graph, batches, stats, grid, workers, progress) if exact else None
     journal = folder / "judgements.jsonl"
@@ -109,12 +123,15 @@ def run_sweep(
         methods,
         partial=batches.partial,
         streamed_batch_size=batches.batch_size,
+        metric=metric,
         judge=None if judge is None else _journalled(judge, journal, usable(stats)),
         shapes=shapes,
         done=done,
         on_trial=_counting(len(grid) * len(methods), progress),
         notes=notes,
     )
+    if result.off is not None and any(a.growth not in INVARIANT for a in grid):
+        result = replace(result, notes=(*result.notes, _replayed(result.off)))
     advice = recommend(result, stats)
     undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
     content = sweepfile.to_json(
@@ -131,6 +148,43 @@ def run_sweep(
     report.write(folder)
     journal.unlink(missing_ok=True)
     return SweepRun(folder, result, advice)
+
+
+def _replayed(off: np.ndarray) -> str:
+    far = int((off > 0.01).sum())
+    return (
+        f"Entropy's thresholds are replayed from one pass, not counted. In the arrangement of that pass {far} of "
+        f"{off.size} tensors are off by more than 1%, the worst by {off.max(initial=0):.1%}; in other arrangements it "
+        f"may be other tensors. A second pass (--exact) counts them."
+    )
+
+
+OURS = ("report.html", "trials.csv", "trials.json", "stats.npz", "drift.json", "judgements.jsonl", "stats.partial.npz")
+
+
+def _take(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) -> None:
+    """Make sure that what is in the folder is ours to go on with or to replace; then it belongs to these settings."""
+    path = folder / "settings.json"
+    there = [name for name in OURS if (folder / name).exists()]
+    try:
+        old: Any = json.loads(path.read_bytes()) if path.is_file() else None
+    except ValueError:
+        old = None
+    if there and not isinstance(old, dict):
+        raise OutputError(f"{folder}: holds {there[0]}, which no sweep of trtcal left there; choose another folder")
+    if there and not resume and not force:
+        raise OutputError(f"{folder}: holds a sweep already; resume it, replace it by force, or choose another folder")
+    if there and resume and not force:
+        changed = [name for name, value in settings.items() if old.get(name) != value]
+        if changed:
+            raise OutputError(
+                f"{folder}: holds a sweep with other settings ({', '.join(changed)}); replace it by force, or choose "
+                f"another folder"
+            )
+    if force:
+        for name in there:
+            (folder / name).unlink()
+    write_bytes(path, json.dumps(dict(settings), indent=1).encode() + b"\n")
 
 
 class CpuJudge:
@@ -177,6 +231,8 @@ class CpuJudge:
         accuracy = None
         if scores is not None:
             score = scores.result().scores["metric"]
+            if np.isnan(score.value):
+                raise DataError("the metric is nan")
             accuracy = score.values if score.values.size else np.array([score.value])
         return Judgement(accuracy, agreement, min(output.sqnr_db for output in outputs))
 

@@ -53,7 +53,7 @@ def sweep(
         bool, typer.Option("--accuracy/--no-accuracy", help="Run the model as INT8 with every distinct set of ranges.")
     ] = True,
     metric: Annotated[
-        str, typer.Option(metavar="NAME", help="top1, top5, or metric.py:function; needs labels.")
+        str, typer.Option(metavar="NAME", help="top1, top5, or metric.py:function, where more is better; needs labels.")
     ] = "top1",
     eval_data: Annotated[
         str | None,
@@ -71,6 +71,7 @@ def sweep(
         bool, typer.Option("--mlflow", help="Log settings, numbers and the page to an MLflow store (extra mlflow).")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted sweep in this folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the sweep that is in this folder.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Samples run at once.", show_default="one per core")
     ] = None,
@@ -105,7 +106,9 @@ def sweep(
             exact=exact,
             judge=judge,
             judge_key=judge_key,
+            metric=metric,
             resume=resume,
+            force=force,
             workers=workers,
             progress=progress,
         )
@@ -139,6 +142,9 @@ def sweep(
         return
     say("\n".join([advice.headline, *(f"- {sentence}" for sentence in (*advice.evidence, *run.sweep.notes))]))
     say(f"{run.folder}: report.html, trials.csv, trials.json, stats.npz")
+    if all(trial.error is not None for trial in run.sweep.trials):
+        say(f"every trial failed, the first one with {run.sweep.trials[0].error}")
+        raise typer.Exit(1)
 
 
 def _judge(

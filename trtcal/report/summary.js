@@ -13,15 +13,15 @@ function tile(label, value, note, kind = "") {
 /** MinMax must not depend on batches; where it does, nothing on the page can be trusted. */
 function control() {
   const { control_flat: flat } = DATA.recommendation;
-  if (!flat) return { value: "BROKEN", note: "it must be the same everywhere and is not", kind: "bad" };
+  if (flat === false) return { value: "BROKEN", note: "it must be the same everywhere and is not", kind: "bad" };
   if (!METHODS.includes("minmax")) return { value: "not run", note: "add minmax to the methods", kind: "" };
-  if (DATA.partial === "drop") return { value: "not checked", note: "dropping samples changes what it sees", kind: "" };
+  if (flat === null || DATA.partial === "drop") return { value: "not checked", note: "dropping samples changes what it sees", kind: "" };
   return { value: "flat", note: "the harness is sound", kind: "good" };
 }
 
 function banners() {
   const found = [];
-  if (!DATA.recommendation.control_flat)
+  if (DATA.recommendation.control_flat === false)
     found.push(
       el(
         "p",
@@ -73,8 +73,8 @@ function drawFindings() {
     ),
     tile(
       "Order of samples",
-      order ? "matters" : "does not matter",
-      order ? "fix it, and say so" : "as far as can be measured",
+      order === null ? "not varied" : order ? "matters" : "does not matter",
+      order === null ? "add orders to the sweep" : order ? "fix it, and say so" : "as far as can be measured",
     ),
     worst && tile("Thresholds move by up to", percent(Math.abs(worst.change)), "against the batch-invariant answer"),
     scoreTile(),
