@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_sweep import GRID, STATS, X, stats_of
 
-from trtcal.recommend import find_outliers, recommend
+from trtcal.recommend import enough_samples, find_outliers, recommend
 from trtcal.sweep import Judgement, Sweep, Trial, arrangements, sweep
 
 Grade = Callable[[Trial], float]
@@ -139,6 +139,22 @@ def test_what_was_not_run_is_not_claimed() -> None:
     assert advice.order_matters is None
     assert "was not varied" in advice.headline
     assert recommend(sweep(STATS, GRID, partial="drop"), STATS).control_flat is None
+
+
+def test_how_many_samples_are_enough_follows_from_the_drift() -> None:
+    samples = [8, 16, 32, 64]
+    drift = {
+        "minmax": {"samples": samples, "change_median": [0.2, 0.008, 0.02, 0.0]},
+        "mse": {"samples": samples, "change_median": [0.2, 0.005, 0.001, 0.0]},
+    }
+    assert enough_samples({"mse": drift["mse"]}) == (
+        "Half of the thresholds stay within 1% of those of all 64 samples from 16 samples on (mse), at the latest "
+        "from 16 on (mse)."
+    )
+    assert enough_samples(drift) == (
+        "Of 64 samples all are needed before half of minmax's thresholds stay within 1%: take more."
+    )
+    assert enough_samples({}) is None
 
 
 def test_a_sample_that_alone_sets_a_range_is_named() -> None:

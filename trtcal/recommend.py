@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +96,32 @@ _ORDER = {
     False: "the order of the samples does not matter",
     None: "the order of the samples was not varied",
 }
+
+
+def enough_samples(drift: Mapping[str, Any]) -> str | None:
+    """Drift of a sweep (see ``trtcal.sweepfile``) -> from how many samples on thresholds hardly move; None if unknown.
+
+    Of the method that needs the fewest samples and of the one that needs the most.
+    """
+    needed: dict[str, int] = {}
+    for name, rows in drift.items():
+        settled = None
+        for samples, change in reversed(list(zip(rows["samples"], rows["change_median"], strict=True))):
+            if change > STILL:
+                break
+            settled = samples
+        if settled is not None:
+            needed[name] = settled
+    if not needed:
+        return None
+    total = max(samples for rows in drift.values() for samples in rows["samples"])
+    fewest, most = min(needed, key=lambda name: needed[name]), max(needed, key=lambda name: needed[name])
+    if needed[most] == total:
+        return f"Of {total} samples all are needed before half of {most}'s thresholds stay within 1%: take more."
+    return (
+        f"Half of the thresholds stay within 1% of those of all {total} samples from {needed[fewest]} samples on "
+        f"({fewest}), at the latest from {needed[most]} on ({most})."
+    )
 
 
 def control_is_flat(sweep: Sweep) -> bool | None:

@@ -28,7 +28,7 @@ from trtcal.metrics import Metric, Outputs
 from trtcal.modelfile import load_whole_model
 from trtcal.provenance import installed_versions, model_sha256
 from trtcal.qdq import insert_qdq
-from trtcal.recommend import Recommendation, recommend
+from trtcal.recommend import Recommendation, enough_samples, recommend
 from trtcal.runners import OrtRunner
 from trtcal.stats import ActivationStats
 from trtcal.sweep import (
@@ -133,6 +133,9 @@ def run_sweep(
     if result.off is not None and any(a.growth not in INVARIANT for a in grid):
         result = replace(result, notes=(*result.notes, _replayed(result.off)))
     advice = recommend(result, stats)
+    enough = enough_samples(drift)
+    if enough is not None:
+        advice = replace(advice, evidence=(*advice.evidence, enough))
     undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
     content = sweepfile.to_json(
         result,
