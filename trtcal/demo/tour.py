@@ -49,7 +49,7 @@ class Tour:
                 "Next:",
                 f"  trtcal cache show {path}",
                 "  trtcal calibrate MODEL.onnx --data FOLDER --preset imagenet -o model.cache",
-                "  trtcal calibrate --help",
+                "  trtcal sweep --help",
             ]
         )
 
