@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors", "spec", "kernels"),
     ("atomic", "histogram", "graph", "preprocess", "conform", "folders", "script", "labels", "spelling"),
+    ("outputs",),
     ("growth", "provenance", "topology", "metrics", "modelfile"),
     ("cache", "thresholds", "runners", "data", "placement"),
     ("stats", "arrays", "images", "streams", "feeding", "weights"),

@@ -52,7 +52,10 @@ def test_a_scale_that_nothing_can_use_is_found_by_name(scale: float, severity: s
 
 def test_a_sound_cache_has_no_findings() -> None:
     assert check(cache_of({"a": 0.01, "b": 1e-6, "c": 50.0})) == []
-    assert check(cache_of({})) == []
+
+
+def test_a_cache_without_tensors_is_an_error() -> None:
+    assert [(found.severity, found.tensor) for found in check(cache_of({}))] == [("error", None)]
 
 
 def test_what_was_tolerated_when_reading_is_a_warning() -> None:

@@ -111,9 +111,28 @@ def test_a_file_that_is_no_cache_or_no_statistics_is_never_replaced(model: Path,
     before = model.read_bytes()
     with pytest.raises(OutputError, match=r"m\.onnx: exists and is no calibration cache"):
         calibrate_to_file(model, batches(), model, force=force)
-    with pytest.raises(OutputError, match=r"m\.onnx: exists and holds no statistics"):
+    with pytest.raises(OutputError, match=r"m\.onnx: exists and is no file of statistics"):
         calibrate_to_file(model, batches(), tmp_path / "c.cache", stats=model, force=force)
     assert model.read_bytes() == before
+    assert files(tmp_path) == {"m.onnx"}
+
+
+@pytest.mark.parametrize("content", ['{"conv": [-1.0, 1.0]}', '{"format": 1}', "[]", "text"])
+def test_a_file_that_lies_where_the_sidecar_goes_is_not_replaced(model: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "calibration.json").write_text(content)
+    with pytest.raises(OutputError, match=r"calibration\.json: exists and is no account of where a cache comes from"):
+        calibrate_to_file(model, batches(), tmp_path / "calibration")
+    assert (tmp_path / "calibration.json").read_text() == content
+    assert files(tmp_path) == {"m.onnx", "calibration.json"}
+    (tmp_path / "calibration.json").unlink()
+    calibrate_to_file(model, batches(), tmp_path / "calibration")
+    assert not calibrate_to_file(model, batches(), tmp_path / "calibration", force=True).reused
+
+
+@pytest.mark.parametrize("stats", ["c.cache", "c.cache.json", "c.cache.partial.npz"])
+def test_statistics_do_not_replace_the_cache_they_were_kept_for(model: Path, tmp_path: Path, stats: str) -> None:
+    with pytest.raises(OutputError, match="both the statistics and what"):
+        calibrate_to_file(model, batches(), tmp_path / "c.cache", stats=tmp_path / stats)
     assert files(tmp_path) == {"m.onnx"}
 
 

@@ -112,6 +112,10 @@ def test_dynamic_sizes_are_fixed_by_shape(run: Run, folder: Path) -> None:
         (["cache", "show", "m.onnx"], "m.onnx: the model has no QuantizeLinear"),
         (["cache", "show", "gone.cache"], "gone.cache: cannot be read"),
         (["contact-sheet", "m.onnx", "--data", "photos"], "imagenet"),
+        (["sweep", "m.onnx", "--data", "x.npy", "--exclude", "nope"], "nope"),
+        (["sweep", "m.onnx", "--data", "x.npy", "--batch-sizes", "a"], "--batch-sizes"),
+        (["sweep", "m.onnx", "--data", "x.npy", "--orders", "sideways"], "unknown order 'sideways'"),
+        (["report", "empty"], "trials.json"),
     ],
 )
 def test_wrong_input_exits_with_2_and_one_clear_line(
@@ -217,6 +221,17 @@ def test_a_contact_sheet_is_a_picture_with_statistics(run: Run, folder: Path) ->
     with Image.open(folder / "s.png") as sheet:
         assert min(sheet.size) > 8
     assert run("contact-sheet", "m.onnx", "--data", "x.npy", "-o", "a.png")[0] == 0
+
+
+def test_a_contact_sheet_replaces_no_sample_and_nothing_but_a_picture(run: Run, folder: Path) -> None:
+    Image.new("RGB", (8, 8)).save(folder / "photos" / "own.png")
+    (folder / "text.png").write_text("mine")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for output, why in (("photos/own.png", "is an input of this command"), ("text.png", "exists and is no PNG")):
+        code, _, err = run("contact-sheet", "m.onnx", "--data", "photos", "--preset", "imagenet", "-o", output)
+        assert code == 2
+        assert f"{output}: {why}" in err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_doctor_reports_and_succeeds(run: Run) -> None:

@@ -91,6 +91,13 @@ def test_errors_exit_with_1_and_warnings_alone_with_0(run: Run, folder: Path) ->
     assert out.endswith("1 error, 0 warnings, 0 notes\n")
 
 
+def test_a_cache_without_tensors_is_an_error(run: Run, folder: Path) -> None:
+    write("none.cache")
+    code, out, _ = run("check", "none.cache")
+    assert code == 1
+    assert "error    holds no tensors, so nothing would be INT8; calibrate again\n" in out
+
+
 def test_many_tensors_of_a_kind_take_one_line_and_json_lists_them_all(run: Run, folder: Path) -> None:
     write("c.cache", *(f"t{i}: {0 if i else '3c010204'}" for i in range(9)))
     lines = run("check", "c.cache")[1].splitlines()
@@ -143,6 +150,7 @@ def test_diff_compares_formats_and_draws(run: Run, folder: Path) -> None:
     code, out, err = run("diff", "c.cache", "x.json", "--plot", "d.html")
     assert (code, out) == (0, "0 of 9 common tensors differ\n")
     assert "d.html: 9 tensors" in err
+    assert run("diff", "c.cache", "x.json", "--plot", "d.html")[0] == 0  # its own page may be drawn again
     assert "image" in (folder / "d.html").read_text()
 
 
@@ -162,6 +170,8 @@ def test_rename_gives_new_names(run: Run, folder: Path) -> None:
     write("a.cache", "x: 3c010204", "y: 0")
     assert run("rename", "a.cache", "--map", "x=p=q", "--map", "y=r:0", "-o", "b.cache")[0] == 0
     assert Path("b.cache").read_bytes() == f"{HEADER}\np=q: 3c010204\nr:0: 0\n".encode()
+    assert run("rename", "b.cache", "--map", "r:0=y", "-o", "b.cache")[0] == 0
+    assert Path("b.cache").read_bytes() == f"{HEADER}\np=q: 3c010204\ny: 0\n".encode()
 
 
 # --- convert ------------------------------------------------------------------------------------------
@@ -184,6 +194,7 @@ def test_convert_takes_ranges_and_the_clean_model_out_of_a_qdq_model(run: Run, f
     code, _, err = run("convert", "q.onnx", "-o", "q.cache", "--clean-model", "f.onnx")
     assert code == 0
     assert "f.onnx: the model of q.onnx without Q/DQ" in err
+    assert f"from qdq to tensorrt, {HEADER} by default, since the model names no calibrator\n" in err
     nodes = [node.op_type for node in onnx.load("f.onnx").graph.node]
     assert nodes == [node.op_type for node in conv_model().graph.node]
     ranges, given = CalibrationCache.load("q.cache").scales, CalibrationCache.load("c.cache").scales
@@ -227,10 +238,21 @@ def test_convert_says_what_a_file_of_onnxruntime_may_have_lost(run: Run, folder:
         (["convert", "c.cache", "-o", "o.cache", "--from", "tao"], "c.cache:1: expected JSON"),
         (["convert", "m.onnx", "-o", "o.cache"], "m.onnx: the model has no QuantizeLinear"),
         (["convert", "c.cache", "-o", "o.cache", "--clean-model", "f.onnx"], "c.cache is tensorrt"),
-        (["convert", "q.onnx", "-o", "q.onnx", "--to", "tensorrt"], "q.onnx: is the model itself"),
-        (["convert", "q.onnx", "-o", "o.cache", "--clean-model", "q.onnx"], "q.onnx: is the model itself"),
+        (["convert", "q.onnx", "-o", "q.onnx", "--to", "tensorrt"], "q.onnx: is an input of this command"),
+        (["convert", "q.onnx", "-o", "o.cache", "--clean-model", "q.onnx"], "q.onnx: is an input of this command"),
+        (["convert", "q.onnx", "-o", "o.cache", "--clean-model", "c.cache"], "c.cache: exists and is no ONNX model"),
+        (["convert", "c.cache", "-o", "m.onnx", "--to", "int8api"], "m.onnx: exists and is no calibration cache, nor"),
+        (["convert", "c.cache", "-o", "c.cache", "--to", "tao"], "c.cache: is an input of this command"),
+        (["convert", "c.cache", "-o", "no/o.cache"], "no/o.cache: cannot be written"),
+        (["rename", "c.cache", "--map", "image=x", "-o", "noise"], "noise: exists and is no calibration cache"),
+        (["retarget", "c.cache", "--trt-version", "10.3.0", "-o", "m.onnx"], "m.onnx: exists and is no calibration"),
+        (["retarget", "x.json", "--trt-version", "10.3.0", "-o", "x.json"], "x.json: exists and is no calibration"),
+        (["merge", "inf.cache", "c.cache", "-o", "c.cache"], "c.cache: is an input of this command"),
+        (["diff", "c.cache", "inf.cache", "--plot", "c.cache"], "c.cache: is an input of this command"),
+        (["diff", "c.cache", "inf.cache", "--plot", "m.onnx"], "m.onnx: exists and is no page of trtcal's"),
         (["convert", "q.onnx", "-o", "o", "--to", "tao", "--clean-model", "o"], "both the ranges and the clean model"),
-        (["convert", "c.cache", "-o", "c.cache.json", "--to", "tao"], "c.cache.json: says what c.cache was made from"),
+        (["convert", "q.onnx", "-o", "f.data", "--to", "tao", "--clean-model", "f"], "both the ranges and the clean"),
+        (["convert", "c.cache", "-o", "c.cache.json", "--to", "tao"], "c.cache.json: is an input of this command"),
         (["convert", "inf.cache", "-o", "o.json", "--to", "tao"], "tensor 'x' has the scale inf"),
     ],
 )

@@ -47,7 +47,7 @@ def test_qdq_writes_what_the_library_makes(run: Run, folder: Path) -> None:
     assert onnx.load(folder / "q.onnx") == insert_qdq(conv_model(), scales).model
     assert "q.onnx: 2 layers in INT8 (1 Conv, 1 Gemm)" in err
     assert "2 activations and 2 weight tensors are quantized; opset 13" in err
-    assert "offset_output and 1 more: a constant, which is computed as it is" in err
+    assert err.endswith("\n2 ranges are of constants, not used\n")
 
 
 def test_qdq_takes_placement_exclusions_and_a_method_for_weights(run: Run, folder: Path) -> None:
@@ -72,6 +72,54 @@ def test_qdq_keeps_weights_outside_where_they_were_outside(run: Run, folder: Pat
     assert "q.onnx and q.onnx.data: 2 layers in INT8" in err
     with OrtRunner(folder / "q.onnx") as runner:
         assert runner({"image": images(2, 16)})["logits"].shape == (2, 5)
+
+
+def test_neither_a_model_s_weights_nor_a_stranger_s_file_are_overwritten(run: Run, folder: Path) -> None:
+    save_model(conv_model(), folder / "e.onnx", external=True)  # flat is too small to lie outside, gw is not
+    (folder / "q.onnx.data").write_text("mine")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for output, why in (
+        ("e.onnx.data", "is an input"),
+        ("q.onnx", "q.onnx.data: exists and is no file of the weights"),
+    ):
+        code, _, err = run("qdq", "e.onnx", "--cache", "c.cache", "-o", output)
+        assert code == 2
+        assert why in err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_excluded_name_is_checked_before_the_model_runs(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def called(*_: object) -> None:
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(OrtRunner, "__call__", called)
+    for command in ("evaluate", "sensitivity"):
+        code, _, err = run(command, "m.onnx", "--cache", "c.cache", "--data", "x.npy", "--exclude", "nope")
+        assert code == 2
+        assert "no node has the name, op type or output 'nope'" in err
+
+
+@pytest.mark.parametrize("body", ["raise KeyError('scores')", "return ['x'] * len(labels)", "return outputs['a\\nb']"])
+def test_a_metric_that_fails_is_one_line_that_names_it(run: Run, folder: Path, body: str) -> None:
+    (folder / "m.py").write_text(f"def bad(outputs, labels):\n    {body}\n")
+    for command in (["evaluate"], ["sensitivity", "--cache", "c.cache"]):
+        code, out, err = run(command[0], "m.onnx", *command[1:], "--data", "l.npz", "--metric", "m.py:bad")
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1
+        assert "metric m.py:bad: failed on" in err
+
+
+def test_labels_go_by_the_row_s_number(run: Run, folder: Path) -> None:
+    (folder / "l.csv").write_text("row,label\n" + "".join(f"{row},{row % 5}\n" for row in range(10)))
+    by_file = json.loads(run("evaluate", "m.onnx", "--data", "x.npy", "--labels", "l.csv", "--json")[1])
+    in_data = json.loads(run("evaluate", "m.onnx", "--data", "l.npz", "--json")[1])
+    assert by_file["scores"] == in_data["scores"]
+    (folder / "l.csv").write_text("10,0\n")
+    code, _, err = run("evaluate", "m.onnx", "--data", "x.npy", "--labels", "l.csv")
+    assert code == 2
+    assert "l.csv:1: there is no sample '10'; the samples are x.npy[0] to x.npy[9], or 0 to 9" in err
 
 
 def test_help_names_every_placement_and_method_for_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +304,9 @@ def test_the_layers_named_recover_what_is_promised(run: Run, folder: Path) -> No
     [
         (["qdq", "gone.onnx", "--cache", "c.cache", "-o", "q.onnx"], "gone.onnx: cannot be read"),
         (["qdq", "m.onnx", "--cache", "gone.cache", "-o", "q.onnx"], "gone.cache: cannot be read"),
-        (["qdq", "m.onnx", "--cache", "c.cache", "-o", "m.onnx"], "m.onnx: is the model itself"),
+        (["qdq", "m.onnx", "--cache", "c.cache", "-o", "m.onnx"], "m.onnx: is an input of this command"),
+        (["qdq", "m.onnx", "--cache", "c.cache", "-o", "c.cache"], "c.cache: is an input of this command"),
+        (["qdq", "m.onnx", "--cache", "c.cache", "-o", "l.npz"], "l.npz: exists and is no ONNX model"),
         (["qdq", "m.onnx", "--cache", "c.cache", "-o", "no/q.onnx"], "no/q.onnx: cannot be written"),
         (["qdq", "m.onnx", "--cache", "c.cache", "-o", "q.onnx", "--placement", "x"], "choose one of tensorrt, all"),
         (["qdq", "m.onnx", "--cache", "c.cache", "-o", "q.onnx", "--exclude", "Convv"], "did you mean 'Conv'?"),
@@ -274,6 +324,16 @@ def test_the_layers_named_recover_what_is_promised(run: Run, folder: Path) -> No
         (["evaluate", "m.onnx", "--data", "l.npz", "--cache", "c.cache", "--placement", "x"], "choose one of"),
         (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "--metric", "top1"], "needs labels"),
         (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "--budget", "-1"], "seconds > 0"),
+        (["evaluate", "m.onnx", "--data", "x.npy", "--cache", "c.cache", "--exclude", "Con"], "did you mean 'Conv'?"),
+        (
+            ["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "--exclude", "Con"],
+            "did you mean 'Conv'?",
+        ),
+        (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "c.cache"], "is an input of this"),
+        (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "x.npy"], "is an input of this"),
+        (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "m.onnx"], "is an input of this"),
+        (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "l.npz"], "exists and is no report"),
+        (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "no/s.json"], "no does not exist"),
         (["sensitivity", "m.onnx", "--cache", "other.cache", "--data", "x.npy"], "nothing becomes INT8"),
     ],
 )

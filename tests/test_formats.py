@@ -274,7 +274,7 @@ def test_the_float_model_keeps_weights_beside_it_there(tmp_path: Path) -> None:
 
 def test_the_float_model_never_replaces_the_one_it_comes_from(tmp_path: Path) -> None:
     path = save(qdq_model(), tmp_path / "m.onnx")
-    with pytest.raises(OutputError, match="is the model itself"):
+    with pytest.raises(OutputError, match="is an input of this command"):
         save_float_model(path, path)
 
 

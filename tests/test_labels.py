@@ -29,6 +29,24 @@ def test_an_unknown_sample_is_named_with_its_line(tmp_path: Path) -> None:
         read_labels(written(tmp_path, "a,1\nc,1\n"), ["a"])
 
 
+def test_rows_of_one_array_go_by_their_numbers(tmp_path: Path) -> None:
+    names = [f"d/x.npz[{row:02}]" for row in range(11)]
+    path = written(tmp_path, "row,label\n03,a\n10,b\n7,c\nd/x.npz[00],d\n")
+    assert list(read_labels(path, names)) == [names[3], names[10], names[7], names[0]]
+    assert list(read_labels(written(tmp_path, "0,a\n07,b\n"), ["00", "07"])) == ["00", "07"]
+    with pytest.raises(DataError, match=r"l\.csv:2: 'd/x\.npz\[03\]' is there twice, first on line 1"):
+        read_labels(written(tmp_path, "3,a\n03,b\n"), names)
+    with pytest.raises(
+        DataError, match=r"no sample '11'; the samples are d/x\.npz\[00\] to d/x\.npz\[10\], or 0 to 10"
+    ):
+        read_labels(written(tmp_path, "11,a\n"), names)
+
+
+def test_of_several_files_a_number_says_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no sample '0'; names are relative to the folder"):
+        read_labels(written(tmp_path, "0,a\n"), ["x.npy[0]", "y.npy[0]"])
+
+
 def test_numbers_are_classes_and_names_are_numbered_in_sorted_order() -> None:
     assert class_numbers("l.csv", {"a": Label("7", 1), "b": Label("0", 2)}) == {"a": 7, "b": 0}
     assert class_numbers("l.csv", {"a": Label("dog", 1), "b": Label("cat", 2)}) == {"a": 1, "b": 0}

@@ -87,3 +87,13 @@ def test_a_metric_goes_by_its_name_or_its_file(tmp_path: Path) -> None:
 def test_an_unknown_metric_is_an_error_that_lists_them() -> None:
     with pytest.raises(ValueError, match=r"unknown metric 'mAP'; choose one of top1, top5, or metric\.py:function"):
         metric("mAP")
+
+
+def test_what_a_metric_of_the_user_s_raises_names_it(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        "def bad(outputs, labels):\n    raise RuntimeError('one\\ntwo')\ndef end(outputs, labels):\n    exit(3)\n"
+    )
+    with pytest.raises(DataError, match=r"metric .*m\.py:bad: failed on 3 samples with RuntimeError: one two$"):
+        metric(f"{tmp_path / 'm.py'}:bad")({}, np.arange(3))
+    with pytest.raises(DataError, match=r"metric .*m\.py:end: failed on 3 samples with SystemExit: 3$"):
+        metric(f"{tmp_path / 'm.py'}:end")({}, np.arange(3))

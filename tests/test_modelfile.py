@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import conv_model, make_model, save
+from models import make_model
 from onnx import helper, numpy_helper
 
 from trtcal import modelfile
 from trtcal.errors import ModelError, OutputError
-from trtcal.modelfile import load_whole_model, refuse_overwriting, save_model
+from trtcal.modelfile import check_weights_output, load_whole_model, save_model
 from trtcal.runners import OrtRunner
 
 
@@ -80,11 +80,16 @@ def test_weights_that_are_cut_off_or_missing_are_an_error_that_names_the_file(tm
         load_whole_model(tmp_path / "a.onnx")
 
 
-def test_the_model_itself_is_not_to_be_overwritten_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = save(conv_model(), tmp_path / "m.onnx")
-    (tmp_path / "link.onnx").symlink_to(path)
-    for output in ("m.onnx", "./m.onnx", tmp_path / "link.onnx"):
-        with pytest.raises(OutputError, match="is the model itself"):
-            refuse_overwriting(path, output)
-    refuse_overwriting(path, "other.onnx")
+def test_there_is_no_file_for_weights_where_none_go_there(tmp_path: Path) -> None:
+    assert save_model(wide_model(10), tmp_path / "a.onnx", external=True) == (tmp_path / "a.onnx",)
+    assert os.listdir(tmp_path) == ["a.onnx"]
+
+
+def test_weights_replace_those_of_the_model_that_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    save_model(wide_model(), tmp_path / "a.onnx", external=True)
+    check_weights_output(tmp_path / "a.onnx", [])
+    with pytest.raises(OutputError, match=r"a\.onnx\.data: is an input of this command"):
+        check_weights_output(tmp_path / "a.onnx", [tmp_path / "a.onnx"])
+    (tmp_path / "b.onnx.data").write_text("mine")
+    with pytest.raises(OutputError, match=r"b\.onnx\.data: exists and is no file of the weights of b\.onnx"):
+        check_weights_output(tmp_path / "b.onnx", [])

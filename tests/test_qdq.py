@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from trtcal.errors import ModelError
 from trtcal.placement import PLACEMENTS
-from trtcal.qdq import QdqResult, extract_scales, insert_qdq, strip_qdq
+from trtcal.qdq import QdqResult, check_exclude, extract_scales, insert_qdq, strip_qdq
 from trtcal.runners import OrtRunner
 
 
@@ -650,3 +650,10 @@ def test_weights_with_scales_per_block_are_refused() -> None:
     )
     with pytest.raises(ModelError, match="per block"):
         strip_qdq(model)
+
+
+def test_what_is_left_in_float_can_be_checked_before_there_are_ranges() -> None:
+    check_exclude(conv_model(), ["Conv", "poo*", "logits"])
+    check_exclude(conv_model(), [])
+    with pytest.raises(ValueError, match=r"output 'Convv'; did you mean 'Conv'\?"):
+        check_exclude(conv_model(), ["Gemm", "Convv"])

@@ -73,7 +73,7 @@ def test_a_model_of_which_nothing_becomes_int8_is_an_error_and_writes_nothing(mo
 
 
 def test_the_model_is_not_overwritten(model: Path) -> None:
-    with pytest.raises(OutputError, match="is the model itself"):
+    with pytest.raises(OutputError, match="is an input of this command"):
         qdq_to_file(model, scales_of(model), model)
     assert onnx.load(model) == conv_model()
 

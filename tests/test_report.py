@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import CHROMIUM, Browser, Page, address
+from models import conv_model, images, save
 from PIL import Image
 from test_sweep import STATS
 
-from trtcal import sweepfile
+from trtcal import sensitivity, sweepfile
 from trtcal.errors import OutputError, StatsError
 from trtcal.recommend import recommend
 from trtcal.report import render, write
@@ -65,6 +66,46 @@ def swept(growths: tuple[str, ...] = ("double", "power-of-two"), accuracy: bool 
 CONTENT = swept()
 
 
+def trial(sqnr_db: float | str, recovered: float | None = None) -> dict[str, Any]:
+    return {"sqnr_db": sqnr_db, "metric": None, "recovered": recovered}
+
+
+SENSITIVITY: dict[str, Any] = {
+    "format": sensitivity.FORMAT,
+    "samples": 64,
+    "placement": "all",
+    "metric": None,
+    "fp32": None,
+    "int8": trial(8.25, 0.0),
+    "tensors": [
+        {"tensor": "x", "amax": 3.5, "sqnr_db": 20.5, "layers": ["conv", "skip"]},
+        {"tensor": "relu", "amax": 6.0, "sqnr_db": "inf", "layers": ["gemm"]},
+    ],
+    "layers": [
+        {
+            "layer": name,
+            "op_type": op_type,
+            "tensors": ["x"],
+            "weights": [],
+            "estimate_db": 10.0 + number,
+            "only": None if number == 2 else trial(12.0, 0.6),
+            "without": None if number == 2 else trial(9.0 + number, 0.7 - 0.5 * number),
+            "exclude": [name],
+            "tensorrt": [name],
+        }
+        for number, (name, op_type) in enumerate((("conv", "Conv"), ("gemm", "Gemm"), ("skip", "Add")))
+    ],
+    "curve": [{"layer": "conv", **trial(9.0, 0.7)}, {"layer": "gemm", **trial("inf", 0.95)}],
+    "ended": "90% of the loss is recovered",
+    "options": {
+        "trtcal": "--exclude conv --exclude 'a b'",
+        "trtexec": "--precisionConstraints=obey '--layerPrecisions=conv:fp16,a b:fp16'",
+        "trtexec_cannot_name": [],
+        "polygraphy": "--precision-constraints obey --layer-precisions conv:float16 'a b:float16'",
+    },
+}
+
+
 @pytest.fixture
 def content() -> dict[str, Any]:
     return copy.deepcopy(CONTENT)
@@ -99,6 +140,12 @@ def hostile(content: dict[str, Any]) -> dict[str, Any]:
     advice["evidence"] += HOSTILE
     advice["outliers"] = [{"sample": n, "tensor": n, "factor": 3.04, "tensors": 2} for n in HOSTILE]
     content["trials"][0]["error"] = HOSTILE[0]
+    found = copy.deepcopy(SENSITIVITY)
+    found.update(ended=HOSTILE[0], metric=HOSTILE[1], options=dict.fromkeys(SENSITIVITY["options"], "".join(HOSTILE)))
+    found["tensors"] = [{**SENSITIVITY["tensors"][0], "tensor": name, "layers": HOSTILE} for name in HOSTILE]
+    found["layers"] = [{**SENSITIVITY["layers"][0], "layer": name, "op_type": name} for name in HOSTILE]
+    found["curve"] = [{**SENSITIVITY["curve"][0], "layer": name} for name in HOSTILE]
+    content["sensitivity"] = found
     content["thumbnails"] = {
         HOSTILE[0]: PIXEL,
         HOSTILE[1]: "javascript:alert(1)",
@@ -144,6 +191,55 @@ def test_trials_of_another_shape_are_refused(tmp_path: Path, content: dict[str, 
         (tmp_path / "trials.json").write_text(json.dumps({**content, name: value}))
         with pytest.raises(StatsError, match="is not a whole sweep"):
             write(tmp_path)
+
+
+def test_a_report_of_sensitivity_beside_the_trials_is_drawn_too(tmp_path: Path, content: dict[str, Any]) -> None:
+    (tmp_path / "trials.json").write_text(json.dumps(content))
+    (tmp_path / "sensitivity.json").write_text(json.dumps(SENSITIVITY))
+    assert write(tmp_path).read_bytes() == render({**content, "sensitivity": SENSITIVITY}) != render(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "trtcal-sweep-1"},
+        {"tensors": 1},
+        {"layers": [{"layer": "x"}]},
+        {"samples": "many"},
+        {"int8": trial("much")},
+        {"fp32": [1]},
+        {"options": {"trtcal": "--exclude x"}},
+        {"fp32": float("nan")},
+    ],
+)
+def test_what_is_no_report_of_sensitivity_is_refused_by_name(
+    tmp_path: Path, content: dict[str, Any], change: dict[str, Any]
+) -> None:
+    (tmp_path / "trials.json").write_text(json.dumps(content))
+    (tmp_path / "sensitivity.json").write_text(json.dumps({**SENSITIVITY, **change}))
+    with pytest.raises(StatsError, match=r"sensitivity\.json: is no report of trtcal sensitivity"):
+        write(tmp_path)
+    (tmp_path / "sensitivity.json").write_text("{")
+    with pytest.raises(StatsError, match=r"sensitivity\.json: is no report of trtcal sensitivity"):
+        write(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_report_that_the_command_writes_is_one_that_the_page_takes(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, content: dict[str, Any]
+) -> None:
+    save(conv_model(), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", images(4))
+    (tmp_path / "trials.json").write_text(json.dumps(content))
+    assert run("calibrate", "m.onnx", "--data", "x.npy", "-o", "c.cache")[0] == 0
+    for _ in range(2):  # its own report may be written again
+        command = ["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "sensitivity.json"]
+        assert run(*command)[0] == 0
+    assert run("report", ".")[0] == 0
+    assert "--exclude" in (tmp_path / "report.html").read_text()
+    command[-1] = "trials.json"
+    assert run(*command)[0] == 2
+    assert json.loads((tmp_path / "trials.json").read_text()) == content
 
 
 def test_a_page_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path, content: dict[str, Any]) -> None:
@@ -429,6 +525,36 @@ def test_all_trials_are_a_table_and_failures_say_why(show: Show, content: dict[s
 
 
 @in_browser
+def test_layers_that_cost_accuracy_have_a_section_where_they_are_known(show: Show, content: dict[str, Any]) -> None:
+    page = show(content)
+    assert page.run("document.querySelector('#sensitivity, nav a[href=\"#sensitivity\"]')") is None
+    page = show({**content, "sensitivity": SENSITIVITY})
+    assert "64 samples by the outputs' SQNR to FP32; all of INT8: 8.25 dB" in text(page, "#sensitivity .lead")
+    assert [row.split("\t")[0] for row in texts(page, "#sensitivity tbody tr")] == ["conv", "gemm", "skip", "x", "relu"]
+    rows = [row.split("\t") for row in texts(page, "#sensitivity tbody tr")]
+    assert rows[0][1:] == ["Conv", "70.0%", "12 dB", "10 dB"]
+    assert rows[2][1:] == ["Add", "–", "–", "12 dB"]
+    assert rows[3][1:] == ["20.5 dB", "3.5", "conv, skip"]
+    assert rows[4][1] == "inf dB"
+    assert texts(page, "#sensitivity .steps li") == ["conv – 70.0% recovered, 9 dB", "gemm – 95.0% recovered, inf dB"]
+    assert page.run("document.querySelectorAll('#sensitivity .marker').length") == 2
+    options = SENSITIVITY["options"]
+    assert texts(page, "#sensitivity pre") == [options[name] for name in ("trtcal", "trtexec", "polygraphy")]
+    assert page.complaints() == []
+
+
+@in_browser
+def test_without_layers_to_leave_out_the_section_says_why(show: Show, content: dict[str, Any]) -> None:
+    nothing = {**SENSITIVITY, "curve": [], "options": {}, "ended": "INT8 loses nothing here", "int8": trial("inf")}
+    scored = {"metric": "top1", "fp32": 0.875, "int8": {"sqnr_db": 8.0, "metric": 0.75, "recovered": None}}
+    page = show({**content, "sensitivity": {**nothing, **scored}})
+    assert "by top1; all of INT8: 0.75, 8 dB, FP32 0.875." in text(page, "#sensitivity .lead")
+    assert "The list ends: INT8 loses nothing here." in text(page, "#sensitivity .steps + .lead")
+    assert texts(page, "#sensitivity pre, #sensitivity svg") == []
+    assert page.complaints() == []
+
+
+@in_browser
 def test_approximate_tensors_say_so_unless_counted_exactly(show: Show, content: dict[str, Any]) -> None:
     content["off"] = [0.02, 0.001, 0.0]
     page = show(content)
@@ -458,6 +584,9 @@ def test_hostile_names_are_harmless_and_legible(show: Show, content: dict[str, A
     assert "exe.gnp\\u202e" in cards[5]
     assert "(no name)" in cards[-1]
     assert max(len(card) for card in cards) < 300
+    spelled = texts(page, "#sensitivity .spelling")
+    assert all("exe.gnp\\u202e" in one and "holds invisible characters" in one for one in spelled)
+    assert max(map(len, texts(page, "#sensitivity li, #sensitivity tbody th"))) < 300
     shown = page.run("[...document.images].map((one) => [one.src.slice(0, 22), one.naturalWidth])")
     assert {tuple(one) for one in shown} == {("data:image/png;base64,", 1)}
 
@@ -476,7 +605,7 @@ def test_the_policy_stops_what_the_page_did_not_bring(show: Show, content: dict[
 @in_browser
 def test_everything_that_can_be_used_has_a_name(show: Show, content: dict[str, Any]) -> None:
     content["trials"][0]["error"] = "x"  # opens the table of trials
-    page = show(content)
+    page = show({**content, "sensitivity": SENSITIVITY})
     page.wait("document.querySelectorAll('#trials tbody tr').length > 0")
     nameless = page.run(
         """[...document.querySelectorAll("select, input, button, a, svg[role], section, [role=region]")]

@@ -61,6 +61,8 @@ def check(
     a warning, others cost nothing. Raises ValueError for a ``trt_version`` that is none.
     """
     found = [*_header(cache, trt_version), *(Finding("warning", None, note) for note in cache.tolerated)]
+    if not cache.scales:
+        found.append(Finding("error", None, "holds no tensors, so nothing would be INT8; calibrate again"))
     reversed_bytes = list(_byte_order(cache))
     if reversed_bytes:  # then no single value means anything
         found += reversed_bytes

@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from trtcal.cache_doctor import Difference
+from trtcal.outputs import HTML_MARK
 
 
 def plot_difference(rows: Iterable[Difference], first: str, second: str) -> bytes:
@@ -41,7 +42,7 @@ def plot_difference(rows: Iterable[Difference], first: str, second: str) -> byte
         showlegend=False,
     )
     page: str = figure.to_html(include_plotlyjs=True)
-    return page.encode()
+    return page.replace("<head>", f"<head>{HTML_MARK}", 1).encode()
 
 
 def _amax(row: Difference) -> tuple[float, float]:

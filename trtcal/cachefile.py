@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,10 +15,13 @@ from trtcal.cache import CalibrationCache
 from trtcal.calibration import TRT_VERSION, FloatRunner, default_algorithm, from_stats, open_graph
 from trtcal.collector import Progress, collect, load_checkpoint
 from trtcal.data import Batches
-from trtcal.errors import CacheFormatError, OutputError, StatsError
+from trtcal.errors import OutputError, StatsError
+from trtcal.formats import CACHE
 from trtcal.graph import CalibrationGraph, external_files
 from trtcal.growth import growth_rule
+from trtcal.outputs import Kind, check_output, json_of
 from trtcal.provenance import (
+    FORMAT,
     Provenance,
     check,
     installed_versions,
@@ -190,24 +192,29 @@ def _statistics(
 
 def _refuse_to_replace(path: Path, stats: str | Path | None, force: bool) -> None:
     """Find out before a long pass what would be an error after it, and what would be a loss."""
-    _refuse_unwritable(path)
-    if path.exists():
-        try:
-            CalibrationCache.load(path)
-        except CacheFormatError as error:
-            raise OutputError(f"{path}: exists and is no calibration cache ({error}); choose another file") from error
-        if not sidecar_path(path).exists() and not force:
-            raise OutputError(
-                f"{path}: exists, and nothing beside it says what it was made from; choose another file, or replace "
-                f"it by force"
-            )
+    check_output(path, CACHE)
+    if path.exists() and not sidecar_path(path).exists() and not force:
+        raise OutputError(
+            f"{path}: exists, and nothing beside it says what it was made from; choose another file, or replace "
+            f"it by force"
+        )
+    check_output(sidecar_path(path), _SIDECAR)
     if stats is not None:
-        _refuse_unwritable(Path(stats))
-        if Path(stats).exists():
-            try:
-                ActivationStats.load(stats)
-            except StatsError as error:
-                raise OutputError(f"{stats}: exists and holds no statistics; choose another file") from error
+        check_output(stats, _STATISTICS)
+        if Path(stats).resolve() in {file.resolve() for file in (path, sidecar_path(path), partial_path(path))}:
+            raise OutputError(f"{stats}: is to become both the statistics and what {path} needs; choose two names")
+
+
+def _is_statistics(path: Path) -> bool:
+    try:
+        ActivationStats.load(path)
+    except StatsError:
+        return False
+    return True
+
+
+_SIDECAR = json_of("account of where a cache comes from", FORMAT, "cache_sha256")
+_STATISTICS = Kind("file of statistics", _is_statistics)
 
 
 @contextmanager
@@ -226,15 +233,3 @@ def _only_writer(path: Path) -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-
-
-def _refuse_unwritable(path: Path) -> None:
-    folder = path.parent
-    if path.is_dir():
-        raise OutputError(f"{path}: cannot be written: it is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = f"the folder {folder} does not exist" if not folder.exists() else error.strerror
-        raise OutputError(f"{path}: cannot be written: {reason}") from error

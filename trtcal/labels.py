@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from trtcal.errors import DataError
 
-_HEADER = ("file", "filename", "image", "name", "path", "sample")
+_HEADER = ("file", "filename", "image", "index", "name", "path", "row", "sample")
+_ROW = re.compile(r"(?:(.*\.np[yz])\[)?([0-9]+)(?(1)\])", re.IGNORECASE)  # as sources.py names rows of arrays
 
 
 class Label(NamedTuple):
@@ -23,11 +25,13 @@ class Label(NamedTuple):
 def read_labels(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, Label]:
     """CSV file of ``sample,label`` rows, and the samples' names -> label by name, in the file's order.
 
-    A first line that names the columns is passed over. DataError, with the line, for a row of other than two
-    columns, a name that is no sample or stands there twice.
+    Where all samples are rows of one array, as ``x.npy[07]``, their numbers alone will do: ``07`` or ``7``. A first
+    line that names the columns is passed over. DataError, with the line, for a row of other than two columns, a
+    name that is no sample or stands there twice.
     """
     where = os.fspath(path)
     known = set(names)
+    numbered = _rows(names)
     labels: dict[str, Label] = {}
     try:
         # Names that are no UTF-8 come back as the operating system gives them.
@@ -46,8 +50,13 @@ def read_labels(path: str | os.PathLike[str], names: Collection[str]) -> dict[st
                 if entry.is_absolute() or ".." in entry.parts:
                     raise DataError(f"{at}: {name!r} leads out of the folder; names are relative to it")
                 name = str(entry)
+                if name not in known and name.isascii() and name.isdigit():
+                    name = numbered.get(int(name), name)
                 if name not in known:
-                    raise DataError(f"{at}: there is no sample {name!r}; names are relative to the folder of the data")
+                    hint = "names are relative to the folder of the data"
+                    if numbered:
+                        hint = f"the samples are {min(known)} to {max(known)}, or {min(numbered)} to {max(numbered)}"
+                    raise DataError(f"{at}: there is no sample {name!r}; {hint}")
                 if name in labels:
                     raise DataError(f"{at}: {name!r} is there twice, first on line {labels[name].line}; keep one")
                 labels[name] = Label(label, rows.line_num)
@@ -56,6 +65,14 @@ def read_labels(path: str | os.PathLike[str], names: Collection[str]) -> dict[st
     except csv.Error as error:
         raise DataError(f"{where}: not a CSV file: {error}") from error
     return labels
+
+
+def _rows(names: Collection[str]) -> dict[int, str]:
+    """Names of samples -> those by row number, where all are rows of one array; else nothing."""
+    matches = [(_ROW.fullmatch(name), name) for name in names]
+    if len({match and match[1] for match, _ in matches}) != 1:
+        return {}
+    return {int(match[2]): name for match, name in matches if match}
 
 
 def class_numbers(path: str | os.PathLike[str], labels: Mapping[str, Label]) -> dict[str, int]:

@@ -59,9 +59,20 @@ def load_metric(spec: str) -> Metric:
 
     It is called as ``function(outputs, labels)`` with a dict of arrays (n, ...) and an array of n labels, and
     returns an array of n numbers, one per sample, or one number for all of them. To tell which, it is called
-    on the first batch; one that returns a single number is called again, once, on everything.
+    on the first batch; one that returns a single number is called again, once, on everything. What it raises
+    becomes a DataError that names it.
     """
-    return load_function(spec)
+    function = load_function(spec)
+
+    def checked(outputs: Outputs, labels: np.ndarray) -> np.ndarray | float:
+        try:
+            result = function(outputs, labels)
+            return result if isinstance(result, float) else np.asarray(result, np.float64)
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DataError(f"metric {spec}: failed on {len(labels)} samples with {what}") from error
+
+    return checked
 
 
 def class_scores(array: np.ndarray) -> np.ndarray | None:

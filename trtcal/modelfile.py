@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtcal.atomic import write_bytes, write_chunks
-from trtcal.errors import ModelError, OutputError
+from trtcal.errors import ModelError
 from trtcal.graph import external_files, load_model
+from trtcal.outputs import check_output, weights_beside
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -43,24 +43,28 @@ def load_whole_model(path: str | Path) -> tuple[ModelProto, bool]:
 def save_model(model: ModelProto, path: str | Path, *, external: bool = False) -> tuple[Path, ...]:
     """Model -> the file ``path``, and ``<path>.data`` for its weights where protobuf's 2 GiB do not hold them.
 
-    ``external`` puts them there in any case. ``model`` keeps its weights only where they stay inside. Returns
-    the files written, each of them replaced in one step; OutputError names one that cannot be.
+    ``external`` puts them there in any case, but for constants of less than 1 KiB. ``model`` keeps its weights only
+    where they stay inside. Returns the files written, each of them replaced in one step; OutputError names one
+    that cannot be.
     """
     path = Path(path)
     weights = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= _SMALL]
-    data = path.with_name(f"{path.name}.data")
+    data = _data_path(path)
     written: list[Path] = []
-    if external or sum(len(tensor.raw_data) for tensor in weights) > MAX_WEIGHTS_INSIDE:
+    if (external and weights) or sum(len(tensor.raw_data) for tensor in weights) > MAX_WEIGHTS_INSIDE:
         write_chunks(data, _moved_out(weights, data.name))
         written.append(data)
     write_bytes(path, model.SerializeToString())
     return (path, *written)
 
 
-def refuse_overwriting(model: str | Path, output: str | Path) -> None:
-    """Paths of a model and of what is made from it -> nothing; OutputError if they are the same file."""
-    if os.path.realpath(model) == os.path.realpath(output):
-        raise OutputError(f"{output}: is the model itself, which would be lost; choose another name")
+def check_weights_output(model: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Path of a model to write with its weights outside -> nothing; OutputError where they would destroy a file."""
+    check_output(_data_path(Path(model)), weights_beside(Path(model)), inputs)
+
+
+def _data_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
 
 
 def _refuse_cut_off(model: ModelProto, path: Path) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MIN_OPSET = 13  # the first whose QuantizeLinear has an axis, which scales per channel need
 MIN_IR_VERSION = 7  # of ONNX 1.8, which brought opset 13
 PAIR = ("QuantizeLinear", "DequantizeLinear")
+CONSTANT = "a constant, which is computed as it is"
+"""Why a range that was given is not used where nothing is amiss: TensorRT's caches have one for every constant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,13 @@ def insert_qdq(
         tuple(layer_name(graph.nodes[index]) for index in sorted(plan.reads)),
         tuple(skipped.items()),
     )
+
+
+def check_exclude(model: ModelProto, exclude: Iterable[str]) -> None:
+    """Model and what :func:`insert_qdq` is to leave in float -> nothing; its ValueError, with the closest names."""
+    exclude = tuple(exclude)
+    if exclude:
+        place(Graph(raised(model)), {}, {}, exclude)
 
 
 def extract_scales(model: ModelProto) -> dict[str, np.float32]:
@@ -289,7 +298,7 @@ def raised(model: ModelProto) -> ModelProto:
 def _why_unknown(graph: Graph, name: str) -> str:
     """Why a model has no tensor of this name; TensorRT calls a constant after its initializer."""
     if name.removesuffix("_output") in graph.constants:
-        return "a constant, which is computed as it is"
+        return CONSTANT
     return "no tensor of this model"
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.modelfile import load_whole_model, refuse_overwriting, save_model
+from trtcal.modelfile import check_weights_output, load_whole_model, save_model
+from trtcal.outputs import ONNX, check_output
 from trtcal.placement import layer_name
 from trtcal.qdq import insert_qdq
 from trtcal.weights import weight_method
@@ -48,12 +49,15 @@ def qdq_to_file(
     """Float ONNX file and scales -> Q/DQ model at ``output``, by :func:`trtcal.qdq.insert_qdq`.
 
     ``weights`` is a method of :func:`trtcal.weights.weight_method`. Weights that lie beside the model's file, and
-    those too big for protobuf, go to ``<output>.data``. OutputError for an ``output`` that is the model itself;
-    ModelError where nothing would be INT8, and for what insert_qdq refuses.
+    those too big for protobuf, go to ``<output>.data``. OutputError where either would be written over the model,
+    its weights, or what is no model and its weights; ModelError where nothing would be INT8, and for what
+    insert_qdq refuses.
     """
-    refuse_overwriting(model, output)
+    check_output(output, ONNX, [model])
     method = weight_method(weights)
     whole, external = load_whole_model(model)
+    if external:
+        check_weights_output(output, [model])
     result = insert_qdq(whole, scales, placement=placement, exclude=exclude, weights=method)
     if not result.layers:
         reasons = [f"{tensor}: {why}" for tensor, why in result.skipped] or ["no layer of it can be INT8"]

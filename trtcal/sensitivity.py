@@ -29,12 +29,15 @@ from trtcal.errors import DataError, ModelError
 from trtcal.evaluation import other_batch_size, plain
 from trtcal.metrics import Metric, Outputs
 from trtcal.modelfile import load_whole_model
+from trtcal.outputs import json_of
 from trtcal.placement import PLACEMENTS, place
-from trtcal.qdq import insert_qdq, raised
+from trtcal.qdq import check_exclude, insert_qdq, raised
 from trtcal.runners import OrtRunner
 from trtcal.spelling import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
 from trtcal.topology import Graph
 
+FORMAT = "trtcal-sensitivity-1"
+REPORT = json_of("report of trtcal sensitivity", FORMAT)
 LAYERS = 16  # measured one at a time, unless told otherwise
 RECOVER = 0.9  # share of the loss at which the list of layers to leave out is long enough
 TRIES = 3  # candidates measured for each place on that list
@@ -108,8 +111,10 @@ def sensitivity(
         raise ValueError(f"unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     start = clock()
     calibrated = open_graph(model)
+    loaded, _ = load_whole_model(model)
+    check_exclude(loaded, exclude)
     kept = list(batches)
-    with other_batch_size(load_whole_model(model)[0], batches.batch_size, model) as whole:
+    with other_batch_size(loaded, batches.batch_size, model) as whole:
         whole = raised(whole)
         with OrtRunner(whole) as runner:
             judge = _Judge(runner, kept, labels, metric)
@@ -176,6 +181,7 @@ def section(result: Sensitivity) -> dict[str, Any]:
         }
 
     return {
+        "format": FORMAT,
         "samples": result.samples,
         "placement": result.placement,
         "metric": result.metric,

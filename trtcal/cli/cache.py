@@ -121,7 +121,10 @@ def cache_diff(
     from trtcal.atomic import write_bytes
     from trtcal.cache_doctor import diff
     from trtcal.formats import load
+    from trtcal.outputs import HTML, check_output
 
+    if plot is not None:
+        check_output(plot, HTML, [first, second])
     rows = diff(load(first)[0], load(second)[0])
     if plot is not None:
         from trtcal.cache_plot import plot_difference
@@ -153,8 +156,10 @@ def cache_merge(
 ) -> None:
     """Put the tensors of several caches into one; where two have the same tensor, the last has it."""
     from trtcal.cache_doctor import merge
-    from trtcal.formats import load
+    from trtcal.formats import CACHE, load
+    from trtcal.outputs import check_output
 
+    check_output(output, CACHE, files)
     caches = [load(file)[0] for file in files]
     _save(merge(caches), output, f"out of {sum(len(cache.scales) for cache in caches)} in {len(caches)} files")
 
@@ -167,10 +172,15 @@ def cache_rename(
     ],
     output: OutputCache,
 ) -> None:
-    """Give tensors of a cache the names they have in another export of the model."""
-    from trtcal.cache_doctor import rename
-    from trtcal.formats import load
+    """Give tensors of a cache the names they have in another export of the model.
 
+    FILE, where it is a calibration cache, may itself be written: nothing else in it changes.
+    """
+    from trtcal.cache_doctor import rename
+    from trtcal.formats import CACHE, load
+    from trtcal.outputs import check_output
+
+    check_output(output, CACHE)
     mapping = {}
     for pair in names:
         old, equals, new = pair.partition("=")
@@ -192,10 +202,15 @@ def cache_retarget(
         typer.Option(metavar="NAME", help="Calibrator to name, e.g. EntropyCalibration2.", show_default="as it is"),
     ] = None,
 ) -> None:
-    """Put another TensorRT version or calibrator into the header of a cache; the scales stay."""
-    from trtcal.cache_doctor import retarget
-    from trtcal.formats import load
+    """Put another TensorRT version or calibrator into the header of a cache; the scales stay.
 
+    FILE, where it is a calibration cache, may itself be written: nothing else in it changes.
+    """
+    from trtcal.cache_doctor import retarget
+    from trtcal.formats import CACHE, load
+    from trtcal.outputs import check_output
+
+    check_output(output, CACHE)
     if trt_version is None and algorithm is None:
         raise ValueError("nothing to change: give --trt-version or --algorithm")
     before = load(file)[0]
@@ -233,21 +248,22 @@ def cache_convert(
     Ranges go into a model by trtcal qdq.
     """
     from trtcal.atomic import write_bytes
-    from trtcal.formats import FORMATS, load, output_format
+    from trtcal.formats import FORMATS, RANGES, load, output_format
     from trtcal.formats.qdq_model import save_float_model
-    from trtcal.modelfile import refuse_overwriting
+    from trtcal.outputs import ONNX, check_output
     from trtcal.provenance import sidecar_path
 
     format = output_format(output, target)
+    check_output(output, RANGES, [file, sidecar_path(file)])
+    if clean_model is not None:
+        check_output(clean_model, ONNX, [file])
     cache, read_as = load(file, source)
     if clean_model is not None and read_as != "qdq":
         raise ValueError(f"--clean-model takes Q/DQ out of a model, but {file} is {read_as}")
-    if clean_model is not None and clean_model.resolve() == output.resolve():
-        raise ValueError(f"{output}: is to become both the ranges and the clean model; choose two names")
-    if read_as == "qdq":
-        refuse_overwriting(file, output)
-    if output.resolve() == sidecar_path(file).resolve() and output.exists():
-        raise ValueError(f"{output}: says what {file} was made from, which would be lost; choose another name")
+    if clean_model is not None:
+        clean = clean_model.resolve()
+        if output.resolve() in (clean, clean.with_name(f"{clean.name}.data")):  # which may be its weights
+            raise ValueError(f"{output}: is to become both the ranges and the clean model; choose two names")
     write = FORMATS[format].format
     assert write is not None
     content = write(cache)
@@ -257,6 +273,7 @@ def cache_convert(
         say(f"{', '.join(map(str, written))}: the model of {file} without Q/DQ")
     write_bytes(output, content)
     header = f", {cache.header}" if format == "tensorrt" else ""
+    header += " by default, since the model names no calibrator" if header and read_as == "qdq" else ""
     say(f"{output}: {len(cache.scales)} tensors from {read_as} to {format}{header}")
     for note in cache.tolerated:
         say(f"{file}: {note}")

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
 @takes_samples("batch_size", "partial", "labels", "samples")
 def contact_sheet(
     model: Model,
+    data: str,
     batches: Batches,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")] = Path(
         "contact-sheet.png"
@@ -31,8 +32,11 @@ def contact_sheet(
 ) -> None:
     """Draw what the network really sees, de-normalised, with the statistics of its input."""
     from trtcal.contact_sheet import contact_sheet as draw
+    from trtcal.outputs import PNG, check_output
 
-    _refuse_to_replace(output, batches)
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"--output {output}: the contact sheet is a PNG; give it a name that ends in .png")
+    check_output(output, PNG, [model, data])
     undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
     statistics = draw(batches, output, undo=undo, count=count)
     color = getattr(getattr(batches.source, "preprocess", None), "color", None)
@@ -46,19 +50,3 @@ def doctor(as_json: AsJson = False) -> None:
 
     report = examine()
     print(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
-
-
-def _refuse_to_replace(output: Path, batches: Batches) -> None:
-    """A picture may replace a picture, but none of the samples and nothing else."""
-    from trtcal.errors import OutputError
-
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"--output {output}: the contact sheet is a PNG; give it a name that ends in .png")
-    if not output.exists():
-        return
-    folder = getattr(batches.source, "folder", None)
-    if folder is not None and output.resolve().is_relative_to(Path(folder).resolve()):
-        raise OutputError(f"{output}: exists among the samples; choose another file")
-    with open(output, "rb") as file:
-        if file.read(8) != b"\x89PNG\r\n\x1a\n":
-            raise OutputError(f"{output}: exists and is no PNG; choose another file")

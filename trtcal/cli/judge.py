@@ -35,7 +35,8 @@ _Labels = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.csv",
-        help="Rows sample,label. Without it: class folders of images, or the array `labels` of an .npz file.",
+        help="Rows sample,label; samples of one .npy or .npz file also by row number. Without it: class folders of "
+        "images, or the array `labels` of an .npz file.",
     ),
 ]
 
@@ -116,6 +117,7 @@ def evaluate(
 @takes_samples("labels", samples=64)
 def sensitivity(
     model: Model,
+    data: str,
     batches: Batches,
     cache: Cache,
     layers: Annotated[int, typer.Option(min=0, help="Measure so many layers one at a time, the worst first.")] = 16,
@@ -146,9 +148,12 @@ def sensitivity(
     from trtcal.evaluation import labels_of
     from trtcal.formats import load
     from trtcal.metrics import metric as named
-    from trtcal.sensitivity import section
+    from trtcal.outputs import check_output
+    from trtcal.sensitivity import REPORT, section
     from trtcal.sensitivity import sensitivity as measure
 
+    if output is not None:
+        check_output(output, REPORT, [model, cache, data, labels, metric])
     say = Output()
     scales = load(cache)[0].scales
     judged_by = None if metric is None else (metric, named(metric))

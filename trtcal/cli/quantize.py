@@ -35,8 +35,10 @@ def qdq(
 ) -> None:
     """Write the ranges of a cache into the model, as Q/DQ pairs: INT8 for TensorRT 10 and 11 and ONNX Runtime."""
     from trtcal.formats import load
+    from trtcal.outputs import ONNX, check_output
     from trtcal.qdqfile import qdq_to_file
 
+    check_output(output, ONNX, [model, cache])
     scales = load(cache)[0].scales
     result = qdq_to_file(model, scales, output, placement=placement, exclude=exclude or (), weights=weights)
     if as_json:
@@ -86,16 +88,24 @@ def weights(model: Model, as_json: AsJson = False) -> None:
 
 
 def _summary(result: QdqFile) -> str:
+    from trtcal.qdq import CONSTANT
+
     kinds = ", ".join(f"{count} {op_type}" for op_type, count in result.op_types.items())
     lines = [
         f"{' and '.join(map(str, result.files))}: {len(result.layers)} layers in INT8 ({kinds})",
         f"{len(result.quantized)} activations and {len(result.weights)} weight tensors are quantized; "
         f"opset {result.opset}",
     ]
-    if result.skipped:
-        lines.append(f"{len(result.skipped)} tensors are not, though there is a range for them or INT8 wants one:")
+    skipped = [(tensor, reason) for tensor, reason in result.skipped if reason != CONSTANT]
+    constants = len(result.skipped) - len(skipped)
+    if constants:
+        lines.append(
+            f"{constants} {'range is of a constant' if constants == 1 else 'ranges are of constants'}, not used"
+        )
+    if skipped:
+        lines.append(f"{len(skipped)} tensors are not, though there is a range for them or INT8 wants one:")
         reasons: dict[str, list[str]] = {}
-        for tensor, reason in result.skipped:
+        for tensor, reason in skipped:
             reasons.setdefault(reason, []).append(tensor)
         for reason, tensors in list(reasons.items())[:_SHOWN]:
             others = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""

@@ -161,9 +161,12 @@ def _judge(
     from trtcal.data import Batches
     from trtcal.evaluation import labels_of
     from trtcal.metrics import metric as named
+    from trtcal.modelfile import load_whole_model
+    from trtcal.qdq import check_exclude
     from trtcal.sources import open_source
     from trtcal.sweeprun import CpuJudge
 
+    check_exclude(load_whole_model(model)[0], exclude)
     graph = open_graph(model)
     source = batches.source
     if eval_data is not None:

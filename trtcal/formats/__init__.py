@@ -11,6 +11,7 @@ EntropyCalibration2, which ``trtcal.cache_doctor.retarget`` changes.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from trtcal.cache import CalibrationCache
 from trtcal.errors import CacheError, CacheFormatError
 from trtcal.formats import ort, qdq_model, tables, text
 from trtcal.formats.row import Format
+from trtcal.outputs import Kind
 
-__all__ = ["FORMATS", "Format", "detect", "load", "output_format"]
+__all__ = ["CACHE", "FORMATS", "RANGES", "Format", "detect", "load", "output_format"]
 
 FORMATS: dict[str, Format] = {
     "tensorrt": text.TENSORRT,
@@ -100,6 +102,20 @@ def output_format(path: str | os.PathLike[str], format: str | None = None) -> st
     if format not in writable:
         raise ValueError(f"unknown format {format!r}; choose one of {', '.join(writable)}")
     return format
+
+
+def _holds(path: Path, formats: Collection[str]) -> bool:
+    """Does the file hold ranges in one of these formats? A lone number is the header of TensorRT 4, or anything."""
+    data = path.read_bytes()
+    try:
+        format = detect(data)
+        return format in formats and bool(FORMATS[format].parse(data, str(path)).scales or data.startswith(b"TRT-"))
+    except CacheError:
+        return False
+
+
+CACHE = Kind("calibration cache", lambda path: _holds(path, ("tensorrt",)))
+RANGES = Kind("calibration cache, nor ranges in another format", lambda path: _holds(path, FORMATS.keys() - {"qdq"}))
 
 
 def _by_suffix(name: str) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any
 from trtcal.cache import CalibrationCache
 from trtcal.errors import CacheFormatError, ModelError
 from trtcal.formats.row import Format, cache_without_header
-from trtcal.modelfile import load_whole_model, refuse_overwriting, save_model
+from trtcal.modelfile import check_weights_output, load_whole_model, save_model
+from trtcal.outputs import ONNX, check_output
 from trtcal.qdq import extract_scales, strip_qdq
 
 
@@ -33,10 +34,12 @@ def save_float_model(path: str | Path, output: str | Path) -> tuple[Path, ...]:
     """Q/DQ ONNX file -> the float model underneath at ``output`` (see ``strip_qdq``); returns the files written.
 
     Weights lie where they lay, in the file or beside it. Raises ModelError where no float model is underneath,
-    and OutputError where it cannot be written, or would be over the Q/DQ model.
+    and OutputError where it cannot be written, or would be over the Q/DQ model or a file that is no model.
     """
-    refuse_overwriting(path, output)
+    check_output(output, ONNX, [path])
     model, external = load_whole_model(path)
+    if external:
+        check_weights_output(output, [path])
     return save_model(strip_qdq(model), output, external=external)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -24,7 +25,7 @@ from trtcal.sweepfile import load_json
 
 SCRIPTS = (
     *("base.js", "charts.js", "summary.js", "scores.js", "heatmap.js", "explorer.js"),
-    *("tables.js", "samples.js", "page.js"),
+    *("tables.js", "samples.js", "sensitivity.js", "page.js"),
 )
 """In the order in which they run; they share one scope."""
 
@@ -37,11 +38,12 @@ _PICTURE = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]*")
 def write(folder: str | Path) -> Path:
     """Folder of a sweep -> the path of its ``report.html``, drawn from ``trials.json`` and replaced in one step.
 
-    Raises StatsError where ``trials.json`` is not there or not that of a whole sweep, OutputError where the page
-    cannot be written.
+    Where ``sensitivity.json`` lies beside it, a report of ``trtcal sensitivity -o``, the page says which layers cost
+    accuracy. Raises StatsError where ``trials.json`` is not there or not that of a whole sweep, or
+    ``sensitivity.json`` is something else; OutputError where the page cannot be written.
     """
     trials, page = Path(folder) / "trials.json", Path(folder) / "report.html"
-    content = load_json(trials)
+    content = {**load_json(trials), "sensitivity": _sensitivity(Path(folder) / "sensitivity.json")}
     try:
         drawn = render(content)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -55,7 +57,8 @@ def write(folder: str | Path) -> Path:
 def render(content: Mapping[str, Any]) -> bytes:
     """The object in trials.json (:mod:`trtcal.sweepfile`) -> HTML, UTF-8.
 
-    ``content["thumbnails"]``, if it is there, holds a ``data:`` URL of a picture by sample name.
+    ``content["thumbnails"]``, if it is there, holds a ``data:`` URL of a picture by sample name;
+    ``content["sensitivity"]`` what :func:`trtcal.sensitivity.section` gives.
     """
     style, script = _file("style.css"), "".join(_file(name) for name in SCRIPTS)
     policy = (
@@ -90,8 +93,78 @@ def _drawn(content: Mapping[str, Any]) -> dict[str, Any]:
         "loudest": loudest,
         "sample_names": list(names),
         "arrangements": [_shortened(arrangement) for arrangement in content["arrangements"]],
+        "sensitivity": _layers(content["sensitivity"]) if content.get("sensitivity") else None,
         "thumbnails": {name: url for name, url in pictures.items() if _PICTURE.fullmatch(url)},
     }
+
+
+def _sensitivity(path: Path) -> dict[str, Any] | None:
+    """File -> the report it holds; None where there is no such file, StatsError where it holds none."""
+    if not path.exists():
+        return None
+    from trtcal.sensitivity import FORMAT  # which needs more than a page does
+
+    try:
+        content = json.loads(path.read_bytes())
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        if found != FORMAT:
+            raise ValueError(f"expected {FORMAT!r}, got {found!r}")
+        _layers(content)
+    except OSError as error:
+        raise StatsError(f"{path}: cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise StatsError(
+            f"{path}: is no report of trtcal sensitivity ({type(error).__name__}: {error}); run it again or remove it"
+        ) from error
+    return dict(content)
+
+
+def _layers(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page needs of a report of trtcal sensitivity, each value of the type that the page expects."""
+
+    def trial(one: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        return None if one is None else {key: _measured(one[key]) for key in ("sqnr_db", "metric", "recovered")}
+
+    def texts(table: Mapping[str, Any], *keys: str) -> dict[str, str]:
+        return {key: str(table[key]) for key in keys}
+
+    return {
+        "samples": int(report["samples"]),
+        "metric": None if report["metric"] is None else str(report["metric"]),
+        "fp32": _measured(report["fp32"]),
+        "int8": {**(trial(report["int8"]) or {})},
+        "tensors": [
+            {
+                **texts(row, "tensor"),
+                "amax": _measured(row["amax"]),
+                "sqnr_db": _measured(row["sqnr_db"]),
+                "layers": [str(layer) for layer in row["layers"]],
+            }
+            for row in report["tensors"]
+        ],
+        "layers": [
+            {
+                **texts(row, "layer", "op_type"),
+                "estimate_db": _measured(row["estimate_db"]),
+                "only": trial(row["only"]),
+                "without": trial(row["without"]),
+            }
+            for row in report["layers"]
+        ],
+        "curve": [{**texts(row, "layer"), **(trial(row) or {})} for row in report["curve"]],
+        "ended": str(report["ended"]),
+        "options": texts(report["options"], "trtcal", "trtexec", "polygraphy") if report["options"] else {},
+    }
+
+
+def _measured(value: Any) -> float | str | None:
+    """A number as JSON has it: itself, "inf", "-inf" or None; ValueError for anything else."""
+    if value is None or value in ("inf", "-inf"):
+        return value  # type: ignore[no-any-return]
+    number = _short(float(value), 6)
+    if number is None or not math.isfinite(number):
+        raise ValueError(f"expected a finite number, got {value}")
+    return number
 
 
 def _largest(maxima: Sequence[float | None]) -> list[int]:

@@ -34,6 +34,7 @@ setUpExplorer();
 drawWorst();
 drawSamples();
 drawDrift();
+drawSensitivity();
 drawTrials();
 drawProvenance();
 document.documentElement.dataset.ready = "";

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import conv_model, save
+from PIL import Image
+
+from trtcal.errors import OutputError
+from trtcal.formats import CACHE, RANGES
+from trtcal.modelfile import save_model
+from trtcal.outputs import HTML, HTML_MARK, ONNX, PNG, Kind, check_output, json_of, weights_beside
+
+HEADER = "TRT-8601-EntropyCalibration2"
+REPORT = json_of("report", "r-1")
+CONTENTS = {
+    "cache": f"{HEADER}\nx: 3c010204\n".encode(),
+    "empty cache": f"{HEADER}\n".encode(),
+    "tao": b'{"tensor_scales": {"x": 1}}',
+    "page": f"<html><head>{HTML_MARK}".encode(),
+    "other page": b"<html><head><title>trtcal</title>",
+    "png": b"\x89PNG\r\n\x1a\n...",
+    "report": b'{"format": "r-1"}',
+    "other json": b'{"format": "r-2"}',
+    "list": b"[1]",
+    "text": b"hello\n",
+    "number": b"42\n",
+    "npz": b"PK\x03\x04",
+    "noise": bytes(range(256)),
+    "onnx": conv_model().SerializeToString(),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (CACHE, {"cache", "empty cache"}),
+        (RANGES, {"cache", "empty cache", "tao"}),
+        (ONNX, {"onnx"}),
+        (HTML, {"page"}),
+        (PNG, {"png"}),
+        (REPORT, {"report"}),
+    ],
+)
+def test_a_file_is_replaced_by_one_of_its_kind_alone(tmp_path: Path, kind: Kind, own: set[str]) -> None:
+    replaced = set()
+    for name, content in CONTENTS.items():
+        (tmp_path / "o").write_bytes(content)
+        try:
+            check_output(tmp_path / "o", kind)
+            replaced.add(name)
+        except OutputError as error:
+            assert f"o: exists and is no {kind.name}" in str(error)  # noqa: PT017
+    assert replaced == own
+
+
+def test_what_is_not_there_or_empty_may_be_written(tmp_path: Path) -> None:
+    check_output(tmp_path / "o", ONNX)
+    (tmp_path / "o").touch()
+    check_output(tmp_path / "o", ONNX, [tmp_path / "i"])
+    assert os.listdir(tmp_path) == ["o"]
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_an_input_is_refused_under_whatever_name(tmp_path: Path, link: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c").write_bytes(CONTENTS["cache"])
+    link(tmp_path / "c", tmp_path / "l")  # type: ignore[operator]
+    for output in ("c", "./c", tmp_path / "c", "l"):
+        for path in ("c", "l"):
+            with pytest.raises(OutputError, match="an input of this command, which would be lost"):
+                check_output(output, CACHE, [None, "gone", path])
+
+
+def test_weights_beside_a_model_are_an_input_too(tmp_path: Path) -> None:
+    save_model(conv_model(size=16), tmp_path / "m.onnx", external=True)
+    with pytest.raises(OutputError, match=r"m\.onnx\.data: is an input of this command"):
+        check_output(tmp_path / "m.onnx.data", Kind("x", lambda path: True), [tmp_path / "m.onnx"])
+    (tmp_path / "m.onnx").rename(tmp_path / "model")
+    with pytest.raises(OutputError, match=r"m\.onnx\.data: is an input of this command"):
+        check_output(tmp_path / "m.onnx.data", Kind("x", lambda path: True), [tmp_path / "model"])
+
+
+def test_weights_give_way_to_those_of_the_same_model_alone(tmp_path: Path) -> None:
+    save_model(conv_model(size=16), tmp_path / "m.onnx", external=True)
+    check_output(tmp_path / "m.onnx.data", weights_beside(tmp_path / "m.onnx"))
+    with pytest.raises(OutputError, match=r"m\.onnx\.data: exists and is no file of the weights of other\.onnx"):
+        check_output(tmp_path / "m.onnx.data", weights_beside(tmp_path / "other.onnx"))
+
+
+def test_scripts_and_samples_are_inputs(tmp_path: Path) -> None:
+    anything = Kind("x", lambda path: True)
+    (tmp_path / "f.py").write_text("")
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    Image.new("RGB", (2, 2)).save(tmp_path / "d" / "e" / "a.png")
+    np.save(tmp_path / "d" / "b.npy", np.zeros(1))
+    (tmp_path / "d" / "note.json").write_text("{}")
+    for output in ("f.py", "d/e/a.png", "d/b.npy"):
+        with pytest.raises(OutputError, match="an input of this command"):
+            check_output(tmp_path / output, anything, [f"{tmp_path / 'f.py'}:metric", tmp_path / "d"])
+    check_output(tmp_path / "d" / "note.json", anything, [tmp_path / "d"])
+    check_output(tmp_path / "d" / "new.png", anything, [tmp_path / "d"])
+
+
+def test_what_cannot_be_written_is_said_before(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OutputError, match=r"no/o: cannot be written: the folder .*no does not exist"):
+        check_output(tmp_path / "no" / "o", ONNX)
+    with pytest.raises(OutputError, match="cannot be written: it is a folder"):
+        check_output(tmp_path, ONNX)
+    with pytest.raises(OutputError, match="fifo: cannot be written: it is no regular file"):
+        check_output(tmp_path / "fifo", ONNX)
+
+
+def test_deep_json_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "o").write_text("[" * 100_000)
+    with pytest.raises(OutputError, match="is no report"):
+        check_output(tmp_path / "o", REPORT)
+    (tmp_path / "o").write_text(json.dumps({"format": "r-1", "more": 1}))
+    check_output(tmp_path / "o", REPORT)
+
+
+def test_a_model_that_is_there_may_be_written_again(tmp_path: Path) -> None:
+    check_output(save(conv_model(), tmp_path / "q.onnx"), ONNX, [save(conv_model(), tmp_path / "m.onnx")])
