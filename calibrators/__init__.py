@@ -1,16 +1,18 @@
 """Calibrators that drive the real TensorRT, and never let a failed feed become a cache.
 
-``import calibrators`` works everywhere. The classes need TensorRT 8.5 to 10.16; asking for one where there is no
+``import calibrators`` works everywhere. The classes need TensorRT 8.5 to 10.16; importing one where there is no
 TensorRT, or TensorRT 11, which has no calibrators, raises `CalibratorsUnavailable`, an ImportError that says what to
-do.
+do. As an attribute (``calibrators.EntropyCalibrator``) it is missing there: an AttributeError with the same words, so
+that ``hasattr`` and ``help`` work.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from calibrators.versions import CalibratorsUnavailable
+from calibrators.versions import CalibratorsMissing, CalibratorsUnavailable
 
 if TYPE_CHECKING:
     from calibrators.cached import CachedCalibrator
@@ -43,7 +45,13 @@ _HOME = {
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'calibrators' has no attribute {name!r}")
-    value: object = getattr(import_module(f"calibrators.{_HOME[name]}"), name)
+    try:
+        value: object = getattr(import_module(f"calibrators.{_HOME[name]}"), name)
+    except CalibratorsUnavailable as error:
+        # An AttributeError would cost "from calibrators import X" its message: Python replaces it by one of its own.
+        if sys._getframe(1).f_code.co_name == "_handle_fromlist":
+            raise
+        raise CalibratorsMissing(str(error)) from error
     globals()[name] = value
     return value
 

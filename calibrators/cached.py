@@ -7,11 +7,12 @@ import os
 import types
 from collections.abc import Hashable, Sequence
 from functools import cache as memoised
+from pathlib import Path
 from typing import Any, TypeVar
 
 from calibrators import versions
 from calibrators.calibrator import Calibrator
-from calibrators.store import retargeted
+from calibrators.store import refuse_spoilt, retargeted
 from trtcal.cache import CalibrationCache
 from trtcal.errors import BackendError
 
@@ -43,6 +44,7 @@ class HandedOver(Calibrator):
 
     def hand_over(self, cache: CalibrationCache) -> None:
         """Ranges -> what TensorRT will be given, under the header that it takes."""
+        refuse_spoilt(cache)
         self._ranges = retargeted(cache, versions.dotted(versions.tensorrt()), self.algorithm)
 
     @property
@@ -64,6 +66,7 @@ class HandedOver(Calibrator):
 
     def _write(self, data: bytes) -> None:
         """TensorRT hands back what it was given; there is nothing to keep."""
+        self._check_handed_back(data)
 
 
 @memoised
@@ -100,6 +103,8 @@ class CachedCalibrator(HandedOver):
     ) -> None:
         super().__init__()
         self.hand_over(_load(cache))
+        if isinstance(cache, (str, os.PathLike)):
+            self.cache_path = Path(cache)
 
 
 def _load(cache: Any) -> CalibrationCache:

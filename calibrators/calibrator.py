@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from calibrators import versions
+from calibrators.coverage import refuse_foreign
 from calibrators.feed import Feed
 from calibrators.kept import FirstError
 from calibrators.memory import DeviceMemory
-from calibrators.origin import origin
+from calibrators.origin import data_inputs, origin
+from calibrators.overwriting import model_inputs
+from calibrators.shapes import network_inputs
 from calibrators.store import CacheStore
 from trtcal.cache import CalibrationCache, version_number
-from trtcal.errors import BackendError, DataError
-from trtcal.provenance import Provenance
+from trtcal.errors import BackendError
+from trtcal.provenance import Provenance, read_sidecar
 
 logger = logging.getLogger(__name__)
+
+_SWALLOWED = "an interrupt was swallowed on the way into a callback, or TensorRT stopped early, which its log tells"
 
 T = TypeVar("T")
 Self = TypeVar("Self", bound="Calibrator")
@@ -35,7 +42,9 @@ class Calibrator:
             plan = builder.build_serialized_network(network, config)
         Path("model.engine").write_bytes(plan)
 
-    A calibrator serves one build.
+    A calibrator serves one build. A Ctrl-C that Python delivers while TensorRT enters a callback never reaches this
+    class: the bindings swallow it and TensorRT takes it for the end of the data. So ranges are believed only where the
+    data came to their own end, and a build that cannot show this is an error too.
     """
 
     algorithm: ClassVar[str]
@@ -52,7 +61,16 @@ class Calibrator:
         """The ranges that TensorRT was given instead of data."""
         self.written: CalibrationCache | None = None
         """The ranges that TensorRT found in the data."""
-        self._asked = False
+        self.cache_path: Path | None = None
+        """The cache file that is read or written; None without one."""
+        self.data_paths: list[tuple[str, Path]] = []
+        """What the data are called in messages and the file that holds them, where the batches tell."""
+        self._asked = self._was_read = self._wanted_data = self._closed = False
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether a build has begun to use this calibrator."""
+        return self._asked
 
     @property
     def ranges(self) -> CalibrationCache | None:
@@ -68,26 +86,41 @@ class Calibrator:
 
     def get_batch(self, names: Sequence[str]) -> list[int] | None:
         """Input names -> a device pointer each, in that order; None at the end of the data."""
-        self._asked = True
+        self._asked = self._wanted_data = True
         if self.failure:
             return None
-        return self._kept(lambda: self._batch(names), None) or None
+        return self._kept(lambda: self._next(names), None) or None
 
     def read_calibration_cache(self) -> bytes | None:
         """The ranges to use without calibrating, as TensorRT's text; None to calibrate."""
         self._asked = True
         if self.failure:
             return None
-        self.handed_over = self._kept(self._read, None)
-        return None if self.handed_over is None else self.handed_over.format()
+        return self._kept(self._answer_read, None)
 
     def write_calibration_cache(self, cache: Any) -> None:
         """The ranges that TensorRT found, as its text; kept and written unless anything went wrong before."""
+        self._asked = True
         if self.failure:
             logger.error("no calibration cache is written, because of the error before: %s", self.failure.error)
             return
-        data = bytes(cache)  # the memory is TensorRT's and ends with this call
-        self._kept(lambda: self._write(data), None)
+        self._kept(lambda: self._write(bytes(cache)), None)  # the memory is TensorRT's and ends with this call
+
+    def _next(self, names: Sequence[str]) -> list[int]:
+        self._refuse_a_second_build()
+        if not self._was_read:
+            raise BackendError(f"TensorRT asks for data and never had an answer whether there is a cache; {_SWALLOWED}")
+        return self._batch(names)
+
+    def _answer_read(self) -> bytes | None:
+        self._refuse_a_second_build()
+        self.handed_over = self._read()
+        self._was_read = True
+        return None if self.handed_over is None else self.handed_over.format()
+
+    def _refuse_a_second_build(self) -> None:
+        if self._closed or self.written is not None:
+            raise BackendError("a calibrator serves one build, and this one has had it; make a new one for the next")
 
     def _kept(self, answer: Callable[[], T], otherwise: T) -> T:
         try:
@@ -110,22 +143,45 @@ class Calibrator:
     def _write(self, data: bytes) -> None:
         raise NotImplementedError
 
+    def _check_handed_back(self, data: bytes) -> None:
+        """What TensorRT writes without having calibrated -> BackendError unless it is what it was given."""
+        scales = {} if self.handed_over is None else self.handed_over.scales
+        given = {(name, scale.tobytes()) for name, scale in scales.items()}  # bytes, since nan equals nothing
+        found = CalibrationCache.parse(data, name="the cache that TensorRT wrote").scales
+        if not found or any((name, scale.tobytes()) not in given for name, scale in found.items()):
+            raise BackendError(
+                f"TensorRT wrote ranges without having been given one batch, and not those that it was given; "
+                f"{_SWALLOWED}"
+            )
+
+    def _unfinished(self) -> str | None:
+        """Why the build cannot have used what it was given; None where all is well."""
+        if self.handed_over is not None and not self._wanted_data:
+            return None
+        return f"TensorRT built without ranges and without one batch; {_SWALLOWED}"
+
     def _where(self) -> str:
         return "calibration"
 
     # The way out
 
     def raise_if_failed(self) -> None:
-        """Call it once the builder has returned: raises the kept error, and BackendError if nothing was asked of us."""
+        """Call it once the builder has returned: raises the kept error, and BackendError where none was kept but the
+        build used neither all of the data nor the ranges that were handed over.
+        """
         self.failure.reraise()
         if not self._asked:
             raise BackendError(
                 "TensorRT built without asking the calibrator for anything; set BuilderFlag.INT8, and note that a "
                 "network with Q/DQ nodes is not calibrated"
             )
+        unfinished = self._unfinished()
+        if unfinished is not None:
+            raise BackendError(f"{self._where()}: {unfinished}")
 
     def close(self) -> None:
-        """Give the device memory back; done at the end of the data and after an error anyway."""
+        """Give the device memory back, and serve no further build."""
+        self._closed = True
 
     def __enter__(self: Self) -> Self:
         """The calibrator itself."""
@@ -136,6 +192,8 @@ class Calibrator:
         self.close()
         if error is None:
             self.raise_if_failed()
+        elif isinstance(error, SystemExit) and not error.code and self._asked:
+            self.raise_if_failed()  # an exit that calls itself a success must not hide a failure
         elif isinstance(error, Exception) and error.__cause__ is not self.failure.error:
             self.failure.reraise()
 
@@ -144,8 +202,37 @@ class Calibrator:
     def expect(self, inputs: Mapping[str, Any]) -> None:
         """Input name -> (full shape, dtype) that the network reads; batches are checked against it."""
 
-    def fed_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Input name -> full shape of the first batch; empty for ranges that are handed over."""
+    def expect_network(self, network: Any, profile: Any = None) -> None:
+        """TensorRT's parsed network, and the calibration profile where it has dynamic axes -> `expect` of its inputs.
+
+        What counts is a static shape, or the OPT shape of ``profile``. Also checks ranges that are to be handed over:
+        CacheError where they name no tensor of the network. ValueError where an input's shape stays open.
+        """
+        inputs = {}
+        for item in network_inputs(versions.tensorrt(), network):
+            shape = item.shape
+            if item.dynamic:
+                found = [] if profile is None else profile.get_shape(item.name)
+                if len(found) != 3 or len(tuple(found[1])) != len(shape):
+                    raise ValueError(
+                        f"input {item.name!r} is {shape}: pass the calibration profile, with a shape for it: profile="
+                    )
+                shape = tuple(int(size) for size in found[1])
+            inputs[item.name] = shape, item.dtype
+        self.expect(inputs)
+        if self.to_hand_over is not None:
+            refuse_foreign(self.to_hand_over, network)
+
+    @property
+    def to_hand_over(self) -> CalibrationCache | None:
+        """The ranges that TensorRT will be given; None where it will be given data."""
+        return None
+
+    def fed_shapes(self, inputs: Container[str] = ()) -> dict[str, tuple[int, ...]]:
+        """Input name -> full shape of the first batch; empty for ranges that are handed over.
+
+        Raises for an entry among ``inputs`` that is no array.
+        """
         return {}
 
     def set_input_metadata(self, metadata: Mapping[str, Any]) -> None:
@@ -202,12 +289,19 @@ class FedCalibrator(Calibrator):
         self._policy, self._trt_version = policy, versions.dotted(trt)
         self._looked = False  # the cache file is judged once
         self._found: CalibrationCache | None = None
+        self.data_paths = data_inputs(batches)
         self._store = CacheStore(
-            cache, policy, algorithm=self.algorithm, trt_version=self._trt_version, origin=self._origin
+            cache,
+            policy,
+            algorithm=self.algorithm,
+            trt_version=self._trt_version,
+            origin=self._origin,
+            inputs=[*model_inputs(model), *self.data_paths],
         )
+        self.cache_path = self._store.path
 
     def _origin(self) -> tuple[Provenance, list[str]]:
-        return origin(
+        made, unknown = origin(
             model=self._model,
             data_key=self._data_key,
             batches=self._batches,
@@ -215,6 +309,13 @@ class FedCalibrator(Calibrator):
             method=self._method(),
             header=f"TRT-{version_number(self._trt_version)}-{self.algorithm}",
         )
+        kept = None if self._store.path is None else read_sidecar(self._store.path)
+        if kept is not None and not hasattr(self._batches, "num_samples"):
+            # How many are fed is known only afterwards: the last batch may be padded, a loader may have no length.
+            fed, most = kept[0].samples_used, made.samples_used
+            if most == 0 or most - self.feed.batch_size < fed < most:
+                made = replace(made, samples_used=fed)
+        return made, unknown
 
     def _method(self) -> str:
         return f"tensorrt:{self.algorithm}"
@@ -223,10 +324,15 @@ class FedCalibrator(Calibrator):
         """As `Calibrator.expect`."""
         self.feed.expect(inputs)
 
-    def fed_shapes(self) -> dict[str, tuple[int, ...]]:
+    @property
+    def to_hand_over(self) -> CalibrationCache | None:
+        """As `Calibrator.to_hand_over`."""
+        return self._read()
+
+    def fed_shapes(self, inputs: Container[str] = ()) -> dict[str, tuple[int, ...]]:
         """As `Calibrator.fed_shapes`; raises, with its place, whatever the first batch raises."""
         try:
-            return self.feed.first_shapes()
+            return self.feed.first_shapes(inputs)
         except BaseException as error:
             self.failure.keep(error, self._where())
             self.failure.reraise()
@@ -256,21 +362,28 @@ class FedCalibrator(Calibrator):
         return self._found
 
     def _write(self, data: bytes) -> None:
-        if self.feed.consumed:
-            logger.info(
-                "calibrated on %d batches of %s, %d samples",
-                self.feed.consumed,
-                self.feed.known_batch_size,
-                self.feed.samples,
-            )
-            self.written = self._store.write(data)
-        elif self.handed_over is None:
-            raise DataError("TensorRT wrote a calibration cache without having been given one batch")
-        # else TensorRT hands back the ranges it was given, and the file holds them already
+        if not self.feed.consumed:
+            self._check_handed_back(data)  # the file holds them already
+            return
+        if not self.feed.exhausted:
+            raise BackendError(f"the feed did not end by itself: {_SWALLOWED}")
+        rows = self.feed.fed_rows
+        logger.info("calibrated on %d batches of %s, %d samples", self.feed.consumed, rows, self.feed.samples)
+        self.written = self._store.write(data, batch_size=rows, samples=self.feed.samples)
+
+    def _unfinished(self) -> str | None:
+        if not self._wanted_data and not self.feed.consumed:
+            return super()._unfinished()
+        if self.written is not None:
+            return None
+        if not self.feed.exhausted:
+            return f"the feed did not end by itself: {_SWALLOWED}"
+        return f"TensorRT had all the data and wrote no ranges; {_SWALLOWED}"
 
     def _where(self) -> str:
         return f"calibration, {self.feed.where}"
 
     def close(self) -> None:
         """As `Calibrator.close`."""
+        super().close()
         self.feed.close()

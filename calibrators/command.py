@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from calibrators import versions
 from calibrators.engine import PRECISIONS, BuiltEngine, build_engine
 from calibrators.memory import BACKENDS
+from calibrators.overwriting import cache_outputs, model_inputs, refuse_clashes, refuse_replacing
 from calibrators.shapes import Range, Shape
 from calibrators.store import POLICIES
 from trtcal.errors import DataError, TrtcalError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_SAMPLES = 5000  # the default of NVIDIA's sample
+BATCH_SIZE = 8  # the same
 
 _BASES = {f"IInt8{name}": method for name, method in {
     "EntropyCalibrator2": "entropy", "MinMaxCalibrator": "minmax", "LegacyCalibrator": "legacy"
@@ -48,6 +50,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("-e", "--engine", "--saveEngine", required=True, type=Path, metavar="FILE", help="the engine to write")
     add("-p", "--precision", default="fp16", choices=PRECISIONS, help="default: fp16")
     add("--int8", dest="precision", action="store_const", const="int8", help="the same as --precision int8")
+    add("--best", dest="precision", action="store_const", const="int8", help="the same: INT8, and FP16 where faster")
     add("--fp16", dest="fp16", action="store_true", default=True, help="FP16 beside INT8, where faster (default)")
     add("--no-fp16", dest="fp16", action="store_false", help="INT8 and FP32 only")
     add("-v", "--verbose", action="store_true", help="TensorRT's whole log")
@@ -84,16 +87,17 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--calib-batch-size",
         "--batch-size",
         type=_positive,
-        default=8,
         metavar="N",
-        help="samples per batch; the batch that really runs is made to be this one; default: 8",
+        help=f"samples per batch, which the batch that really runs is made to be; default: {BATCH_SIZE} with data; "
+        f"without, it fills a dynamic batch axis",
     )
     add(
         "--calib_preprocessor",
         "--calib-preprocessor",
         "--preset",
         metavar="NAME",
-        help="how the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw",
+        help="how the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw; "
+        "or V1, V1MS or V2 of NVIDIA's sample",
     )
     add("--preprocess", action="append", default=[], metavar="KNOB=VALUE", help="change one knob of the preset")
     add("--layout", choices=("CHW", "HWC"), help="axes of an image input, where its shape leaves them open")
@@ -138,7 +142,11 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
             metavar="INPUT:SIZES",
             help=f"{side} shape of dynamic inputs, batch included: x:1x3x224x224,y:1x10",
         )
-    add("-w", "--workspace", type=_bytes, metavar="SIZE", help="scratch memory: GiB, or with a suffix K, M or G")
+    add("--shapes", dest="fixed_shapes", nargs="+", default=[], metavar="INPUT:SIZES", help="all three at once")
+    sizes = "or with a suffix K, M or G"
+    add("-w", dest="workspace", type=_bytes, metavar="SIZE", help=f"scratch memory: GiB as in NVIDIA's sample, {sizes}")
+    add("--workspace", type=_mebibytes, metavar="SIZE", help=f"scratch memory: MiB as in trtexec, {sizes}")
+    add("--memPoolSize", dest="workspace", type=_pool, metavar="workspace:SIZE", help=f"the same: MiB, {sizes}")
     add("--timing-cache", "--timingCacheFile", type=Path, metavar="FILE", help="timings to reuse and extend")
     add("--dla-core", "--useDLACore", type=int, metavar="N", help="run on this DLA; calibrates with entropy only")
     add(
@@ -156,10 +164,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None, echo: Ca
     """Arguments -> exit code; prints what was built, or on standard error one line that says why not."""
     known = parser(prog)
     options = known.parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr
-    )
-    if not options.verbose:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    if options.verbose:
+        for name in ("trtcal", "calibrators"):
+            logging.getLogger(name).setLevel(logging.DEBUG)
+    else:
         logging.getLogger("calibrators.tensorrt").setLevel(logging.WARNING)
     try:
         run(options, echo)
@@ -178,6 +187,7 @@ def run(options: argparse.Namespace, echo: Callable[[str], None]) -> BuiltEngine
     calibrator = None
     if options.calib_input is not None and options.precision != "int8":
         raise ValueError(f"--calib_input goes with --precision int8, not with {options.precision}")
+    _refuse_losses(options)
     if options.precision == "int8":
         calibrator = _calibrator(options, {name: entry.opt for name, entry in ranges.items()})
     built = build_engine(
@@ -187,6 +197,7 @@ def run(options: argparse.Namespace, echo: Callable[[str], None]) -> BuiltEngine
         precision=options.precision,
         fp16=options.fp16,
         shapes=ranges,
+        batch_size=options.calib_batch_size,
         rewrite_batch=options.rewrite_batch,
         workspace=options.workspace,
         timing_cache=options.timing_cache,
@@ -196,6 +207,18 @@ def run(options: argparse.Namespace, echo: Callable[[str], None]) -> BuiltEngine
     for line in report(options, built):
         echo(line)
     return built
+
+
+def _refuse_losses(options: argparse.Namespace) -> None:
+    """OutputError where a result would lie over an input or another result; before ranges are collected."""
+    cache = options.precision == "int8" and options.policy != "off"
+    data = None if options.calib_input is None else options.calib_input.partition(":")[0]  # script.py:function
+    outputs = cache_outputs(options.calib_cache) if cache else []
+    outputs += [("the engine", options.engine), ("the timing cache", options.timing_cache)]
+    refuse_clashes([*model_inputs(options.onnx), ("the data", options.calib_input), ("the data", data)], outputs)
+    refuse_replacing(options.engine, "an engine")
+    if options.timing_cache is not None:
+        refuse_replacing(options.timing_cache, "a timing cache")
 
 
 def report(options: argparse.Namespace, built: BuiltEngine) -> list[str]:
@@ -305,6 +328,7 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
 
 def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
     """Data options and OPT shapes -> batches for the model."""
+    from calibrators.presets import resolve
     from trtcal.data import Batches, Samples
     from trtcal.feeding import fix_shapes, image_preprocess
     from trtcal.graph import load_model, model_inputs
@@ -314,12 +338,13 @@ def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
     inputs = fix_shapes(inputs, [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]])
     prepare = None
     if options.calib_preprocessor is not None:
-        knobs = dict(_knob(text) for text in options.preprocess)
-        prepare = image_preprocess(inputs, options.calib_preprocessor, layout=options.layout, **knobs)
+        name, knobs = resolve(options.calib_preprocessor, inputs, options.layout)
+        knobs |= dict(_knob(text) for text in options.preprocess)
+        prepare = image_preprocess(inputs, name, layout=options.layout, **knobs)
     source = open_source(options.calib_input, inputs=inputs, preprocess=prepare)
     return Batches(
         source,
-        options.calib_batch_size,
+        options.calib_batch_size or BATCH_SIZE,
         order=options.order,
         seed=options.seed,
         samples=options.calib_num_images or (min(len(source), MOST_SAMPLES) if isinstance(source, Samples) else None),
@@ -340,7 +365,14 @@ def _knob(text: str) -> tuple[str, Any]:
 
 
 def _ranges(options: argparse.Namespace) -> dict[str, Range]:
-    """--minShapes, --optShapes, --maxShapes -> ranges; what is left out is the OPT shape, or the nearest given."""
+    """--minShapes, --optShapes, --maxShapes -> ranges; what is left out is the OPT shape, or the nearest given.
+
+    --shapes stands for all three.
+    """
+    if options.fixed_shapes:
+        if options.min_shapes or options.opt_shapes or options.max_shapes:
+            raise ValueError("--shapes says all of --minShapes, --optShapes and --maxShapes; give it or them")
+        return {name: Range.of(shape) for name, shape in _shapes(options.fixed_shapes, "").items()}
     low, best, high = (_shapes(getattr(options, f"{side}_shapes"), side) for side in ("min", "opt", "max"))
     ranges = {}
     for name in {**best, **high, **low}:
@@ -358,7 +390,8 @@ def _shapes(texts: Sequence[str], side: str) -> dict[str, Shape]:
             sizes = re.findall(r"\d+", bracketed or plain)
             shapes[name.strip("'\" ")] = tuple(int(size) for size in sizes)
         if not re.fullmatch(r"(.+?:(\[[\d,\s]*\]|[\dx]+)(,|$))+", text):
-            raise ValueError(f"--{side}Shapes {text}: expected INPUT:SIZES such as x:1x3x224x224")
+            flag = f"--{side}Shapes" if side else "--shapes"
+            raise ValueError(f"{flag} {text}: expected INPUT:SIZES such as x:1x3x224x224")
     return shapes
 
 
@@ -374,8 +407,19 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _bytes(text: str) -> int:
+def _bytes(text: str, *, unit: str = "G") -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise argparse.ArgumentTypeError(f"expected a size such as 1 (GiB), 512M or 2G, got {text!r}")
-    return int(float(match[1]) * 1024 ** {"K": 1, "M": 2, "G": 3, "": 3}[match[2].upper()])
+        raise argparse.ArgumentTypeError(f"expected a size such as 1 ({unit}iB), 512M or 2G, got {text!r}")
+    return int(float(match[1]) * 1024 ** {"K": 1, "M": 2, "G": 3}[match[2].upper() or unit])
+
+
+def _mebibytes(text: str) -> int:
+    return _bytes(text, unit="M")
+
+
+def _pool(text: str) -> int:
+    name, _, size = text.partition(":")
+    if name != "workspace" or "," in size:
+        raise argparse.ArgumentTypeError(f"expected workspace:SIZE, the only pool that can be set here, got {text!r}")
+    return _mebibytes(size)

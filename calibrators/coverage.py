@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from trtcal.cache import CalibrationCache
+from trtcal.errors import CacheError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,17 @@ class Coverage:
     """Tensor without a range -> why it needs none."""
     costly: Mapping[str, str] = field(default_factory=dict)
     """Tensor without a range -> the layer that falls back to FP16 or FP32 for it."""
+
+
+def refuse_foreign(cache: CalibrationCache, network: Any) -> None:
+    """Ranges and parsed network -> CacheError where not one tensor of the network is named."""
+    tensors = _tensors(network)
+    if not any(name in tensors for name in cache.scales):
+        named, held = _short(cache.scales) or "no tensor", _short(tensors)
+        raise CacheError(
+            f"the cache names no tensor of the network, so it belongs to another model; it names {named}, the network "
+            f"holds {held}"
+        )
 
 
 def complete(cache: CalibrationCache, network: Any) -> tuple[CalibrationCache, Coverage]:

@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrators import versions
-from calibrators.coverage import Coverage, classify, complete
-from calibrators.shapes import NetworkInput, Range, Shape, calibration_shapes, inference_ranges, static_batch
+from calibrators.coverage import Coverage, classify, complete, refuse_foreign
+from calibrators.overwriting import Named, cache_outputs, model_inputs, refuse_clashes, refuse_replacing
+from calibrators.shapes import (
+    NetworkInput,
+    Range,
+    Shape,
+    calibration_shapes,
+    inference_ranges,
+    network_inputs,
+    static_batch,
+)
 from trtcal import atomic
 from trtcal.cache import CalibrationCache
 from trtcal.errors import BackendError, DataError, ModelError
@@ -35,7 +44,7 @@ class BuiltEngine:
     batch_size: int | None
     """The one true batch size that was calibrated with; None where nothing was calibrated or inputs disagree."""
     calibrated: Mapping[str, Shape]
-    """Input -> full shape that it was calibrated with."""
+    """Input -> full shape that it was calibrated with; empty where ranges were handed over."""
     profile: Mapping[str, Range]
     """Input -> shapes that the engine takes; empty for a static model."""
     ranges: CalibrationCache | None
@@ -80,6 +89,9 @@ def build_engine(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if (precision == "int8") != (calibrator is not None):
         raise ValueError("a calibrator goes with precision 'int8', and only with that")
+    if calibrator is not None and not hasattr(calibrator, "fed_shapes"):
+        raise TypeError(f"expected a calibrator of this package, got {type(calibrator).__qualname__}")
+    _refuse_losses(Path(model), engine, calibrator, timing_cache)
     trt = versions.tensorrt()
     if calibrator is not None:
         versions.base_class(calibrator.algorithm)
@@ -90,11 +102,28 @@ def build_engine(
     try:
         built = _build(trt, Path(model), calibrator, precision, recipe, ranges, batch_size, rewrite_batch)
     finally:
-        if calibrator is not None:
+        if calibrator is not None and (calibrator.was_asked or calibrator.failure):  # else it may serve another attempt
             calibrator.close()
     if engine is not None:
         atomic.write_bytes(engine, built.plan)
     return built
+
+
+def _refuse_losses(
+    model: Path,
+    engine: str | os.PathLike[str] | None,
+    calibrator: Calibrator | None,
+    timing_cache: str | os.PathLike[str] | None,
+) -> None:
+    """OutputError, before any work, where a result would lie over the model, the data, another result or a stranger."""
+    cache = None if calibrator is None else calibrator.cache_path
+    outputs: list[Named] = [] if cache is None else cache_outputs(cache)
+    outputs += [("the engine", engine), ("the timing cache", timing_cache)]
+    data = () if calibrator is None else calibrator.data_paths
+    refuse_clashes([*model_inputs(model), *data], outputs)
+    for what, path in (("an engine", engine), ("a timing cache", timing_cache)):
+        if path is not None:
+            refuse_replacing(path, what)
 
 
 @dataclass(frozen=True)
@@ -139,6 +168,8 @@ def _build(
     # The parser owns the weights that the network points to, so it is kept until the build is over.
     network, _parser, fixed = _parse(trt, builder, LOG, model, fed, rewrite_batch)
     inputs = network_inputs(trt, network)
+    if calibrator is not None:
+        calibrator.fed_shapes([item.name for item in inputs])  # raises for one of them that is no array
     config = _made(builder.create_builder_config, "a builder configuration", LOG)
     recipe.apply(trt, config, precision)
     calibrated = calibration_shapes(inputs, fed, ranges, batch_size)
@@ -156,21 +187,23 @@ def _build(
                 raise BackendError(f"TensorRT does not take the calibration profile {calibrated}: {_words(LOG)}")
         coverage = _prepare(calibrator, network, inputs, calibrated)
         true_batch = _true_batch(calibrated)
-        logger.info(
-            "calibration batch size %s: %s",
-            true_batch if true_batch is not None else "differs by input",
-            ", ".join(f"{name} {shape}" for name, shape in calibrated.items()),
-        )
+        if calibrator.to_hand_over is None:
+            logger.info(
+                "calibration batch size %s: %s",
+                true_batch if true_batch is not None else "differs by input",
+                ", ".join(f"{name} {shape}" for name, shape in calibrated.items()),
+            )
     plan = builder.build_serialized_network(network, config)
     if calibrator is not None and (plan is not None or calibrator.failure):
         calibrator.raise_if_failed()
     if plan is None:
         raise BackendError(f"{model}: TensorRT built no engine: {_words(LOG)}")
     _save_timing_cache(config, recipe.timing_cache)
+    on_data = calibrator is not None and calibrator.written is not None
     return BuiltEngine(
         plan=bytes(plan),
-        batch_size=true_batch,
-        calibrated=calibrated if calibrator is not None else {},
+        batch_size=true_batch if on_data else None,
+        calibrated=calibrated if on_data else {},
         profile=profile,
         ranges=None if calibrator is None else calibrator.ranges,
         coverage=_with_log(coverage, LOG, network),
@@ -182,18 +215,6 @@ def _with_log(coverage: Coverage, log: Any, network: Any) -> Coverage:
     missing = [name for name in log.without_scale() if name not in (*coverage.benign, *coverage.costly)]
     benign, costly = classify(missing, network)
     return Coverage(coverage.added, {**coverage.benign, **benign}, {**coverage.costly, **costly})
-
-
-def network_inputs(trt: Any, network: Any) -> list[NetworkInput]:
-    """Parsed network -> its inputs; ModelError for one that cannot be fed for calibration."""
-    found = []
-    for number in range(network.num_inputs):
-        tensor = network.get_input(number)
-        if tensor.is_shape_tensor:
-            raise ModelError(f"input {tensor.name!r} is a shape; make it a constant before the engine is built")
-        shape = tuple(int(size) for size in tensor.shape)
-        found.append(NetworkInput(tensor.name, shape, versions.numpy_dtype(trt, tensor.dtype)))
-    return found
 
 
 def _parse(
@@ -250,6 +271,8 @@ def _prepare(
     """Tell the calibrator what the network reads, and complete ranges that it hands over."""
     from calibrators.cached import HandedOver
 
+    if calibrator.to_hand_over is not None:
+        refuse_foreign(calibrator.to_hand_over, network)
     calibrator.expect({item.name: (calibrated[item.name], item.dtype) for item in inputs})
     if not isinstance(calibrator, HandedOver):
         return Coverage()

@@ -7,22 +7,23 @@ buffer, so shape and size are checked here before a pointer leaves.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 
 from calibrators.buffers import Buffers
 from calibrators.intake import DeviceArray, Expected, as_array, check_fits, expected_inputs, fed_dtype
-from calibrators.memory import DeviceMemory, open_memory
-from trtcal.errors import DataError, NonFiniteError
+from calibrators.memory import BACKENDS, DeviceMemory, open_memory
+from trtcal.errors import BackendError, DataError, NonFiniteError
 
 logger = logging.getLogger(__name__)
 
 _SHOWN_SAMPLES = 8
+_END = object()
+_MOST_ROWS = 2**31 - 1  # TensorRT counts them in an int32
 _NO_BATCH = "the data holds no batch at all; check the folder, the sample count and partial='drop'"
 
 
@@ -50,6 +51,10 @@ class Feed:
             raise TypeError(
                 f"batches must be an iterable of mappings from input name to array, got {type(batches).__name__}"
             )
+        if batch_size is not None:
+            _check_batch_size(batch_size)
+        if isinstance(memory, str) and memory not in BACKENDS:
+            raise ValueError(f"memory must be one of {', '.join(BACKENDS)}, got {memory!r}")
         self.consumed = 0
         """Batches handed to TensorRT so far."""
         self.samples = 0
@@ -57,9 +62,11 @@ class Feed:
         self.where = "before the first batch"
         """The batch that is being worked on, for messages: number, counted from 1, and sample names."""
         self.expected: dict[str, Expected] = expected_inputs(inputs or {})
+        self.exhausted = False
+        """Whether TensorRT was told of the end because the data came to their own end, and for no other reason."""
         self._declared = inputs is not None
         self._batches = batches
-        self._batch_size = batch_size
+        self._asked_size = self._batch_size = batch_size
         self._choice, self._device, self._int64 = memory, device, int64
         self._iterator: Iterator[Mapping[str, Any]] | None = None
         self._held: Mapping[str, Any] | None = None  # the first batch, if it was looked at before it was asked for
@@ -82,11 +89,11 @@ class Feed:
         """The batch size if it can be told without reading data."""
         if self._batch_size is None:
             declared = getattr(self._batches, "batch_size", None)  # trtcal's Batches, torch's DataLoader
-            if isinstance(declared, int) and not isinstance(declared, bool):
+            if isinstance(declared, int) and not isinstance(declared, bool) and 0 < declared <= _MOST_ROWS:
                 self._batch_size = declared
             elif self.expected:
                 shape = next(iter(self.expected.values())).shape
-                self._batch_size = shape[0] if shape else None
+                self._batch_size = shape[0] if shape and 0 < shape[0] <= _MOST_ROWS else None
         return self._batch_size
 
     @property
@@ -95,16 +102,30 @@ class Feed:
         size = self.known_batch_size
         if size is None:
             size = self._batch_size = self._rows(self._peek())
+            if not 0 < size <= _MOST_ROWS:
+                raise DataError(f"the first batch has {size} rows; TensorRT takes 1 to {_MOST_ROWS}")
         return size
 
-    def first_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Input name -> full shape, from what was declared or else from the first batch, which is not lost."""
+    @property
+    def fed_rows(self) -> int | None:
+        """Rows of the batches that were handed to TensorRT; None before the first, and for inputs without axes."""
+        shape = self.expected[self._names[0]].shape if self._names and self.consumed else ()
+        return shape[0] if shape else None
+
+    def first_shapes(self, inputs: Container[str] = ()) -> dict[str, tuple[int, ...]]:
+        """Input name -> full shape, from what was declared or else from the first batch, which is not lost.
+
+        An entry that is no array is left out, as labels and the like are; among ``inputs``, it raises.
+        """
         if self.expected:
             return {name: expected.shape for name, expected in self.expected.items()}
         shapes = {}
         for name, value in self._peek().items():
-            with contextlib.suppress(TypeError, DataError):  # labels and the like are none of our business here
+            try:
                 shapes[name] = tuple(int(size) for size in as_array(value, None).shape)
+            except (TypeError, DataError) as error:
+                if name in inputs:
+                    raise type(error)(f"input {name!r}: {error}") from error
         return shapes
 
     def _peek(self) -> Mapping[str, Any]:
@@ -121,8 +142,11 @@ class Feed:
         if samples:
             return len(samples)
         for value in batch.values():
-            shape = getattr(value, "shape", None)
-            if shape is not None and len(shape):
+            try:
+                shape = as_array(value, None).shape
+            except (TypeError, DataError):  # a label, or an address, which tells nothing
+                continue
+            if shape:
                 return int(shape[0])
         raise DataError("cannot tell the batch size from the first batch; say it: batch_size=…")
 
@@ -132,6 +156,8 @@ class Feed:
         The pointers stay good until the next call. Raises DataError for a batch that does not fit, BackendError when
         CUDA fails; whatever the loader raises goes through.
         """
+        if self._ended and not self.exhausted:
+            raise BackendError("the feed was closed before the data came to their end")
         if self._ended:
             return []
         try:
@@ -140,6 +166,8 @@ class Feed:
                 raise DataError(f"TensorRT asked for inputs {list(names)} after {list(self._names)}")
             if self._pending is None:
                 self.close()
+                self.where = f"after batch {self._loaded}, the last"
+                self.exhausted = True
                 return []
             buffers.memory.synchronize()
             pointers, rows = self._pending
@@ -168,13 +196,25 @@ class Feed:
     def _next_batch(self) -> Mapping[str, Any] | None:
         if self._iterator is None:
             self._iterator = iter(self._batches)
-        batch = next(self._iterator, None)
-        if batch is not None and not isinstance(batch, Mapping):
+        batch: object = next(self._iterator, _END)
+        if batch is _END:
+            self._check_length()
+            return None
+        if not isinstance(batch, Mapping):
             raise TypeError(
                 f"expected a mapping from input name to array, got {type(batch).__name__}; "
                 f"a loader of (images, labels) becomes one by: ({{'input': x}} for x, _ in loader)"
             )
         return batch
+
+    def _check_length(self) -> None:
+        """DataError where the loader has a length and ended before it."""
+        length = declared_length(self._batches)
+        if length is not None and self._loaded < length:
+            raise DataError(
+                f"the loader says that it has {length} batches (its len()), and ended after {self._loaded}; give it "
+                f"the length that is right, or none"
+            )
 
     def _load(self, buffers: Buffers) -> tuple[list[int], int] | None:
         """Next batch -> its pointers, with copies under way, and its rows without padding; None at the end."""
@@ -190,6 +230,8 @@ class Feed:
         pointers = [self._place(buffers, batch, name, slot, samples) for name in self._names]
         self._loaded = number
         shape = self.expected[self._names[0]].shape
+        if self._asked_size is not None and shape and shape[0] != self._asked_size:
+            raise DataError(f"batch_size={self._asked_size} was said, the batch has {shape[0]} rows")
         return pointers, int(getattr(batch, "valid", shape[0] if shape else 1))
 
     def _place(self, buffers: Buffers, batch: Mapping[str, Any], name: str, slot: int, samples: tuple[str, ...]) -> int:
@@ -201,6 +243,8 @@ class Feed:
             array = as_array(batch[name], expected)
             dtype = fed_dtype(array.dtype, expected, int64=self._int64)
             self._check_shape(array.shape, expected)
+            if 0 in array.shape:
+                raise DataError(f"the shape is {tuple(array.shape)}: a batch without a row or a value")
             if isinstance(array, DeviceArray):
                 pointer = buffers.place_device(slot, name, array, dtype)
                 self._owners[slot].append(array.owner)
@@ -244,6 +288,21 @@ class Feed:
             except Exception as error:
                 logger.warning("while the calibration feed was closed: %s", error)
         self._owners = [[], []]
+
+
+def declared_length(batches: object) -> int | None:
+    """Batches -> how many they say they are; None where they do not tell, as torch's loaders of streams."""
+    if not isinstance(batches, Sized):
+        return None
+    try:
+        return len(batches)
+    except Exception:
+        return None
+
+
+def _check_batch_size(size: object) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST_ROWS:
+        raise ValueError(f"batch_size must be a whole number from 1 to {_MOST_ROWS}, got {size!r}")
 
 
 def _check_finite(staged: np.ndarray, samples: tuple[str, ...]) -> None:

@@ -29,7 +29,7 @@ class FirstError:
         first = self.error is None
         if first:
             self.error, self.where = error, where
-        text = str(error) or type(error).__name__
+        text = _text(error)
         logger.error(
             "%s: %s%s", where, text, "; no cache will be written" if first else " (after an earlier error)",
             exc_info=None if isinstance(error, TrtcalError | KeyboardInterrupt) else error,
@@ -38,19 +38,35 @@ class FirstError:
     def reraise(self) -> None:
         """Raises the kept error, if there is one, with its place; its own type where that tells something.
 
-        A TrtcalError and a KeyboardInterrupt keep their type; SystemExit goes through as it is; anything else that a
-        loader raised becomes a DataError, with the original as its cause.
+        A TrtcalError and a KeyboardInterrupt keep their type; SystemExit goes through as it is unless it calls itself a
+        success; anything else that a loader raised becomes a DataError, with the original as its cause.
         """
         error = self.error
         if error is None:
             return
         if isinstance(error, SystemExit):
-            raise error
-        message = f"{self.where}: {error}" if str(error) else f"{self.where}: {type(error).__name__}"
+            if error.code:
+                raise error
+            raise DataError(f"{self.where}: the loader ended the program with SystemExit({error.code})") from error
+        message = f"{self.where}: {_text(error)}"
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(message) from error
         if isinstance(error, TrtcalError):
-            raise type(error)(message) from error
+            try:
+                same = type(error)(message)
+            except TypeError:  # a subclass with arguments of its own
+                raise DataError(message) from error
+            raise same from error
         if not isinstance(error, Exception):
             raise error
-        raise DataError(f"{self.where}: {type(error).__name__}: {error}") from error
+        name = type(error).__name__
+        text = _text(error)
+        raise DataError(f"{self.where}: {name}: {text}" if text != name else f"{self.where}: {name}") from error
+
+
+def _text(error: BaseException) -> str:
+    """Error -> what it says, or its name; an error that cannot be printed must not hide that there was one."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import Any
 
+from calibrators.feed import declared_length
 from trtcal import provenance
 from trtcal.provenance import Provenance
 
@@ -38,11 +39,11 @@ def origin(
     to_dict = getattr(getattr(source, "preprocess", None), "to_dict", dict)
     describe = getattr(source, "describe", None)
     size = batch_size or 0
-    count = getattr(batches, "num_samples", len(batches) * size if isinstance(batches, Sized) else 0)
+    count = getattr(batches, "num_samples", (declared_length(batches) or 0) * size)
     available = len(source) if isinstance(source, Sized) else count
     made = Provenance(
         model="" if model is None else Path(model).name,
-        model_sha256="" if model is None else provenance.model_sha256([model, *_external(Path(model))]),
+        model_sha256="" if model is None else provenance.model_sha256([model, *external_data(Path(model))]),
         data=str(describe()) if callable(describe) else type(batches).__name__,
         data_key=data_key or "",
         samples_used=count,
@@ -61,7 +62,14 @@ def origin(
     return made, unknown
 
 
-def _external(model: Path) -> list[Path]:
+def data_inputs(batches: Iterable[Any]) -> list[tuple[str, Path]]:
+    """Batches -> the file that they are read from, where they tell."""
+    source = getattr(batches, "source", None)
+    path = getattr(source, "path", None) or getattr(source, "_path", None)
+    return [("the data", Path(path))] if isinstance(path, (str, os.PathLike)) and os.path.isfile(path) else []
+
+
+def external_data(model: Path) -> list[Path]:
     """Files beside an ONNX model that hold its weights; none for a file that is not ONNX, such as a UFF."""
     from trtcal.errors import ModelError
     from trtcal.graph import external_files, load_model

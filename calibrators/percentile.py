@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from calibrators import versions
 from calibrators.cached import DEFAULT, HandedOver
 from calibrators.feed import Feed
-from calibrators.origin import origin
+from calibrators.origin import data_inputs, origin
+from calibrators.overwriting import model_inputs
 from calibrators.store import CacheStore
 from trtcal.cache import CalibrationCache, version_number
 from trtcal.provenance import Provenance
@@ -79,7 +80,16 @@ class PercentileCalibrator(HandedOver):
             )
 
         self._batches = batches
-        store = CacheStore(cache, policy, algorithm=self.algorithm, trt_version=trt_version, origin=from_here)
+        self.data_paths = data_inputs(batches)
+        store = CacheStore(
+            cache,
+            policy,
+            algorithm=self.algorithm,
+            trt_version=trt_version,
+            origin=from_here,
+            inputs=[*model_inputs(model), *self.data_paths],
+        )
+        self.cache_path = store.path
         found = store.read()
         if found is None:
             logger.info("collecting ranges by %s before the build", method)
@@ -88,12 +98,12 @@ class PercentileCalibrator(HandedOver):
         else:
             self.hand_over(found)
 
-    def fed_shapes(self) -> dict[str, tuple[int, ...]]:
+    def fed_shapes(self, inputs: Container[str] = ()) -> dict[str, tuple[int, ...]]:
         """As `Calibrator.fed_shapes`; empty where the batches can be run through only once."""
         if iter(self._batches) is self._batches:
             return {}
         feed = Feed(self._batches)
         try:
-            return feed.first_shapes()
+            return feed.first_shapes(inputs)
         finally:
             feed.close()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from calibrators import versions
 from trtcal.errors import DataError, ModelError
 
 Shape = tuple[int, ...]
@@ -50,6 +51,18 @@ class Range:
         return cls(shape, shape, shape)
 
 
+def network_inputs(trt: Any, network: Any) -> list[NetworkInput]:
+    """Parsed network -> its inputs; ModelError for one that cannot be fed for calibration."""
+    found = []
+    for number in range(network.num_inputs):
+        tensor = network.get_input(number)
+        if tensor.is_shape_tensor:
+            raise ModelError(f"input {tensor.name!r} is a shape; make it a constant before the engine is built")
+        shape = tuple(int(size) for size in tensor.shape)
+        found.append(NetworkInput(tensor.name, shape, versions.numpy_dtype(trt, tensor.dtype)))
+    return found
+
+
 def static_batch(inputs: Sequence[NetworkInput]) -> int | None:
     """Inputs -> the batch size that the model fixes; None where axis 0 is dynamic or inputs have none."""
     sizes = {item.shape[0] for item in inputs if item.shape}
@@ -88,9 +101,11 @@ def _one_shape(item: NetworkInput, fed: Mapping[str, Shape], asked: Range | None
     if shape and shape[0] < 0 and batch_size is not None:
         shape = batch_size, *shape[1:]
     if -1 in shape:
+        example = ["8" if size < 0 and axis == 0 else "…" if size < 0 else str(size) for axis, size in enumerate(shape)]
         raise ModelError(
-            f"input {item.name!r} has dynamic axes {item.shape}; say its shape, "
-            f"for example shapes={{{item.name!r}: {tuple(size if size >= 0 else '…' for size in shape)}}}"
+            f"input {item.name!r} has dynamic axes {item.shape}; say its shape, for example "
+            f"shapes={{{item.name!r}: ({', '.join(example)})}}, or --optShapes {item.name}:{'x'.join(example)} on the "
+            f"command line"
         )
     return shape
 

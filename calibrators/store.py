@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from calibrators.overwriting import Named, cache_outputs, refuse_cache, refuse_clashes
 from trtcal import provenance
 from trtcal.cache import CalibrationCache, version_number
 from trtcal.errors import CacheError
@@ -28,7 +30,11 @@ Origin = Callable[[], tuple[Provenance, list[str]]]
 
 
 class CacheStore:
-    """A cache file under a policy; ``origin`` is called once, when it is needed."""
+    """A cache file under a policy; ``origin`` is called once, when it is needed.
+
+    ``inputs``: the files that the cache is made from. Raises OutputError where writing it would lose one of them, or
+    a file that is no cache.
+    """
 
     def __init__(
         self,
@@ -38,6 +44,7 @@ class CacheStore:
         algorithm: str,
         trt_version: str,
         origin: Origin,
+        inputs: Iterable[Named] = (),
     ) -> None:
         if policy not in POLICIES:
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
@@ -49,6 +56,9 @@ class CacheStore:
         self._origin: tuple[Provenance, list[str]] | None = None
         if policy == "read" and self.path is not None and not self.path.is_file():
             raise CacheError(f"{self.path}: no such cache; policy 'read' uses one that exists, 'auto' makes it")
+        if self.path is not None and policy != "read":
+            refuse_clashes(inputs, cache_outputs(self.path))
+            refuse_cache(self.path, force=policy == "write")
 
     def read(self) -> CalibrationCache | None:
         """The cache to hand to TensorRT, with a header that it takes; None where it has to calibrate.
@@ -65,6 +75,7 @@ class CacheStore:
                     f"{self.path}: holds {cache.header}, this calibrator is {self._algorithm}; use the calibrator of "
                     f"that algorithm, or CachedCalibrator, which takes any"
                 )
+            refuse_spoilt(cache, str(self.path))
             logger.info("%s: used as it is, without asking where it comes from (policy 'read')", self.path)
             return retargeted(cache, self._trt_version, self._algorithm)
         if not self.path.exists():
@@ -97,16 +108,38 @@ class CacheStore:
             self._origin = self._make_origin()
         return self._origin
 
-    def write(self, data: bytes) -> CalibrationCache:
-        """What TensorRT wrote -> the file, replaced in one step, with its sidecar; warns of scales that look wrong."""
+    def write(self, data: bytes, *, batch_size: int | None = None, samples: int | None = None) -> CalibrationCache:
+        """What TensorRT wrote -> the file, replaced in one step, with its sidecar; warns of scales that look wrong.
+
+        ``batch_size`` and ``samples``: what was really fed, which the sidecar tells.
+        """
         cache = CalibrationCache.parse(data, name="the cache that TensorRT wrote")
         spoilt = [name for name, scale in cache.scales.items() if not (np.isfinite(scale) and scale > 0)]
         if spoilt:
             logger.warning("%d tensors have a scale of 0, inf or nan: %s", len(spoilt), ", ".join(spoilt[:10]))
         if self.path is not None:
-            provenance.save_with_sidecar(data, self.origin()[0], self.path)
+            made = self.origin()[0]
+            made = replace(
+                made,
+                batch_size=made.batch_size if batch_size is None else batch_size,
+                samples_used=made.samples_used if samples is None else samples,
+            )
+            provenance.save_with_sidecar(data, made, self.path)
             logger.info("%s: written, %d tensors", self.path, len(cache.scales))
         return cache
+
+
+def refuse_spoilt(cache: CalibrationCache, name: str = "the ranges") -> None:
+    """Ranges that are to be handed over -> CacheError for nan, inf and negative scales; a scale of 0 is warned of."""
+    bad = [tensor for tensor, scale in cache.scales.items() if not (np.isfinite(scale) and scale >= 0)]
+    if bad:
+        raise CacheError(
+            f"{name}: {len(bad)} tensors have a scale that is nan, inf or negative: {', '.join(bad[:10])}; calibrate "
+            f"again, or take them out"
+        )
+    zero = [tensor for tensor, scale in cache.scales.items() if scale == 0]
+    if zero:
+        logger.warning("%s: %d tensors have a scale of 0: %s", name, len(zero), ", ".join(zero[:10]))
 
 
 def retargeted(cache: CalibrationCache, trt_version: str, algorithm: str) -> CalibrationCache:

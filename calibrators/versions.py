@@ -36,6 +36,10 @@ class CalibratorsUnavailable(BackendError, ImportError):
     """TensorRT is missing, cannot be loaded, or has no calibrators; the message says what to do."""
 
 
+class CalibratorsMissing(BackendError, AttributeError):
+    """The same, where a class is asked for as an attribute of the package."""
+
+
 def tensorrt() -> Any:
     """The tensorrt module, under whichever of its names it is installed; CalibratorsUnavailable without it."""
     reasons: list[str] = []

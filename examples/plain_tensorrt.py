@@ -48,6 +48,7 @@ def main(model: str, images: str, engine: str) -> None:
     config.set_calibration_profile(profile)
 
     with EntropyCalibrator(batches, cache=f"{engine}.cache", model=model) as calibrator:
+        calibrator.expect_network(network, profile)  # or a batch of another shape would be read as far as it goes
         config.int8_calibrator = calibrator
         plan = builder.build_serialized_network(network, config)
     if plan is None:

@@ -99,6 +99,20 @@ def test_ranges_that_tensorrt_does_not_take_fail_the_build_with_the_reason(tmp_p
     assert found["old"] == CACHE.decode()
 
 
+@pytest.mark.parametrize("scale", ["7fc00000", "ff800000", "7f800000", "bc010a14"])
+def test_scales_that_are_none_are_refused_when_the_calibrator_is_made(tmp_path: Path, scale: str) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        """
+        cache = f"TRT-100300-EntropyCalibration2\\nimage: 3c010a14\\nbad: {sys.argv[1]}\\n".encode()
+        report(failed=failure(lambda: CachedCalibrator(cache)))
+        """,
+        scale,
+    )
+    assert found["failed"]["type"] in ("CacheError", "CacheFormatError")
+    assert "bad" in found["failed"]["message"]
+
+
 def test_a_file_that_is_no_cache_is_refused_when_the_calibrator_is_made(tmp_path: Path) -> None:
     (tmp_path / "x.cache").write_bytes(b"not a cache\n")
     found = fakecuda.drive(

@@ -242,6 +242,190 @@ def test_ctrl_c_while_data_is_read_ends_the_script_and_leaves_no_file(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+INTERRUPT = """
+def interrupt(function, count):
+    # Raises on entry of a method, before its first line, as Python delivers a signal that is pending
+    left = [count]
+    def trace(frame, event, argument):
+        if frame.f_code.co_name == function and frame.f_code.co_filename.endswith("calibrator.py"):
+            left[0] -= 1
+            if not left[0]:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+    sys.settrace(trace)
+"""
+
+
+@VERSIONS
+def test_an_interrupt_on_the_way_into_a_callback_is_an_error_and_leaves_no_file(tmp_path: Path, trt: str) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        INTERRUPT
+        + """
+Path("m.onnx").write_bytes(onnx_model())
+results = []
+calls = [("read_calibration_cache", 1), ("get_batch_size", 1), ("write_calibration_cache", 1)]
+for function, count in [*calls, *(("get_batch", n) for n in range(1, 7))]:
+    def engine():
+        interrupt(function, count)
+        build_engine("m.onnx", "m.engine", calibrator=EntropyCalibrator(batches(5), cache="m.cache"))
+    def script():
+        with EntropyCalibrator(batches(5), cache="m.cache") as calibrator:
+            interrupt(function, count)
+            build(calibrator)
+    for run in engine, script:
+        failed = failure(run)
+        sys.settrace(None)
+        results.append([function, count, failed and failed["type"], sorted(os.listdir("."))])
+report(results=results, live=live())
+""",
+        trt=trt,
+    )
+    assert len(found["results"]) == 18
+    for function, count, failed, files in found["results"]:
+        assert (failed, files) == ("BackendError", ["m.onnx"]), (function, count)
+    assert found["live"] == {}
+
+
+def test_an_interrupt_while_ranges_are_handed_over_is_an_error(tmp_path: Path) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        INTERRUPT
+        + """
+cache = b"TRT-100300-EntropyCalibration2\\nimage: 3c010a14\\n"
+Path("m.cache").write_bytes(cache)
+from trtcal.errors import BackendError
+makers = [lambda: CachedCalibrator(cache), lambda: EntropyCalibrator(batches(2), cache="m.cache", policy="read")]
+results = []
+for refuse, function in (("", "read_calibration_cache"), ("1", "get_batch")):
+    os.environ["TRTFAKE_REFUSE"] = refuse
+    for make in makers:
+        def script():
+            with make() as calibrator:
+                interrupt(function, 1)
+                if build(calibrator)[0] is None:  # TensorRT's own refusal of a calibration without a batch
+                    raise BackendError("no plan")
+        results.append(failure(script))
+        sys.settrace(None)
+kept = []
+for data in (b"TRT-100300-EntropyCalibration2\\n", b"TRT-100300-EntropyCalibration2\\nimage: 3d010a14\\n"):
+    calibrator = CachedCalibrator(cache)
+    calibrator.read_calibration_cache()
+    calibrator.write_calibration_cache(data)
+    kept.append(failure(calibrator.raise_if_failed))
+report(results=results, kept=kept, same=Path("m.cache").read_bytes() == cache)
+""",
+    )
+    assert [failed and failed["type"] for failed in found["results"] + found["kept"]] == ["BackendError"] * 6
+    assert found["same"]
+
+
+def test_a_calibrator_serves_one_build(tmp_path: Path) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        """
+        calibrator = EntropyCalibrator(batches(2), cache="c", policy="write")
+        build(calibrator)
+        calibrator.raise_if_failed()
+        before = Path("c").read_bytes()
+        build(calibrator)
+        closed, cached = EntropyCalibrator(batches(2)), CachedCalibrator("c")
+        for used in (closed, cached):
+            used.close()
+            build(used)
+        report(second=failure(calibrator.raise_if_failed), closed=failure(closed.raise_if_failed),
+               cached=failure(cached.raise_if_failed), same=before == Path("c").read_bytes())
+        """,
+    )
+    assert found.pop("same")
+    for failed in found.values():
+        assert failed["type"] == "BackendError"
+        assert "a calibrator serves one build" in failed["message"]
+
+
+@VERSIONS
+def test_a_plain_script_can_have_shapes_checked_against_the_network(tmp_path: Path, trt: str) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        """
+        def parsed(batch):
+            log = Log()
+            builder = trt.Builder(log)
+            network = builder.create_network(0)
+            parser = trt.OnnxParser(network, log)
+            assert parser.parse(onnx_model(batch))
+            profile = builder.create_optimization_profile()
+            profile.set_shape("image", (1, *SHAPE), (4, *SHAPE), (8, *SHAPE))
+            return network, profile, [builder, parser, log]
+        def script(batch, with_profile, size):
+            network, profile, keep = parsed(batch)
+            with EntropyCalibrator(batches(2, size=size)) as calibrator:
+                calibrator.expect_network(network, profile if with_profile else None)
+                build(calibrator, opt=4)
+        dynamic, static = parsed("N"), parsed(4)
+        strange = CachedCalibrator(b"TRT-100300-EntropyCalibration2\\nx: 3c010a14\\n")
+        empty = dynamic[2][0].create_optimization_profile()
+        report(small=failure(lambda: script("N", True, 2)), static=failure(lambda: script(4, False, 2)),
+               good=[failure(lambda: script("N", True, 4)), failure(lambda: script(4, False, 4))],
+               open=failure(lambda: script("N", False, 4)),
+               without=failure(lambda: EntropyCalibrator([]).expect_network(dynamic[0], empty)),
+               strange=failure(lambda: strange.expect_network(static[0])))
+        """,
+        trt=trt,
+    )
+    for name in ("small", "static"):
+        assert "the shape is (2, 3, 8, 8), the network reads (4, 3, 8, 8)" in found[name]["message"]
+    assert found["good"] == [None, None]
+    for name in ("open", "without"):
+        assert found[name]["type"] == "ValueError"
+        assert "input 'image' is (-1, 3, 8, 8): pass the calibration profile" in found[name]["message"]
+    assert found["strange"]["type"] == "CacheError"
+
+
+def test_an_exit_that_calls_itself_a_success_does_not_hide_a_failure(tmp_path: Path) -> None:
+    programs = [
+        """
+        with EntropyCalibrator(failing(5, SystemExit(0), after=1), cache="model.cache") as calibrator:
+            build(calibrator)
+        """,
+        """
+        with EntropyCalibrator(failing(5, OSError("disk gone"), after=1), cache="model.cache") as calibrator:
+            build(calibrator)
+            sys.exit()
+        """,
+    ]
+    for program in programs:
+        done = fakecuda.start_driven(tmp_path, program)
+        assert done.returncode == 1
+        assert "DataError: calibration, batch 2" in done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sidecar_tells_what_was_really_fed(tmp_path: Path) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        """
+        from trtcal.data import Batch
+        from trtcal.provenance import read_sidecar
+        Path("m.onnx").write_bytes(onnx_model())
+        padded = [Batch(b, valid=valid) for b, valid in zip(batches(2), (4, 1))]
+        class Stream:
+            batch_size = 99
+            def __iter__(self): return iter(padded)
+        results = []
+        for data, claims in ((padded, 4), (Stream(), 4)):
+            for attempt in range(2):
+                with EntropyCalibrator(data, cache="c", model="m.onnx", data_key="x") as calibrator:
+                    build(calibrator)
+                made = read_sidecar("c")[0]
+                results.append([calibrator.feed.consumed, made.batch_size, made.samples_used])
+            os.remove("c"); os.remove("c.json")
+        report(results=results)
+        """,
+    )
+    assert found["results"] == [[2, 4, 5], [0, 4, 5], [2, 4, 5], [2, 4, 5]]
+
+
 def test_sys_exit_in_a_loader_keeps_its_code(tmp_path: Path) -> None:
     done = fakecuda.start_driven(
         tmp_path,
@@ -354,7 +538,7 @@ def test_a_cache_written_without_a_batch_is_not_believed(tmp_path: Path) -> None
         report(failed=failure(calibrator.raise_if_failed), files=os.listdir("."))
         """,
     )
-    assert "without having been given one batch" in found["failed"]["message"]
+    assert "without having been given one batch, and not those that it was given" in found["failed"]["message"]
     assert found["files"] == []
 
 
@@ -394,11 +578,12 @@ def test_where_nothing_is_known_of_the_network_a_small_batch_gets_as_far_as_tens
     found = fakecuda.drive(
         tmp_path,
         """
-        with EntropyCalibrator(batches(3, size=2)) as calibrator:
-            plan, log = build(calibrator, opt=4)
-        report(log=log)
+        calibrator = EntropyCalibrator(batches(3, size=2))
+        plan, log = build(calibrator, opt=4)
+        report(log=log, failed=failure(calibrator.raise_if_failed))
         """,
     )
+    assert "the feed did not end by itself" in found["failed"]["message"]
     assert "is not 3072 bytes of live device memory" in found["log"][0]
 
 

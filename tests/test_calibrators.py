@@ -96,6 +96,23 @@ def test_without_tensorrt_asking_for_a_class_says_what_to_do() -> None:
     assert "trtcal.calibrate()" in found["EntropyCalibrator"]["message"]
 
 
+def test_without_tensorrt_hasattr_and_help_work() -> None:
+    found = fakecuda.run(
+        """
+        import calibrators, pydoc
+        from fakecuda.report import failure, report
+        report(there=[hasattr(calibrators, name) for name in ("EntropyCalibrator", "CalibratorsUnavailable")],
+               page="calibrators" in pydoc.render_doc(calibrators),
+               asked=failure(lambda: calibrators.EntropyCalibrator))
+        """,
+        trt=None,
+    )
+    assert found["there"] == [False, True]
+    assert found["page"] is True
+    assert found["asked"]["type"] == "CalibratorsMissing"
+    assert "install tensorrt>=8.5,<11" in found["asked"]["message"]
+
+
 def test_a_tensorrt_that_cannot_be_loaded_is_told_from_one_that_is_missing() -> None:
     found = fakecuda.run(PROGRAM, "EntropyCalibrator", LD_LIBRARY_PATH="")
     assert found["EntropyCalibrator"]["type"] == "CalibratorsUnavailable"

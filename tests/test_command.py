@@ -83,6 +83,52 @@ def test_a_cache_is_enough_where_there_are_no_data(folder: Path) -> None:
     assert "y: gemm" in done.stdout
 
 
+def test_a_cache_alone_builds_a_dynamic_model_where_a_batch_size_is_given(folder: Path) -> None:
+    (folder / "p.cache").write_bytes(b"TRT-8601-EntropyCalibration2\nimage: 3c010a14\n")
+    flags = "--int8", "--calib", "p.cache", "--policy", "read"
+    refused = build(folder, *flags)
+    assert refused.returncode == 2
+    assert "--optShapes image:8x3x8x8" in refused.stderr.splitlines()[-1]
+    done = build(folder, *flags, "--calib_batch_size", "4")
+    assert done.returncode == 0, done.stderr
+    assert "calibration batch size" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--engine", "m.onnx"],
+        ["--engine", "x.npy"],
+        ["--engine", "static.onnx"],
+        ["--calib_cache", "m.onnx", "--force"],
+        ["--calib_cache", "x.npy", "--force"],
+        ["--calib_cache", "m.engine"],
+        ["--timing-cache", "m.onnx"],
+        ["--engine", "nowhere/m.engine"],
+        ["--calib_cache", "nowhere/c"],
+        ["--method", "percentile", "--engine", "nowhere/m.engine"],
+    ],
+)
+def test_outputs_over_inputs_and_into_no_folder_are_refused_before_the_work(folder: Path, flags: list[str]) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = build(folder, *DATA, *flags)
+    assert done.returncode == 2
+    assert "trtfake" not in done.stderr
+    assert "collecting" not in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_verbose_is_about_our_own_loggers_only(folder: Path) -> None:
+    done = build(folder, *DATA, "-v")
+    assert done.returncode == 0, done.stderr
+    assert "PIL" not in done.stderr
+    program = (
+        "import logging; from calibrators.command import main; main(['-o', 'm', '-e', 'e', '-v']);"
+        "print([logging.getLogger(n).getEffectiveLevel() for n in ('', 'PIL', 'trtcal.x', 'calibrators.tensorrt')])"
+    )
+    assert fakecuda.start(program, cwd=folder).stdout.strip() == "[20, 20, 10, 10]"
+
+
 def test_a_failing_loader_exits_2_with_batch_and_reason_and_writes_nothing(folder: Path) -> None:
     (folder / "loader.py").write_text(
         "import numpy as np\n"
@@ -178,6 +224,10 @@ def test_the_output_goes_where_it_is_told(folder: Path, monkeypatch: pytest.Monk
         (["--calib-base-cls", "IInt8MinMaxCalibrator"], "method", "minmax"),
         (["--force"], "policy", "write"),
         (["-w", "2"], "workspace", 2 << 30),
+        (["--workspace=2"], "workspace", 2 << 20),
+        (["--memPoolSize=workspace:16"], "workspace", 16 << 20),
+        (["--memPoolSize=workspace:1.5G"], "workspace", 3 << 29),
+        (["--best"], "precision", "int8"),
         (["--workspace", "512M"], "workspace", 512 << 20),
     ],
 )
@@ -206,10 +256,23 @@ def test_shapes_that_are_left_out_are_the_opt_shape() -> None:
 
     assert _ranges(options("--optShapes=x:4x3")) == {"x": Range.of((4, 3))}
     assert _ranges(options("--maxShapes=x:4x3")) == {"x": Range.of((4, 3))}
+    assert _ranges(options("--shapes=x:4x3,y:1")) == {"x": Range.of((4, 3)), "y": Range.of((1,))}
+    with pytest.raises(ValueError, match=r"--shapes says all"):
+        _ranges(options("--shapes=x:4x3", "--optShapes=x:4x3"))
+    with pytest.raises(ValueError, match=r"^--shapes x=4: expected"):
+        _ranges(options("--shapes=x=4"))
 
 
 @pytest.mark.parametrize(
-    "flags", [["--calib_num_images", "0"], ["-w", "much"], ["--calib-base-cls", "X"], ["--calib_c", "x"]]
+    "flags",
+    [
+        ["--memPoolSize=dlaSRAM:1"],
+        ["--memPoolSize=16"],
+        ["--calib_num_images", "0"],
+        ["-w", "much"],
+        ["--calib-base-cls", "X"],
+        ["--calib_c", "x"],
+    ],
 )
 def test_wrong_values_and_abbreviations_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

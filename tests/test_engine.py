@@ -219,7 +219,7 @@ def test_wrong_arguments_are_refused_before_anything_is_built(tmp_path: Path) ->
         report(precision=asked(precision="int4"), without=asked(),
                beside=asked(precision="fp16", calibrator=EntropyCalibrator([])),
                dla=asked(calibrator=MinMaxCalibrator([]), dla_core=0),
-               shape=asked(precision="fp16", shapes={"x": (1,)}),
+               shape=asked(precision="fp16", shapes={"x": (1,)}), stranger=asked(calibrator=object()),
                batch=asked(calibrator=EntropyCalibrator(batches(1, size=2)), batch_size=8))
         """,
     )
@@ -227,6 +227,7 @@ def test_wrong_arguments_are_refused_before_anything_is_built(tmp_path: Path) ->
     assert found["without"] == found["beside"] == "a calibrator goes with precision 'int8', and only with that"
     assert "DLA takes EntropyCalibration2 only" in found["dla"]
     assert "the model's inputs are ['image']" in found["shape"]
+    assert found["stranger"] == "expected a calibrator of this package, got object"
     assert "batch size 8 was asked for" in found["batch"]
 
 
@@ -261,7 +262,7 @@ def test_the_timing_cache_is_extended(tmp_path: Path) -> None:
         """,
     )
     assert found["first"] == "TRTFAKE-TIMINGS\n"
-    assert found["bad"]["type"] == "DataError"
+    assert found["bad"]["type"] == "OutputError"
 
 
 def test_handed_over_ranges_need_no_data_and_are_refused_or_taken_as_they_are(tmp_path: Path) -> None:
@@ -286,10 +287,135 @@ def test_percentile_ranges_take_the_shapes_of_their_batches(tmp_path: Path) -> N
         """
         calibrator = PercentileCalibrator("dynamic.onnx", batches(2, size=4), percentile=99)
         built = build_engine("dynamic.onnx", "m.engine", calibrator=calibrator)
-        report(calibrated=built.calibrated, engine=bool(engine()), costly=built.coverage.costly)
+        report(opt=built.profile["image"].opt, batch=built.batch_size, calibrated=built.calibrated,
+               engine=bool(engine()), costly=built.coverage.costly)
         """,
     )
-    assert found == {"calibrated": {"image": [4, 3, 8, 8]}, "engine": True, "costly": {}}
+    assert found == {"opt": [4, 3, 8, 8], "batch": None, "calibrated": {}, "engine": True, "costly": {}}
+
+
+def test_only_what_was_calibrated_has_a_batch_size(tmp_path: Path) -> None:
+    found = drive(
+        tmp_path,
+        """
+        def built():
+            calibrator = EntropyCalibrator(batches(2), cache="c", model="dynamic.onnx", data_key="x")
+            return build_engine("dynamic.onnx", calibrator=calibrator).batch_size
+        report(first=built(), reused=built(), fp16=build_engine("static.onnx", precision="fp16").batch_size,
+               handed=build_engine("static.onnx", calibrator=CachedCalibrator("c")).batch_size)
+        """,
+    )
+    assert found == {"first": 4, "reused": None, "fp16": None, "handed": None}
+
+
+def test_no_result_is_written_over_an_input_or_another_result(tmp_path: Path) -> None:
+    found = drive(
+        tmp_path,
+        """
+        from trtcal.data import Batches
+        from trtcal.sources import open_source
+        from trtcal.graph import load_model, model_inputs
+        os.symlink("static.onnx", "link"); os.link("static.onnx", "hard")
+        os.symlink("away.engine", "away"); np.save("x.npy", np.zeros((4, *SHAPE), np.float32))
+        Path("t.cache.json").write_text("{}")
+        source = open_source("x.npy", inputs=model_inputs(load_model("static.onnx")))
+        before = {name: Path(name).read_bytes() for name in ("static.onnx", "dynamic.onnx", "x.npy", "t.cache.json")}
+        def never():
+            raise AssertionError("work was done")
+            yield
+        def tried(engine="m.engine", cache=None, timing=None, data=None, policy="write"):
+            def action():
+                calibrator = EntropyCalibrator(
+                    data or never(), cache=cache, policy=policy if cache else "auto", model="static.onnx")
+                build_engine("static.onnx", engine, calibrator=calibrator, timing_cache=timing)
+            return failure(action)
+        results = dict(
+            engine=tried("static.onnx"), link=tried("link"), hard=tried("hard"), stranger=tried("dynamic.onnx"),
+            cache=tried(cache="static.onnx"), auto=tried(cache="static.onnx", policy="auto"),
+            cache_link=tried(cache="link"), timing=tried(timing="static.onnx"), both=tried("e", "e"),
+            sidecar=tried("e.json", "e"), times=tried("t", timing="t"), cache_times=tried("e", "t", "t"),
+            over_sidecar=tried(cache="t.cache"), data=tried("x.npy", data=Batches(source, 2)),
+            cache_data=tried(cache="x.npy", data=Batches(source, 2)), same=tried("away", "away.engine"),
+            folder=tried("."), nowhere=tried("nowhere/m.engine"))
+        after = {name: Path(name).read_bytes() for name in before}
+        report(results=results, same=before == after, left=sorted(os.listdir(".")))
+        """,
+    )
+    for name, failed in found["results"].items():
+        assert failed is not None, name
+        assert failed["type"] == "OutputError", (name, failed)
+    assert found["same"]
+    assert "m.engine" not in found["left"]
+
+
+def test_an_engine_is_replaced_by_an_engine(tmp_path: Path) -> None:
+    found = drive(
+        tmp_path,
+        """
+        results = []
+        for old in (b"", b"ftrt....", b"TRTFAKE-PLAN old", bytes(100)):
+            Path("m.engine").write_bytes(old)
+            build_engine("static.onnx", "m.engine", precision="fp16")
+            results.append(engine() != old)
+        report(results=results)
+        """,
+    )
+    assert found == {"results": [True] * 4}
+
+
+def test_a_build_that_fails_before_tensorrt_asks_leaves_the_calibrator_for_another(tmp_path: Path) -> None:
+    found = drive(
+        tmp_path,
+        """
+        calibrator = EntropyCalibrator(iter(batches(3)), cache="c")
+        failed = [failure(lambda: build_engine("absent.onnx", calibrator=calibrator)),
+                  failure(lambda: build_engine("dynamic.onnx", calibrator=calibrator, batch_size=8)),
+                  failure(lambda: build_engine("static.onnx", calibrator=calibrator))]
+        built = build_engine("dynamic.onnx", "m.engine", calibrator=calibrator)
+        again = failure(lambda: build_engine("dynamic.onnx", "m.engine", calibrator=calibrator))
+        report(failed=[f["type"] for f in failed], consumed=calibrator.feed.consumed, batch=built.batch_size,
+               again=again, live=live())
+        """,
+    )
+    assert found["failed"] == ["ModelError", "DataError", "DataError"]
+    assert (found["consumed"], found["batch"]) == (3, 4)
+    assert found["again"] is not None
+    assert found["live"] == {}
+
+
+def test_a_cache_that_names_no_tensor_of_the_network_is_an_error(tmp_path: Path) -> None:
+    found = drive(
+        tmp_path,
+        """
+        Path("c").write_bytes(b"TRT-100300-EntropyCalibration2\\nother: 3c010a14\\n")
+        read = lambda: EntropyCalibrator(batches(2, size=2), cache="c", policy="read")
+        report(cached=failure(lambda: build_engine("static.onnx", "m.engine", calibrator=CachedCalibrator("c"))),
+               read=failure(lambda: build_engine("static.onnx", "m.engine", calibrator=read())),
+               empty=failure(lambda: build_engine("static.onnx", calibrator=CachedCalibrator(
+                   b"TRT-100300-EntropyCalibration2\\n"))), engine=engine())
+        """,
+    )
+    assert found.pop("engine") is None
+    for failed in found.values():
+        assert failed["type"] == "CacheError"
+        assert "names no tensor of the network" in failed["message"]
+
+
+def test_an_input_that_is_no_array_is_told_with_its_own_error(tmp_path: Path) -> None:
+    found = drive(
+        tmp_path,
+        """
+        def asked(value):
+            data = [{"image": value, "label": ["a", "b"]}]
+            return failure(lambda: build_engine("static.onnx", calibrator=EntropyCalibrator(data)))
+        good = failure(lambda: build_engine("static.onnx", calibrator=EntropyCalibrator(
+            [{**batches(1, size=2)[0], "label": ["a", "b"]}])))
+        report(list=asked([1, 2]), none=asked(None), good=good)
+        """,
+    )
+    assert "input 'image': cannot feed a builtins.list" in found["list"]["message"]
+    assert "input 'image': cannot feed a builtins.NoneType" in found["none"]["message"]
+    assert found["good"] is None
 
 
 def test_without_calibrators_the_build_says_what_to_do(tmp_path: Path) -> None:

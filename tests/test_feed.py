@@ -273,6 +273,100 @@ def test_errors_can_tell_the_batch_and_its_samples() -> None:
     assert feed.where == "batch 2 (samples c, d)"
 
 
+def test_none_in_the_data_is_not_their_end() -> None:
+    good, other = batches(2)
+    feed = Feed([good, None, other], memory="host")  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="got NoneType"):
+        feed.next(["x"])  # the second is loaded ahead
+    assert feed.where == "batch 2"
+    assert not feed.exhausted
+
+
+def test_a_loader_that_ends_before_its_length_is_an_error() -> None:
+    class Short(list[Any]):
+        def __len__(self) -> int:
+            return 3
+
+    memory = HostMemory()
+    feed = Feed(Short(batches(2)), memory=memory)
+    feed.next(["x"])
+    with pytest.raises(DataError, match=r"says that it has 3 batches \(its len\(\)\), and ended after 2"):
+        feed.next(["x"])
+    assert not feed.exhausted
+    assert memory.live == 0
+
+
+def test_a_length_that_cannot_be_told_is_not_asked_for_again() -> None:
+    class Stream(list[Any]):
+        def __len__(self) -> int:
+            raise TypeError("a stream has no length")
+
+    memory = HostMemory()
+    assert len(drain(Feed(Stream(batches(2)), memory=memory), memory)) == 2
+
+
+def test_only_the_end_of_the_data_counts_as_their_end() -> None:
+    feed = Feed(batches(2), memory="host")
+    feed.next(["x"])
+    assert not feed.exhausted
+    feed.close()
+    with pytest.raises(BackendError, match="closed before"):
+        feed.next(["x"])
+    whole = Feed(batches(1), memory="host")
+    assert whole.next(["x"])
+    assert not whole.exhausted
+    assert whole.next(["x"]) == []
+    assert whole.exhausted
+
+
+@pytest.mark.parametrize("size", [0, -3, "4", 2.0, True, 2**40])
+def test_a_batch_size_that_is_none_is_refused_at_once(size: Any) -> None:
+    with pytest.raises(ValueError, match="batch_size must be a whole number"):
+        Feed(batches(1), batch_size=size)
+
+
+def test_another_batch_size_than_was_said_is_an_error() -> None:
+    with pytest.raises(DataError, match="batch_size=17 was said, the batch has 2 rows"):
+        Feed(batches(1), batch_size=17, memory="host").next(["x"])
+
+
+def test_a_memory_of_no_name_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="memory must be one of"):
+        Feed(batches(1), memory="bogus")
+
+
+def test_a_batch_without_rows_is_an_error() -> None:
+    with pytest.raises(DataError, match="the first batch has 0 rows"):
+        Feed([{"x": np.zeros((0, 3), np.float32)}]).batch_size  # noqa: B018
+    with pytest.raises(DataError, match="without a row"):
+        Feed([{"x": np.zeros((0, 3), np.float32)}], memory="host").next(["x"])
+
+
+@pytest.mark.parametrize("protocol", ["cuda", "dlpack"])
+def test_the_batch_size_of_an_array_that_has_no_shape_of_its_own_is_known(protocol: str) -> None:
+    class Cuda:
+        __cuda_array_interface__ = {"shape": (5, 3), "typestr": "<f4", "data": (4096, False), "version": 3}  # noqa: RUF012
+
+    class Pack:
+        array = np.zeros((5, 3), np.float32)
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__()
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+    value = Cuda() if protocol == "cuda" else Pack()
+    assert Feed([{"label": "cat", "x": value}]).batch_size == 5
+
+
+def test_an_entry_that_is_no_array_is_an_error_where_it_is_an_input() -> None:
+    feed = Feed([{"x": np.zeros((2, 3)), "label": ["a", "b"]}])
+    assert feed.first_shapes(["x"]) == {"x": (2, 3)}
+    with pytest.raises(TypeError, match=r"input 'label': cannot feed a builtins.list"):
+        feed.first_shapes(["x", "label"])
+
+
 def test_a_loader_of_pairs_is_told_how_to_become_one_of_mappings() -> None:
     with pytest.raises(TypeError, match=r"got tuple.*'input': x"):
         Feed([(np.zeros(3), 1)], memory="host").next(["x"])  # type: ignore[list-item]

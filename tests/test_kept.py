@@ -63,3 +63,27 @@ def test_the_traceback_of_a_strangers_error_is_logged_and_that_of_our_own_is_not
     FirstError().keep(OSError("x"), "batch 1")
     FirstError().keep(DataError("x"), "batch 1")
     assert [bool(record.exc_info) for record in caplog.records] == [True, False]
+
+
+def test_an_error_that_cannot_be_printed_or_made_again_is_raised_all_the_same() -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    class Pair(DataError):
+        def __init__(self, one: str, two: str) -> None:
+            super().__init__(one + two)
+
+    for error, words in ((Silent(), "here: Silent"), (Pair("a", "b"), "here: ab")):
+        first = FirstError()
+        first.keep(error, "here")
+        with pytest.raises(DataError, match=f"^{words}$"):
+            first.reraise()
+
+
+@pytest.mark.parametrize("code", [0, None])
+def test_an_exit_that_calls_itself_a_success_is_an_error(code: int | None) -> None:
+    first = FirstError()
+    first.keep(SystemExit(code), "here")
+    with pytest.raises(DataError, match="here: the loader ended the program"):
+        first.reraise()

@@ -9,7 +9,7 @@ import pytest
 from calibrators.store import CacheStore, retargeted
 from trtcal.cache import CalibrationCache
 from trtcal.errors import CacheError, CacheFormatError, OutputError
-from trtcal.provenance import Provenance, sidecar_path
+from trtcal.provenance import Provenance, read_sidecar, sidecar_path
 
 DATA = b"TRT-100300-EntropyCalibration2\nx: 3c010a14\n"
 
@@ -71,12 +71,64 @@ def test_auto_does_not_take_what_it_cannot_verify(path: Path, caplog: pytest.Log
     assert "cannot be verified, because model= was not given (policy 'read' takes it anyway)" in caplog.text
 
 
-def test_auto_takes_a_file_that_is_no_cache_for_a_reason_to_calibrate(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path.write_bytes(b"half a cach")
-    assert store(path).read() is None
-    assert "calibrating anew: " in caplog.text
+@pytest.mark.parametrize("policy", ["auto", "write"])
+@pytest.mark.parametrize("content", [b"half a cach", b"", b"{}", b"ftrt plan"])
+def test_a_file_that_is_no_cache_is_never_replaced(path: Path, policy: str, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match="exists and is no calibration cache"):
+        store(path, policy)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("policy", ["auto", "write"])
+def test_a_file_that_is_no_sidecar_is_never_replaced(path: Path, policy: str) -> None:
+    sidecar_path(path).write_text('{"mine": 1}')
+    with pytest.raises(OutputError, match="would be replaced by the sidecar"):
+        store(path, policy)
+    store(path, "off")
+
+
+def test_a_cache_that_somebody_else_made_is_replaced_by_force_only(path: Path) -> None:
+    path.write_bytes(DATA)
+    with pytest.raises(OutputError, match="nothing beside it says what it was made from"):
+        store(path)
+    store(path, "write").write(DATA.replace(b"3c01", b"3d01"))
+    assert path.read_bytes() != DATA
+
+
+def test_a_folder_that_is_missing_is_told_before_the_work(path: Path) -> None:
+    with pytest.raises(OutputError, match=r"the folder .* does not exist"):
+        store(path.parent / "nowhere" / "model.cache")
+    with pytest.raises(OutputError, match="it is a folder"):
+        store(path.parent)
+
+
+def test_a_cache_is_not_written_over_what_it_is_made_from(path: Path) -> None:
+    path.write_bytes(DATA)
+    for inputs in ([("the model", path)], [("the model", sidecar_path(path))]):
+        with pytest.raises(OutputError, match="it is the model as well"):
+            CacheStore(path, "write", algorithm="EntropyCalibration2", trt_version="10.3.0",
+                       origin=lambda: (provenance(), []), inputs=inputs)  # fmt: skip
+
+
+def test_the_sidecar_tells_what_was_fed(path: Path) -> None:
+    store(path).write(DATA, batch_size=3, samples=7)
+    kept = read_sidecar(path)
+    assert kept is not None
+    assert (kept[0].batch_size, kept[0].samples_used) == (3, 7)
+
+
+@pytest.mark.parametrize("scale", ["7fc00000", "7f800000", "ff800000", "bc010a14"])
+def test_ranges_that_are_no_ranges_are_not_handed_over(path: Path, scale: str) -> None:
+    path.write_bytes(DATA + f"bad: {scale}\n".encode())
+    with pytest.raises(CacheError, match="bad"):
+        store(path, "read").read()
+
+
+def test_a_scale_of_0_is_handed_over_with_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.write_bytes(DATA + b"dead: 0\n")
+    assert store(path, "read").read() is not None
+    assert "1 tensors have a scale of 0: dead" in caplog.text
 
 
 def test_auto_does_not_take_a_cache_that_was_edited(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +218,6 @@ def test_the_origin_is_asked_for_once(path: Path) -> None:
         return provenance(), []
 
     once = CacheStore(path, "auto", algorithm="EntropyCalibration2", trt_version="10.3.0", origin=origin)
-    path.write_bytes(DATA)
     once.read()
     once.write(DATA)
     assert calls == [1]

@@ -86,7 +86,9 @@ def test_int64_is_fed_as_int32_which_is_what_tensorrt_8_reads(tmp_path: Path) ->
         START
         + """
 calibrator = EntropyCalibrator(batches(1, np.int64))
-more, pointers = Driver(trt, calibrator).get_batch(["x"])
+driver = Driver(trt, calibrator)
+assert driver.read_calibration_cache() is None
+more, pointers = driver.get_batch(["x"])
 import ctypes
 report(more=more, read=list(np.frombuffer(ctypes.string_at(pointers[0], 48), np.int32).tolist()))
 """,
