@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,34 @@ def test_an_element_at_the_limit_is_in_the_last_bin_and_elements_at_the_edge_are
     assert counts[2047] == 2
     assert counts[1024] == 1
     assert counts[0] == 1
+
+
+@pytest.mark.parametrize("num_bins", [2048, 32768])
+@pytest.mark.parametrize("size", [2047, 2048, 2049, 32768, 32769, 70001])
+def test_crowds_of_zeros_and_a_constant_are_counted_like_anything_else(size: int, num_bins: int) -> None:
+    x = np.maximum(np.random.default_rng(size).normal(size=size), 0).astype(np.float32)
+    for values in (x, -x, np.full(size, 0.7, np.float32), np.zeros(size, np.float32)):
+        limit, edge = np.float32(max(x.max(), 0.7)), np.abs(values).max()
+        counts = [np.ones(num_bins, np.int64) for _ in range(2)]
+        hits = [
+            loops.add_counts(values, limit, edge, mine) for loops, mine in zip((kernels(), PLAIN), counts, strict=True)
+        ]
+        assert hits[0] == hits[1]
+        assert np.array_equal(counts[0], counts[1])
+
+
+def test_more_elements_than_an_int32_counts_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MANY", 1500)
+    x = np.maximum(np.random.default_rng(0).normal(size=4000), 0).astype(np.float32)
+    compiled: Any = kernels().add_counts
+    for num_bins in (64, 2048):
+        counts, plain = np.zeros(num_bins, np.int64), np.zeros(num_bins, np.int64)
+        assert (
+            compiled.py_func(x, np.float32(4), x.max(), counts)
+            == numpy_add_counts(x, np.float32(4), x.max(), plain)
+            == 1
+        )
+        assert np.array_equal(counts, plain)
 
 
 def test_an_array_that_may_not_be_written_is_read() -> None:

@@ -162,7 +162,6 @@ class FloatRunner:
 
     def __init__(self, graph: CalibrationGraph) -> None:
         self._graph = graph
-        self._fixed = batch_size(load_model(graph.path)) or 1
         self._copies = 1
         self._lock = threading.Lock()
         try:
@@ -196,16 +195,17 @@ class FloatRunner:
 
     def _fall_back(self, error: ModelError) -> None:
         """From batch 1 to the batch size of the file; where that is 1 already, the error stands."""
-        if self._fixed == 1 or self._copies > 1:
+        fixed = batch_size(load_model(self._graph.path)) or 1
+        if fixed == 1 or self._copies > 1:
             raise error
         logger.warning(
             "%s: its batch size %d is built into the graph; running each sample as a batch of %d copies",
             self._graph.path,
-            self._fixed,
-            self._fixed,
+            fixed,
+            fixed,
         )
         self._open(calibration_graph(self._graph.path))
-        self._copies = self._fixed
+        self._copies = fixed
 
     def __enter__(self) -> FloatRunner:
         return self

@@ -192,7 +192,7 @@ class _Collector:
             )
         if tensor.masked:
             return
-        if tensor.streamed.limit == 0 and rows > 1:
+        if tensor.streamed.limit == 0 and rows > 1 and self.growth == "double":
             tensor.waiting = max(tensor.waiting, amax)
             tensor.zeros += values.size if amax == 0 else 0
         else:

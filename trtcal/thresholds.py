@@ -67,18 +67,21 @@ def mse(hist: Histogram) -> np.float32:
     hist = hist.coarse(NUM_BINS) if hist.num_bins > NUM_BINS else hist
     if hist.limit == 0 or not hist.total:
         return hist.amax
-    num_bins = hist.num_bins
-    centre = np.arange(num_bins) + 0.5  # in bins, so that limits of any size keep their precision
-    moments = [_prefix(hist.counts * centre**power) for power in range(3)]
+    centre = np.arange(hist.num_bins) + 0.5  # in bins, so that limits of any size keep their precision
+    candidates, edges, value = _mse_grid(hist.num_bins)
+    count, total, square = (np.diff(_prefix(hist.counts * centre**power)[edges], axis=1) for power in range(3))
+    error = (square - 2 * value * total + value**2 * count).sum(axis=1)
+    return min(np.float32(candidates[int(np.argmin(error))] * hist.bin_width), hist.amax)
+
+
+@functools.cache
+def _mse_grid(num_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Candidate thresholds (M,), the bins at which each int8 level begins and ends (M, 129), its value (M, 128)."""
     candidates = np.arange(min(64, num_bins), num_bins + 1)
     step = candidates[:, None] / (NUM_LEVELS - 1)  # bins per int8 step
     level = np.arange(NUM_LEVELS)
     first = np.clip(np.ceil((level - 0.5) * step - 0.5), 0, num_bins).astype(np.int64)
-    last = np.concatenate([first[:, 1:], np.full((len(candidates), 1), num_bins)], axis=1)
-    count, total, square = (prefix[last] - prefix[first] for prefix in moments)
-    value = level * step
-    error = (square - 2 * value * total + value**2 * count).sum(axis=1)
-    return min(np.float32(candidates[int(np.argmin(error))] * hist.bin_width), hist.amax)
+    return candidates, np.concatenate([first, np.full((len(candidates), 1), num_bins)], axis=1), level * step
 
 
 METHODS: dict[str, Callable[..., np.float32]] = {
@@ -133,7 +136,7 @@ def entropy_bin(counts: np.ndarray, start: int = NUM_LEVELS) -> int | None:
 def first_minimum(values: np.ndarray) -> int:
     """Index of the least value, where one within 1e-12 of the best before it does not displace it."""
     best = 0
-    for index in np.flatnonzero(values <= np.minimum.accumulate(values)):
+    for index in np.flatnonzero((values <= np.minimum.accumulate(values)) & np.isfinite(values)):
         if values[index] < values[best] - TIE:
             best = int(index)
     return best
