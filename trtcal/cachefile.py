@@ -17,7 +17,7 @@ from trtcal.collector import Progress, collect, load_checkpoint
 from trtcal.data import Batches
 from trtcal.errors import OutputError, StatsError
 from trtcal.formats import CACHE
-from trtcal.graph import CalibrationGraph, external_files
+from trtcal.graph import CalibrationGraph
 from trtcal.growth import growth_rule
 from trtcal.outputs import Kind, check_output, json_of
 from trtcal.provenance import (
@@ -87,7 +87,8 @@ def calibrate_to_file(
     graph = open_graph(model)
     origin = _origin(graph, batches, method, growth, header)
     key = _statistics_key(origin)
-    stats_there = stats is None or (Path(stats).exists() and load_checkpoint(stats, key) is not None)
+    gathered = None if stats is None else load_checkpoint(stats, key)
+    stats_there = stats is None or gathered is not None
     reuse = check(path, origin)
     kept = read_sidecar(path) if reuse.ok and stats_there and not force else None
     if kept is not None:
@@ -98,7 +99,10 @@ def calibrate_to_file(
         if path.exists():
             announce(f"{path}: calibrating again: {'; '.join(reasons)}")
         try:
-            gathered = _statistics(graph, batches, growth, key, path, stats, workers, progress, announce)
+            if gathered is None:
+                gathered = _statistics(graph, batches, growth, key, path, workers, progress, announce)
+            else:
+                announce(f"{stats}: statistics of these samples are already there; the model need not run")
         except KeyboardInterrupt:
             if partial_path(path).exists():
                 announce(f"{partial_path(path)}: kept; the same command goes on from it")
@@ -135,7 +139,7 @@ def _origin(graph: CalibrationGraph, batches: Batches, method: str, growth: str,
     preprocess = getattr(batches.source, "preprocess", None)  # pictures have one
     return Provenance(
         model=graph.path.name,
-        model_sha256=model_sha256([graph.path, *(graph.path.parent / f for f in external_files(graph.model))]),
+        model_sha256=model_sha256(graph.files),
         data=batches.source.describe(),
         data_key=batches.key(),
         samples_used=accounting.used,
@@ -164,15 +168,10 @@ def _statistics(
     growth: str,
     key: str,
     path: Path,
-    stats: str | Path | None,
     workers: int | None,
     progress: Progress | None,
     announce: Callable[[str], None],
 ) -> ActivationStats:
-    kept = load_checkpoint(stats, key) if stats is not None else None
-    if kept is not None:
-        announce(f"{stats}: statistics of these samples are already there; the model need not run")
-        return kept
     partial = partial_path(path)
     resumed = load_checkpoint(partial, key)
     if resumed is not None:

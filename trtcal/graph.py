@@ -66,6 +66,11 @@ class CalibrationGraph:
     order: tuple[str, ...]
     hidden: int
 
+    @property
+    def files(self) -> list[Path]:
+        """The model's file, then those that hold its weights."""
+        return [self.path, *(self.path.parent / name for name in external_files(self.model))]
+
 
 def load_model(path: str | Path) -> ModelProto:
     """File -> model, with external data left on disk; ModelError names the file and what is wrong with it."""
@@ -157,7 +162,7 @@ def set_batch_size(model: ModelProto, size: int | None) -> ModelProto:
     import onnx
 
     old = batch_size(model)
-    model = _copy(model)
+    model = copied(model)
     for _, dim in _batch_dims(model):
         dim.Clear()
         if size is None:
@@ -189,7 +194,7 @@ def calibration_graph(path: str | Path, model: ModelProto | None = None) -> Cali
     import onnx.inliner
 
     path = Path(path)
-    model = _copy(load_model(path) if model is None else model)
+    model = copied(load_model(path) if model is None else model)
     if model.functions:  # their tensors are as good as any, but nobody sees them from outside
         model = onnx.inliner.inline_local_functions(model)
     quantized = next((node for node in model.graph.node if node.op_type in QUANTIZED_OPS), None)
@@ -290,7 +295,8 @@ def _is_float(tensor: TensorProto) -> bool:
     return tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
-def _copy(model: ModelProto) -> ModelProto:
+def copied(model: ModelProto) -> ModelProto:
+    """Model -> a copy to change."""
     from onnx import ModelProto
 
     copy = ModelProto()

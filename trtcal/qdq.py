@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.graph import QUANTIZED_OPS
+from trtcal.graph import QUANTIZED_OPS, copied
 from trtcal.placement import PLACEMENTS, Weight, invalid_scale, label, layer_name, place
 from trtcal.topology import MOVES_VALUES, WEIGHTED, Graph, bodies, int_attribute, reads
 from trtcal.weights import WeightScales, weight_scales
@@ -148,7 +148,7 @@ def strip_qdq(model: ModelProto) -> ModelProto:
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    graph = Graph(_copy(model))
+    graph = Graph(copied(model))
     sources = _float_sources(graph)
     nodes: list[NodeProto] = []
     dequantized = []
@@ -281,7 +281,7 @@ def raised(model: ModelProto) -> ModelProto:
     from onnx import version_converter
 
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), MIN_OPSET)
-    model = _copy(model)
+    model = copied(model)
     # Raised first: the converter takes models of IR 3 to list their weights among their inputs.
     model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     if opset >= MIN_OPSET:
@@ -337,9 +337,3 @@ def _replace(field: Any, items: Iterable[Any]) -> None:
     items = list(items)
     del field[:]
     field.extend(items)
-
-
-def _copy(model: ModelProto) -> ModelProto:
-    copy = type(model)()
-    copy.CopyFrom(model)
-    return copy

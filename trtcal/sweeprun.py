@@ -23,7 +23,7 @@ from trtcal.data import Batches
 from trtcal.errors import DataError, OutputError
 from trtcal.evaluation import with_batch_size
 from trtcal.exact import ExactCounts, count_exactly
-from trtcal.graph import CalibrationGraph, external_files
+from trtcal.graph import CalibrationGraph
 from trtcal.metrics import Metric, Outputs
 from trtcal.modelfile import load_whole_model
 from trtcal.provenance import installed_versions, model_sha256
@@ -335,9 +335,8 @@ def _exact_shapes(
 def _key(graph: CalibrationGraph, batches: Batches) -> str:
     """What statistics belong to."""
     preprocess = getattr(batches.source, "preprocess", None)
-    files = [graph.path, *(graph.path.parent / name for name in external_files(graph.model))]
     parts = {
-        "model": model_sha256(files),
+        "model": model_sha256(graph.files),
         "data": batches.key(),
         "order": [batches.order, batches.seed],
         "batch": [batches.batch_size, batches.partial],
