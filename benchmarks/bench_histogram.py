@@ -9,6 +9,7 @@ trtcal finds by itself. trtcal's finer, batch-invariant histogram of 32768 bins 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -33,13 +34,25 @@ def shapes(size: int) -> dict[str, np.ndarray]:
     }
 
 
+def pair(bins: int) -> Count:
+    """What a pass does: both histograms, by the sum of their bins."""
+
+    def count(x: np.ndarray, limit: float) -> object:
+        sums = np.zeros(FINE_BINS + bins - 1, np.int32)
+        scale = FINE_BINS / 2.0 ** math.frexp(limit)[1]
+        kernels().add_counts(x, np.float32(limit), bins, np.float32(scale), np.float32(limit), sums)
+        return sums
+
+    return count
+
+
 def counters(bins: int) -> Iterator[tuple[str, Count | str]]:
     """Name -> a way to count, or why it is missing."""
 
     def ours(add: Callable[..., int], bins: int) -> Count:
         def count(x: np.ndarray, limit: float) -> object:
-            counts = np.zeros(bins, np.int64)
-            add(x, np.float32(limit), np.float32(limit), counts)
+            counts = np.zeros(bins, np.int32)
+            add(x, np.float32(limit), bins, np.float32(0), np.float32(limit), counts)
             return counts
 
         return count
@@ -47,6 +60,7 @@ def counters(bins: int) -> Iterator[tuple[str, Count | str]]:
     yield "trtcal, largest \\|x\\| alone", lambda x, limit: kernels().abs_max_bits(x)
     yield "**trtcal**", ours(kernels().add_counts, bins)
     yield f"**trtcal**, {FINE_BINS} bins", ours(kernels().add_counts, FINE_BINS)
+    yield f"**trtcal**, {bins} and {FINE_BINS} bins at once", pair(bins)
     yield "trtcal without numba", ours(numpy_add_counts, bins)
     yield "numpy.histogram", lambda x, limit: np.histogram(x, bins, (0, limit))[0]
     try:

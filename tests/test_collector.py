@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +100,70 @@ def test_the_growth_rule_decides_the_streams_limit(growth: str) -> None:
     assert stats.growth == growth
     assert stats.tensors["x"].streamed is not None
     assert stats.tensors["x"].streamed.limit == limit
+
+
+def awkward(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A tensor of every kind: fed, dead for a while, masked early or late, and of different sizes."""
+    x = batch["x"]
+    late = np.where(x.max() > 5, x, 0)
+    mask = np.where(np.arange(x.size) < (x.max() > 4.5), -np.inf, x)
+    return {"x": x, "late": late, "dead": x * 0, "mask": mask, "wide": x[..., None] * np.arange(1, 9), "half": x / 2}
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 23])
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("zeros", [0, 5])
+def test_what_is_held_and_what_is_run_again_changes_nothing(
+    size: int, workers: int, zeros: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = data()
+    x[:zeros] = 0
+    batches = cut(x, size)
+    batches[-1] = Batch({"x": np.concatenate([batches[-1]["x"], x[6:8]])}, valid=len(batches[-1]["x"]))
+    stats, runs = [], []
+    for budget in (0, 3000, 1 << 30):
+        ran: list[int] = []
+
+        def counting(batch: dict[str, np.ndarray], ran: list[int] = ran) -> dict[str, np.ndarray]:
+            ran.append(1)
+            return awkward(batch)
+
+        monkeypatch.setattr(collector, "HELD_BYTES", budget)
+        stats.append(collect(counting, batches, workers=workers).to_bytes())
+        runs.append(len(ran))
+    assert stats[0] == stats[1] == stats[2]
+    assert runs[2] == len(x) + 2  # everything fits, so nothing runs twice
+    if size > 1:
+        assert runs[2] <= runs[1] <= runs[0]
+        assert runs[2] < runs[0]
+
+
+def test_a_tensor_of_zeros_is_worth_no_second_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "HELD_BYTES", 0)
+    runs = []
+
+    def counting(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        runs.append(float(batch["x"][0, 0]))
+        return {"dead": batch["x"] * 0, "late": batch["x"] * (batch["x"][:, :1] == 4)}
+
+    x = np.arange(6, dtype=np.float32)[:, None] + np.zeros((6, 3), np.float32)
+    collect(counting, cut(x, 3))
+    assert runs == [0, 1, 2, 3, 4, 5, 4]
+
+
+def test_a_batch_that_is_held_is_let_go_of_when_it_is_counted() -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = []
+
+    def watched(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        most.append(sum(reference() is not None for reference in alive))
+        y = batch["x"] * 2
+        alive.append(weakref.ref(y))
+        return {"y": y}
+
+    collect(watched, cut(data(12), 4))
+    assert most[3] == 3
+    assert max(most[4:]) <= 1
 
 
 def test_nan_inside_the_network_names_the_sample_and_the_first_tensor() -> None:

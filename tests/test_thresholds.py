@@ -1,15 +1,31 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import oracle
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from trtcal.growth import double, power_of_two
 from trtcal.histogram import FINE_BINS, NUM_BINS, Histogram, HistogramBuilder, abs_max
-from trtcal.thresholds import METHODS, canonical, entropy, entropy_bin, first_minimum, method, minmax, mse, percentile
+from trtcal.thresholds import (
+    METHODS,
+    canonical,
+    entropy,
+    entropy_bin,
+    entropy_bins,
+    first_minimum,
+    method,
+    minmax,
+    mse,
+    percentile,
+)
 
 SHAPES: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
     "normal": lambda rng: rng.normal(size=3000),
@@ -86,6 +102,33 @@ def test_thresholds_scale_with_the_data_by_powers_of_two_exactly(name: str, powe
         assert METHODS[name](make(x * 2.0**power)) == METHODS[name](make(x)) * np.float32(2.0**power)
 
 
+@given(shape=st.sampled_from(sorted(SHAPES)), seed=st.integers(0, 99), power=st.integers(-100, 128))
+@example(shape="laplace", seed=0, power=128)
+@settings(max_examples=30)
+def test_thresholds_scale_exactly_as_far_as_float32_goes(shape: str, seed: int, power: int) -> None:
+    x = SHAPES[shape](np.random.default_rng(seed)).astype(np.float32)
+    x = np.ldexp(x, -np.frexp(np.abs(x).max())[1])  # largest |x| in [0.5, 1): 2**128 times that is finite
+    for make in (fine, lambda x: streamed([x.astype(np.float32)])):
+        unit, scaled = make(x), make(np.ldexp(x, power))
+        for name, threshold in METHODS.items():
+            with np.errstate(over="ignore"):  # half a bin more than the largest float32 is inf
+                assert threshold(scaled) == np.ldexp(threshold(unit), power), name
+
+
+@pytest.mark.parametrize("largest", [2.0**-149, 2.0**-126, 2.0**127, float(np.finfo(np.float32).max)])
+@pytest.mark.parametrize("name", METHODS)
+def test_thresholds_of_the_largest_and_the_least_floats_are_no_accidents(name: str, largest: float) -> None:
+    for x in ([largest], [largest, largest / 2, 0], [-largest, 0, 0, 0, 0, 0, 0, 0], [largest, *np.linspace(0, 1, 99)]):
+        for hist in (fine(np.array(x)), streamed([np.array(x, np.float32)])):
+            amax = METHODS[name](hist)
+            assert amax.dtype == np.float32
+            assert amax >= 0
+            if name != "entropy":
+                assert amax <= hist.amax
+            elif largest < 2.0**127:
+                assert np.isfinite(amax)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_tensor_of_zeros_has_the_threshold_zero(name: str) -> None:
     assert METHODS[name](fine(np.zeros(9))) == 0
@@ -118,6 +161,30 @@ def test_percentile_is_the_upper_edge_of_its_bin() -> None:
         3.25,
         3.25,
     ]
+
+
+def test_percentile_counts_elements_exactly() -> None:
+    """99.9 / 100 is a little more than 0.999 in binary, and as many elements of 1000 are 999 nevertheless."""
+    assert 99.9 / 100 * 1000 > 999
+    for thousands in (1, 7, 1000, 2**52 // 1000, 2**62 // 1000):
+        hist = Histogram(np.array([999 * thousands, thousands - 1, 0, 1]), 4.0, np.float32(3.5))
+        assert percentile(hist, 99.9) == 1
+        assert percentile(hist, 99.90000001) == (3.5 if thousands == 1 else 2)
+        assert percentile(hist, 100) == 3.5
+
+
+@given(
+    hnp.arrays(np.int64, 8, elements=st.just(0) | st.integers(0, 2**59)),
+    st.floats(1e-9, 100),
+    st.floats(1e-9, 100),
+)
+def test_percentile_rises_with_q(counts: NDArray[np.int64], one: float, two: float) -> None:
+    counts[7] += 1
+    hist = Histogram(counts, 8.0, np.float32(7.25))
+    low, high = sorted([one, two])
+    assert percentile(hist, low) <= percentile(hist, high) <= percentile(hist, 100) == hist.amax
+    kept = int(counts[: math.ceil(percentile(hist, low))].sum())
+    assert Fraction(kept, hist.total) >= Fraction(str(low)) / 100
 
 
 def test_percentile_rises_with_q_and_ends_at_the_largest_value() -> None:
@@ -167,3 +234,10 @@ WRONG = ["", "Entropy", "entropy:3", "entropy:", "kl", "percentile:", "percentil
 def test_a_wrong_method_is_refused_with_what_is_right(spec: str) -> None:
     with pytest.raises(ValueError, match=r"choose one of minmax, percentile, entropy, mse|percentile needs"):
         method(spec)
+
+
+def test_many_histograms_are_searched_as_each_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    counts = np.array([np.zeros(2048), rng.integers(0, 9, 2048), rng.geometric(0.3, 2048) // 3, np.arange(2048) < 700])
+    assert entropy_bins(counts) == [entropy_bin(row) for row in counts]
+    assert entropy_bins(counts)[0] is None

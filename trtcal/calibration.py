@@ -145,12 +145,12 @@ def default_algorithm(method: str) -> str:
 
 def open_graph(path: str | Path) -> CalibrationGraph:
     """ONNX file -> what to calibrate, runnable sample by sample whatever batch size the file fixes."""
-    model = load_model(path)
-    fixed = batch_size(model)
+    graph = calibration_graph(path)
+    fixed = batch_size(graph.model)
     if fixed not in (None, 1):
         logger.info("%s: has the batch size %d; running it with 1", path, fixed)
-        model = set_batch_size(model, 1)
-    return calibration_graph(path, model)
+        graph = calibration_graph(path, set_batch_size(graph.model, 1))
+    return graph
 
 
 class FloatRunner:

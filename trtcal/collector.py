@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,15 @@ import numpy as np
 
 from trtcal.atomic import write_bytes
 from trtcal.errors import DataError, NonFiniteError, OutputError, StatsError
-from trtcal.growth import growth_rule, power_of_two
-from trtcal.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
+from trtcal.histogram import abs_max
+from trtcal.pair import PairBuilder
 from trtcal.stats import ActivationStats, TensorStats, parse
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_SECONDS = 1.0  # at most this much of a pass is lost to an interruption,
 CHECKPOINT_SECONDS = 30.0  # and this much to a kill
+HELD_BYTES = 128 << 20  # a batch that has to be known before it is counted is kept up to here, and above run twice
 
 Answer = Mapping[str, np.ndarray]
 Progress = Callable[[int], None]
@@ -40,13 +43,14 @@ def collect(
     keep_checkpoint: bool = False,
     progress: Progress | None = None,
     look: Callable[[ActivationStats], None] | None = None,
+    start: ActivationStats | None = None,
 ) -> ActivationStats:
     """Run every sample of the batches once -> what each float tensor of the answers did.
 
     Samples run one at a time, so a tensor's largest |x| belongs to a sample whatever its axes mean, memory
-    holds one sample's tensors per worker, and the batch size leaves no trace but in ``streamed``. (There, a
-    tensor's first batch that is not all zeros runs twice where it has several samples, since TensorRT wants
-    its maximum before it counts.) ``workers`` samples run at once; they change nothing but the time.
+    holds one sample's tensors per worker, and the batch size leaves no trace but in ``streamed``. (There, TensorRT
+    wants the maximum of a tensor's first batch that is not all zeros before it counts. Up to 128 MiB of such a batch
+    are held; a larger one runs twice.) ``workers`` samples run at once; they change nothing but the time.
 
     ``look`` is shown the statistics after each batch with which their samples reach another power of two, and
     at the end.
@@ -54,6 +58,9 @@ def collect(
     ``checkpoint`` names a file that keeps the statistics of an interrupted pass, with ``checkpoint_key``
     saying what they belong to; a later call with an equal key goes on from there and deletes the file at
     the end, unless ``keep_checkpoint`` leaves that to the caller. One that cannot be written costs a warning.
+
+    ``start`` is what the pass goes on from where there is no such file: the statistics of so many of the first batches
+    as they say, which are not run again.
 
     A nan or an inf raises NonFiniteError with the sample and the first such tensor; only -inf inside the
     network is let pass, since masks are made of it, and leaves its tensor without histograms. No batches at
@@ -63,9 +70,11 @@ def collect(
     done = 0
     resume = load_checkpoint(checkpoint, checkpoint_key) if checkpoint is not None else None
     if resume is not None:
+        logger.info("%s: going on after %d samples", checkpoint, len(resume.samples))
+    resume = resume or start
+    if resume is not None:
         collector.restore(resume)
         done = resume.batches
-        logger.info("%s: going on after %d samples", checkpoint, len(resume.samples))
     snapshot, taken, saved = None, time.monotonic(), time.monotonic()
     shown = False
     try:
@@ -81,11 +90,11 @@ def collect(
             if now - taken >= SNAPSHOT_SECONDS:
                 snapshot, taken = collector.build(), now
             if snapshot is not None and now - saved >= CHECKPOINT_SECONDS:
-                _save_checkpoint(snapshot, checkpoint, checkpoint_key)
+                save_checkpoint(snapshot, checkpoint, checkpoint_key)
                 saved = now
     except BaseException:
         if checkpoint is not None and snapshot is not None:
-            _save_checkpoint(snapshot, checkpoint, checkpoint_key)
+            save_checkpoint(snapshot, checkpoint, checkpoint_key)
         raise
     if not collector.batches:
         raise DataError("no batches: there is nothing to calibrate on")
@@ -113,30 +122,66 @@ def load_checkpoint(path: str | Path, key: str) -> ActivationStats | None:
     return stats
 
 
-def _save_checkpoint(stats: ActivationStats, path: str | Path, key: str) -> None:
+def save_checkpoint(stats: ActivationStats, path: str | Path, key: str) -> None:
+    """Statistics so far -> a file from which a pass with this key goes on; where it cannot be written, a warning."""
     try:
         write_bytes(path, stats.to_bytes(key=key))
     except OutputError as error:  # a full disk ends the convenience, not the pass
         logger.warning("%s; an interruption will cost what was done so far", error)
 
 
+@dataclass
+class _Row:
+    """A sample of a batch that has to be known as a whole before it is counted."""
+
+    row: int
+    amax: float
+    sample: int | None  # its place among the tensor's samples; None for padding
+    values: np.ndarray | None  # None: not held
+
+
 class _Tensor:
     """Everything that is accumulated for one tensor."""
 
     def __init__(self, growth: str) -> None:
-        self.sample_amax: list[float] = []
-        self.sample_peaks: list[int] = []
-        self.fine = HistogramBuilder(FINE_BINS, power_of_two)
-        self.streamed = HistogramBuilder(NUM_BINS, growth_rule(growth))
-        self.waiting = 0.0  # largest |x| in a batch that sets the first limit and is still arriving
-        self.zeros = 0  # elements of that batch in samples without any other value
+        self.sample_amax = array("f")  # 12 bytes a sample in both; lists of numbers would take four times that
+        self.sample_peaks = array("q")
+        self.growth = growth
+        self.both = PairBuilder(growth)
+        self.waiting: list[_Row] = []  # in a batch that sets the first limit and is still arriving
         self.masked = False
 
-    def mask(self) -> None:
-        """From the first -inf on there is no range to find, whatever the other samples hold."""
+    def add(self, values: np.ndarray, row: _Row, *, wait: bool) -> None:
+        """Note one sample's maximum and count it; with ``wait`` later, if the limit is still open."""
+        if not np.isfinite(row.amax) and not self.masked:
+            # From the first -inf on there is no range to find, whatever the other samples hold.
+            self.masked, self.both = True, PairBuilder(self.growth)
+        if row.sample is not None:
+            self.sample_amax.append(row.amax)
+            self.sample_peaks.append(0)
+        if wait and row.amax and not self.masked and self.both.limit == 0:
+            self.waiting.append(row)
+        else:
+            self.count(values, row)
+
+    def count(self, values: np.ndarray, row: _Row) -> None:
+        """Count one sample."""
+        if row.sample is None:
+            if not self.masked:
+                self.both.streamed.add(values, row.amax)
+        elif self.masked:
+            self.sample_peaks[row.sample] = int((np.abs(values) == row.amax).sum())
+        else:
+            self.sample_peaks[row.sample] = self.both.add(values, row.amax)
+
+    def count_held(self) -> None:
+        """Count what waited and is at hand, now that the batch is known; the rest goes on waiting."""
         if not self.masked:
-            self.masked, self.waiting, self.zeros = True, 0.0, 0
-            self.fine, self.streamed = (HistogramBuilder(b.counts.size, b.growth) for b in (self.fine, self.streamed))
+            self.both.fit(max(row.amax for row in self.waiting))
+        for row in self.waiting:
+            if row.values is not None:
+                self.count(row.values, row)
+        self.waiting = [row for row in self.waiting if row.values is None]
 
 
 class _Collector:
@@ -150,53 +195,51 @@ class _Collector:
 
     def add(self, batch: Mapping[str, np.ndarray]) -> None:
         """Run one batch; after an error the collector is of no further use."""
-        rows = _rows(batch)
+        rows = batch_rows(batch)
         names = getattr(batch, "samples", None) or [f"sample {self.seen + row}" for row in range(rows)]
         valid = min(getattr(batch, "valid", rows), rows)
         self.seen += valid
+        wait = rows > 1 and self.growth == "double"
+        hold: bool | None = None
         for tensor in self.tensors.values():
-            tensor.streamed.start_batch()
+            tensor.both.start_batch()
         for row, answer in run_rows(self.runner, batch, range(rows), self.workers):
             if not self.tensors:
                 self.tensors = {name: _Tensor(self.growth) for name in answer}
+            if hold is None:
+                unknown = [name for name, tensor in self.tensors.items() if tensor.both.limit == 0]
+                hold = wait and rows * sum(4 * np.size(answer[name]) for name in unknown) <= HELD_BYTES
             for name in list(answer):
                 values = _float32(answer.pop(name))  # a tensor is let go of as soon as it is counted
-                self._count(self.tensors[name], name, values, names[row], row < valid, rows, name in batch)
+                amax = abs_max(values)
+                if not np.isfinite(amax):
+                    refuse_unless_mask(name, values, amax, names[row], name in batch)
+                tensor = self.tensors[name]
+                sample = len(tensor.sample_amax) if row < valid else None
+                tensor.add(values, _Row(row, amax, sample, values if hold else None), wait=wait)
             if row < valid:
                 self.samples.append(names[row])
                 self.progress(len(self.samples))
-        waiting = {name: tensor for name, tensor in self.tensors.items() if tensor.waiting}
-        if waiting:
-            for _, answer in run_rows(self.runner, batch, range(rows), self.workers):
-                for name in list(answer):
-                    values = answer.pop(name)
-                    if name in waiting:
-                        waiting[name].streamed.add(_float32(values), waiting[name].waiting)
         for tensor in self.tensors.values():
-            if not tensor.waiting:
-                tensor.streamed.counts[0] += tensor.zeros
-            tensor.waiting, tensor.zeros = 0.0, 0
+            if tensor.waiting:
+                tensor.count_held()
+        self._count_again(batch)
         self.batches += 1
 
-    def _count(
-        self, tensor: _Tensor, name: str, values: np.ndarray, sample: str, valid: bool, rows: int, fed: bool
-    ) -> None:
-        amax = abs_max(values)
-        if not np.isfinite(amax):
-            _refuse_unless_mask(name, values, amax, sample, fed)
-            tensor.mask()
-        if valid:
-            tensor.sample_amax.append(amax)
-            tensor.sample_peaks.append(
-                int((np.abs(values) == amax).sum()) if tensor.masked else tensor.fine.add(values, amax)
-            )
-        if tensor.masked:
+    def _count_again(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Run rows once more for the tensors that go on waiting, since they were not held."""
+        waiting = {name: {row.row: row for row in tensor.waiting} for name, tensor in self.tensors.items()}
+        waiting = {name: rows for name, rows in waiting.items() if rows}
+        if not waiting:
             return
-        if tensor.streamed.limit == 0 and rows > 1 and self.growth == "double":
-            tensor.waiting = max(tensor.waiting, amax)
-            tensor.zeros += values.size if amax == 0 else 0
-        else:
-            tensor.streamed.add(values, amax)
+        rows = sorted(set().union(*waiting.values()))
+        for row, answer in run_rows(self.runner, batch, rows, self.workers):
+            for name in list(answer):
+                values = answer.pop(name)
+                if row in waiting.get(name, ()):
+                    self.tensors[name].count(_float32(values), waiting[name][row])
+        for name in waiting:
+            self.tensors[name].waiting = []
 
     def build(self) -> ActivationStats:
         """The statistics so far."""
@@ -204,8 +247,8 @@ class _Collector:
             name: TensorStats(
                 np.array(tensor.sample_amax, np.float32),
                 np.array(tensor.sample_peaks, np.int64),
-                tensor.fine.build(),
-                tensor.streamed.build(),
+                tensor.both.fine.build(),
+                tensor.both.streamed.build(),
             )
             for name, tensor in self.tensors.items()
         }
@@ -217,12 +260,12 @@ class _Collector:
         self.tensors = {}
         for name, saved in stats.tensors.items():
             tensor = self.tensors[name] = _Tensor(self.growth)
-            tensor.sample_amax = saved.sample_amax.tolist()
-            tensor.sample_peaks = saved.sample_peaks.tolist()
+            tensor.sample_amax = array("f", saved.sample_amax.tolist())
+            tensor.sample_peaks = array("q", saved.sample_peaks.tolist())
             tensor.masked = bool(np.isinf(saved.sample_amax).any())
-            tensor.fine.restore(saved.histogram)
+            tensor.both.fine.restore(saved.histogram)
             if saved.streamed is not None:
-                tensor.streamed.restore(saved.streamed)
+                tensor.both.streamed.restore(saved.streamed)
 
 
 def run_rows(
@@ -253,7 +296,7 @@ def run_rows(
             yield under_way.popleft().result()
 
 
-def _rows(batch: Mapping[str, np.ndarray]) -> int:
+def batch_rows(batch: Mapping[str, np.ndarray]) -> int:
     """Number of samples in a batch; DataError where its arrays disagree or there are none."""
     sizes = {name: array.shape[0] if array.ndim else 0 for name, array in batch.items()}
     if len(set(sizes.values())) != 1 or not min(sizes.values()):
@@ -262,7 +305,7 @@ def _rows(batch: Mapping[str, np.ndarray]) -> int:
     return next(iter(sizes.values()))
 
 
-def _refuse_unless_mask(name: str, values: np.ndarray, amax: float, sample: str, fed: bool) -> None:
+def refuse_unless_mask(name: str, values: np.ndarray, amax: float, sample: str, fed: bool) -> None:
     """nan, inf, and -inf in an input are errors; -inf inside the network is how attention masks its scores."""
     found = "nan" if np.isnan(amax) else "inf" if (values == np.inf).any() else "-inf"
     if fed or found != "-inf":

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trtcal.kernels import kernels
+from trtcal.kernels import MANY, kernels
 
 NUM_BINS = 2048  # of TensorRT's calibration histogram
 FINE_BINS = 32768  # 16 per bin of TensorRT's where limits agree, at least 8 where they do not
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+INT64_MAX = np.iinfo(np.int64).max
 
 GrowthRule = Callable[[float, float], float]
 """(limit so far or 0.0, largest |x| of the batch) -> limit that holds both; see ``trtcal.emulation.GROWTH``."""
@@ -34,7 +35,7 @@ class Histogram:
 
     ``counts`` is (num_bins,) int64 and read-only. ``limit`` is 0.0 while nothing but zeros was seen (they
     are in bin 0). ``amax`` is the exact largest |x|. Adding raises ValueError where limits do not differ
-    by a power of two or the numbers of bins differ.
+    by a power of two, the numbers of bins differ, or there are more elements than int64 counts.
     """
 
     counts: np.ndarray
@@ -76,6 +77,8 @@ class Histogram:
     def __add__(self, other: Histogram) -> Histogram:
         if self.num_bins != other.num_bins:
             raise ValueError(f"histograms of {self.num_bins} and {other.num_bins} bins do not add")
+        if self.total + other.total > INT64_MAX:  # which NumPy would let wrap around to negative counts
+            raise ValueError(f"{self.total} and {other.total} elements are more than int64 counts")
         limit = max(self.limit, other.limit)
         return Histogram(self.grown(limit).counts + other.grown(limit).counts, limit, max(self.amax, other.amax))
 
@@ -123,8 +126,7 @@ class HistogramBuilder:
 
         Returns how many of them equal it.
         """
-        self._grow(self.growth(self.limit, float(amax)))
-        self.amax = max(self.amax, np.float32(amax))
+        self.fit(amax)
         flat = np.ascontiguousarray(values).reshape(-1)
         if self.limit == 0:
             self.counts[0] += flat.size
@@ -133,14 +135,28 @@ class HistogramBuilder:
             index = (np.abs(flat).astype(np.float64) / self.limit * self.counts.size).astype(np.int64)
             self.counts += np.bincount(index, minlength=self.counts.size)
             return int((np.abs(flat) == np.float32(amax)).sum())
-        hits = kernels().add_counts(flat, np.float32(self.limit), np.float32(amax), self.counts)
+        limit, edge, hits = np.float32(self.limit), np.float32(amax), 0
+        for begin in range(0, flat.size, MANY):
+            counts = np.zeros(self.counts.size, np.int32)
+            part = flat[begin : begin + MANY]
+            hits += kernels().add_counts(part, limit, counts.size, np.float32(0), edge, counts)
+            self.counts += counts
+        self.clamp(amax, hits)
+        return hits
+
+    def fit(self, amax: float) -> None:
+        """Grow so that ``amax`` has a place."""
+        self._grow(self.growth(self.limit, float(amax)))
+        self.amax = max(self.amax, np.float32(amax))
+
+    def clamp(self, amax: float, hits: int) -> None:
+        """Remember that so many elements were counted at ``amax``, in case the limit is just that."""
         if amax == self.limit:  # x / limit rounds to 1 for no smaller x
             self._clamped += hits
-        return hits
 
     def build(self) -> Histogram:
         """The histogram of all that was added so far."""
-        return Histogram(self.counts.copy(), self.limit, self.amax)
+        return Histogram(self.counts, self.limit, self.amax)
 
     def restore(self, histogram: Histogram) -> None:
         """Go on from what :meth:`build` gave, at the start of a batch."""

@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 MAGNITUDE = np.uint32(0x7FFFFFFF)  # all bits of a float32 but its sign
 BLOCK = 512  # elements whose bins are found before they are counted; their indices stay in the first cache
 SPREAD = np.int32(16)  # a power of two
-MANY = 1 << 30  # elements that an int32 counts for sure
+MANY = 1 << 30  # elements that an int32 counts for sure, in a call or over calls
 
 
 class Kernels(NamedTuple):
     """The loops; what each does is said at its NumPy twin."""
 
     abs_max_bits: Callable[[np.ndarray], np.uint32]
-    add_counts: Callable[[np.ndarray, np.float32, np.float32, np.ndarray], int]
+    add_counts: Callable[[np.ndarray, np.float32, int, np.float32, np.float32, np.ndarray], int]
     divergences: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]
 
 
@@ -35,11 +35,20 @@ def numpy_abs_max_bits(x: np.ndarray) -> np.uint32:
     return np.uint32((x.view(np.uint32) & MAGNITUDE).max(initial=0))
 
 
-def numpy_add_counts(x: np.ndarray, limit: np.float32, edge: np.float32, counts: np.ndarray) -> int:
-    """Count finite |x| <= limit in equal bins over [0, limit), the last one closed; returns how many |x| >= edge."""
+def numpy_add_counts(
+    x: np.ndarray, limit: np.float32, num_bins: int, scale: np.float32, edge: np.float32, counts: np.ndarray
+) -> int:
+    """Count finite |x| <= limit by the sum of two bins; returns how many |x| >= edge.
+
+    The first bin is one of ``num_bins`` equal ones over [0, limit), the last of them closed. The second is
+    ``|x| * scale`` rounded down, at most what makes the sum an index of ``counts``: none if they have ``num_bins``.
+    ``counts`` are int32, so MANY elements are enough for them.
+    """
     magnitude = np.abs(x)
-    index = (magnitude / limit * np.float32(counts.size)).astype(np.int64)
-    counts += np.bincount(np.minimum(index, counts.size - 1), minlength=counts.size)
+    index = np.minimum((magnitude / limit * np.float32(num_bins)).astype(np.int64), num_bins - 1)
+    if counts.size > num_bins:
+        index += np.minimum((magnitude * scale).astype(np.int64), counts.size - num_bins)
+    counts += np.bincount(index, minlength=counts.size).astype(np.int32)
     return int((magnitude >= edge).sum())
 
 
@@ -48,8 +57,8 @@ def numpy_divergences(
 ) -> np.ndarray:
     """Counts (n,) and prefix sums (n + 1,) of h, h > 0 and h log h -> KL(P||Q) for m = start..n bins kept.
 
-    What P and Q are is said in :func:`trtcal.thresholds.entropy_bin`. Where no m can be the least, any larger
-    value may stand; inf where Q is 0 and P is not.
+    What P and Q are is said in :func:`trtcal.thresholds.entropy_bin`; ``levels`` is a power of two. Where no m can be
+    the least, any larger value may stand; inf where Q is 0 and P is not.
     """
     m = np.arange(start, h.size + 1)
     total = cumulative[-1]
@@ -73,8 +82,7 @@ def numpy_divergences(
 
 def x_log_x(x: np.ndarray) -> np.ndarray:
     """x -> x log x, 0 at 0."""
-    logarithm: np.ndarray = np.log(x, out=np.zeros_like(x), where=x > 0)
-    return np.asarray(x * logarithm)
+    return np.asarray(x * np.log(np.where(x > 0, x, 1.0)))
 
 
 @functools.cache
@@ -93,38 +101,34 @@ def kernels() -> Kernels:
             largest = max(largest, bits[i] & MAGNITUDE)
         return largest
 
-    def add_counts(x: np.ndarray, limit: np.float32, edge: np.float32, counts: np.ndarray) -> int:
-        num_bins = np.int32(counts.size)
-        bins, last = np.float32(num_bins), num_bins - np.int32(1)
+    def add_counts(
+        x: np.ndarray, limit: np.float32, num_bins: int, scale: np.float32, edge: np.float32, counts: np.ndarray
+    ) -> int:
+        size, bins = np.int32(counts.size), np.float32(num_bins)
+        last = np.int32(num_bins - 1), np.int32(counts.size - num_bins)
         index = np.empty(BLOCK, np.int32)
+        # One bin hit over and over, as zeros after a ReLU do, waits for itself each time: they take turns in SPREAD
+        # places behind the last bin. What that costs per bin pays where there are a quarter as many elements.
+        spread = x.size > counts.size // 4
+        first, turns = (size, SPREAD - np.int32(1)) if spread else (np.int32(0), np.int32(0))
+        part = np.zeros(counts.size + SPREAD, np.int32) if spread else counts
         hits = 0
-        for start in range(0, x.size, MANY):
-            many = x[start : start + MANY]
-            # One bin hit over and over, as zeros after a ReLU do, waits for itself each time: they take turns in
-            # SPREAD places behind the last bin. What that costs per bin pays where there are more elements than bins.
-            spread = many.size > counts.size
-            first, turns = (num_bins, SPREAD - np.int32(1)) if spread else (np.int32(0), np.int32(0))
-            part = np.zeros(counts.size + SPREAD if spread else 0, np.int32)
-            for begin in range(0, many.size, BLOCK):
-                block = many[begin : begin + BLOCK]
-                at_edge = np.int32(0)
-                for i in range(block.size):  # free of stores to computed places, so it becomes vector instructions
-                    magnitude = np.abs(block[i])
-                    bin_ = min(np.int32(magnitude / limit * bins), last)
-                    index[i] = bin_ if bin_ else first + (np.int32(i) & turns)
-                    at_edge += np.int32(magnitude >= edge)
-                hits += int(at_edge)
-                if spread:
-                    for i in range(block.size):
-                        part[np.uint32(index[i])] += 1  # unsigned, or numba looks for indices from the end
-                else:
-                    for i in range(block.size):
-                        counts[np.uint32(index[i])] += 1
-            if spread:
-                for i in range(counts.size):
-                    counts[i] += part[i]
-                for i in range(counts.size, part.size):
-                    counts[0] += part[i]
+        for begin in range(0, x.size, BLOCK):
+            block = x[begin : begin + BLOCK]
+            at_edge = np.int32(0)
+            for i in range(block.size):  # free of stores to computed places, so it becomes vector instructions
+                magnitude = np.abs(block[i])
+                bin_ = min(np.int32(magnitude / limit * bins), last[0]) + min(np.int32(magnitude * scale), last[1])
+                index[i] = bin_ if bin_ else first + (np.int32(i) & turns)
+                at_edge += np.int32(magnitude >= edge)
+            hits += int(at_edge)
+            for i in range(block.size):
+                part[np.uint32(index[i])] += np.int32(1)  # unsigned, or numba looks for indices from the end
+        if spread:
+            for i in range(counts.size):
+                counts[i] += part[i]
+            for i in range(counts.size, part.size):
+                counts[0] += part[i]
         return hits
 
     def divergences(
@@ -133,6 +137,11 @@ def kernels() -> Kernels:
         total = cumulative[h.size]
         out = np.full(h.size - start + 1, np.inf)
         best = np.inf
+        shift = 0  # for a division: levels is a power of two
+        while 1 << shift < levels:
+            shift += 1
+        # What bins [begin, end) cost as one level, by end - begin and begin: candidates have many levels in common.
+        known = np.full((h.size // levels + 2) * h.size, -1.0)
         # Every 32nd first: a good one among them ends most of the others early.
         for m in np.concatenate((np.arange(h.size, start - 1, -32), np.arange(h.size, start - 1, -1))):
             kept, last = cumulative[m], h[m - 1]
@@ -149,14 +158,18 @@ def kernels() -> Kernels:
             if outliers > 0:
                 cost += piled * math.log(piled) - last * math.log(last)
             bound = (best + 1e-9) * total
-            begin = 0
-            for level in range(1, levels):
+            begin, at = np.uint32(0), np.uint32(levels - 1)  # unsigned, or numba looks for indices from the end
+            for _ in range(1, levels):
                 if cost > bound:
                     break
-                end = (level * m + levels - 1) // levels
-                held = cumulative[end] - cumulative[begin]
-                if held > 0:
-                    cost += h_log_h[end] - h_log_h[begin] - held * math.log(held / (occupied[end] - occupied[begin]))
+                at += np.uint32(m)
+                end = at >> np.uint32(shift)
+                key = (end - begin) * np.uint32(h.size) + begin
+                if known[key] == -1:
+                    held = cumulative[end] - cumulative[begin]
+                    apart = h_log_h[end] - h_log_h[begin]
+                    known[key] = apart - held * math.log(held / (occupied[end] - occupied[begin])) if held > 0 else 0.0
+                cost += known[key]
                 begin = end
             if cost <= bound:
                 out[m - start] = cost / total
@@ -167,7 +180,7 @@ def kernels() -> Kernels:
     flat = nb.Array(nb.float32, 1, "C", readonly=True)  # takes writable arrays as well
     return Kernels(
         _compiled(numba, abs_max_bits, nb.uint32(flat)),
-        _compiled(numba, add_counts, nb.int64(flat, nb.float32, nb.float32, nb.int64[::1])),
+        _compiled(numba, add_counts, nb.int64(flat, nb.float32, nb.int64, nb.float32, nb.float32, nb.int32[::1])),
         _compiled(numba, divergences, nb.float64[::1](*[nb.float64[::1]] * 4, nb.int64, nb.int64)),
     )
 

@@ -6,7 +6,9 @@ tensor name -> array, and is a context manager. :class:`OrtRunner` is the one fo
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 Optimization = Literal["disabled", "extended", "all"]
 
 _FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"}
+_PLAIN = {1: 4, 10: 2, 11: 8, 2: 1, 3: 1, 6: 4, 7: 8}  # float32, 16, 64, uint8, int8, int32, int64 in ONNX: bytes
+_LARGE = 4096  # elements; constants below are shapes and axes, which ONNX Runtime looks at when it loads a model
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
 
 
@@ -66,6 +70,7 @@ class OrtRunner:
     ) -> None:
         import onnxruntime as ort
 
+        self._weights: list[Any] = []
         self.name = name or (str(model) if isinstance(model, (str, Path)) else "model")
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised; it need not be on the screen as well
@@ -77,11 +82,11 @@ class OrtRunner:
         }[optimization]
         if optimization != "all":
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if not isinstance(model, (str, Path, bytes)):
-            if folder is not None:
-                model = _with_external_data(model, Path(folder), options)
-            model = model.SerializeToString()
+        if folder is not None and not isinstance(model, (str, Path, bytes)):
+            model = _with_external_data(model, Path(folder), options)
         try:
+            if not isinstance(model, (str, Path, bytes)):
+                model, self._weights = _without_weights(model, options)
             session = ort.InferenceSession(
                 os.fspath(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
             )
@@ -115,7 +120,7 @@ class OrtRunner:
 
     def close(self) -> None:
         """Give the session's memory back."""
-        self._session = None
+        self._session, self._weights = None, []
 
     def __enter__(self) -> OrtRunner:
         return self
@@ -128,6 +133,48 @@ class OrtRunner:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
+
+
+def _without_weights(model: ModelProto, options: Any) -> tuple[bytes, list[Any]]:
+    """Model -> its bytes without large weights, and those, which the session takes as they are.
+
+    They would be copied twice on their way through the bytes. Some versions of ONNX Runtime copy them here as well,
+    others go on reading them, so they must live as long as the session.
+
+    ONNX Runtime refuses one that no node of the graph itself reads, and a name that comes twice; such stay where they
+    are, as do any that do not fit their shape, for ONNX Runtime to say so.
+    """
+    import onnx
+    import onnxruntime as ort
+
+    graph = model.graph
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    bare.graph.MergeFrom(
+        onnx.GraphProto(
+            name=graph.name,
+            node=graph.node,
+            sparse_initializer=graph.sparse_initializer,
+            input=graph.input,
+            output=graph.output,
+            value_info=graph.value_info,
+        )
+    )
+    names, weights = [], []
+    read = {name for node in graph.node for name in node.input}
+    times = Counter(tensor.name for tensor in graph.initializer)
+    for tensor in graph.initializer:
+        large = tensor.data_type in _PLAIN and math.prod(tensor.dims) >= _LARGE
+        movable = large and tensor.name in read and times[tensor.name] == 1
+        if not movable or len(tensor.raw_data) != math.prod(tensor.dims) * _PLAIN[tensor.data_type]:
+            bare.graph.initializer.append(tensor)
+            continue
+        names.append(tensor.name)
+        weights.append(ort.OrtValue.ortvalue_from_numpy(onnx.numpy_helper.to_array(tensor)))
+        outside = bare.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        outside.data_location = onnx.TensorProto.EXTERNAL
+        outside.external_data.add(key="location", value="memory")
+    options.add_external_initializers(names, weights)
+    return bare.SerializeToString(), weights
 
 
 def _with_external_data(model: ModelProto, folder: Path, options: Any) -> ModelProto:

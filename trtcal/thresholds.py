@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 
@@ -35,8 +36,9 @@ def percentile(hist: Histogram, q: float = DEFAULT_PERCENTILE) -> np.float32:
     if not 0 < q <= 100:
         raise ValueError(f"percentile needs 0 < q <= 100, got {q}")
     cumulative = np.cumsum(hist.counts)
-    held = np.searchsorted(cumulative, q / 100 * cumulative[-1])
-    return min(np.float32((int(held) + 1) * hist.bin_width), hist.amax)
+    rank = math.ceil(Fraction(str(q)) * int(cumulative[-1]) / 100)  # exactly: 99.9% of 1000 are 999 and no more
+    held = int(np.searchsorted(cumulative, rank))
+    return np.float32(min((held + 1) * hist.bin_width, float(hist.amax)))
 
 
 def entropy(hist: Histogram, m: int | None = None) -> np.float32:
@@ -54,9 +56,14 @@ def entropy(hist: Histogram, m: int | None = None) -> np.float32:
     m = entropy_bin(hist.counts) if m is None else m
     if m is None:
         return hist.amax
+    return np.float32(entropy_amax(m, hist.limit, hist.num_bins))
+
+
+def entropy_amax(m: int | np.ndarray, limit: float | np.ndarray, num_bins: int) -> np.ndarray:
+    """Bins kept of so many over [0, limit) -> amax, float32; inf where the middle of a bin is past the largest one."""
     f32 = np.float32
-    with np.errstate(over="ignore"):  # half a bin above the largest float32 is inf, which the caller reports
-        return f32((f32(m) + f32(0.5)) * f32(f32(hist.limit) / f32(hist.num_bins)))
+    with np.errstate(over="ignore"):
+        return (np.asarray(m, f32) + f32(0.5)) * np.asarray(limit / num_bins).astype(f32)
 
 
 def mse(hist: Histogram) -> np.float32:
@@ -68,20 +75,26 @@ def mse(hist: Histogram) -> np.float32:
     if hist.limit == 0 or not hist.total:
         return hist.amax
     centre = np.arange(hist.num_bins) + 0.5  # in bins, so that limits of any size keep their precision
-    candidates, edges, value = _mse_grid(hist.num_bins)
-    count, total, square = (np.diff(_prefix(hist.counts * centre**power)[edges], axis=1) for power in range(3))
-    error = (square - 2 * value * total + value**2 * count).sum(axis=1)
-    return min(np.float32(candidates[int(np.argmin(error))] * hist.bin_width), hist.amax)
+    candidates, begin = _mse_grid(hist.num_bins)
+    cumulative, moment = _prefix(hist.counts), _prefix(hist.counts * centre)
+    # The error of |x| on level v is x**2 - 2vx + v**2. The first is the same for all candidates; the others grow by
+    # 2 step x and (2j - 1) step**2 from level j - 1 to j, for all elements that are on level j or above. With 127 times
+    # the step all of it is whole numbers, so that candidates that are equally good, as for a constant, are equal.
+    above = cumulative[-1] - cumulative, moment[-1] - moment
+    counted = above[0].take(begin) @ np.arange(1.0, 2 * NUM_LEVELS - 1, 2)
+    summed = above[1].take(begin).sum(axis=1)
+    error = candidates * (candidates * counted - 2 * (NUM_LEVELS - 1) * summed)
+    return np.float32(min(candidates[int(np.argmin(error))] * hist.bin_width, float(hist.amax)))
 
 
 @functools.cache
-def _mse_grid(num_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Candidate thresholds (M,), the bins at which each int8 level begins and ends (M, 129), its value (M, 128)."""
+def _mse_grid(num_bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Candidate thresholds in bins (M,), the bins at which int8 levels 1 to 127 begin (M, 127)."""
     candidates = np.arange(min(64, num_bins), num_bins + 1)
-    step = candidates[:, None] / (NUM_LEVELS - 1)  # bins per int8 step
-    level = np.arange(NUM_LEVELS)
-    first = np.clip(np.ceil((level - 0.5) * step - 0.5), 0, num_bins).astype(np.int64)
-    return candidates, np.concatenate([first, np.full((len(candidates), 1), num_bins)], axis=1), level * step
+    step = candidates / (NUM_LEVELS - 1)
+    middle = np.arange(1, NUM_LEVELS) - 0.5
+    begin = np.clip(np.ceil(middle * step[:, None] - 0.5), 0, num_bins).astype(np.intp)
+    return candidates, begin
 
 
 METHODS: dict[str, Callable[..., np.float32]] = {
@@ -118,30 +131,42 @@ def canonical(spec: str) -> str:
 
 
 def entropy_bin(counts: np.ndarray, start: int = NUM_LEVELS) -> int | None:
-    """Number m of bins kept, start <= m <= num_bins, of least divergence KL(P||Q); None for no counts.
+    """:func:`entropy_bins` for one histogram, (num_bins,)."""
+    return entropy_bins(np.asarray(counts)[None], start)[0]
+
+
+def entropy_bins(counts: np.ndarray, start: int = NUM_LEVELS) -> list[int | None]:
+    """Counts (histograms, num_bins) -> number m of bins kept, start <= m <= num_bins, of least divergence KL(P||Q).
+
+    None for no counts.
 
     For each m, P is ``counts[:m]`` with everything above added to its last bin. Q spreads each of 128 equal
     levels of ``counts[:m]``, *without* what lies above, evenly over the level's non-empty bins. Bin 0 counts
     as much as bin 1.
     """
-    h = np.asarray(counts, np.float64).copy()
-    h[0] = h[1]
-    cumulative = _prefix(h)
-    if cumulative[-1] == 0:
-        return None
-    divergences = kernels().divergences(h, cumulative, _prefix(h > 0), _prefix(x_log_x(h)), start, NUM_LEVELS)
-    return start + first_minimum(divergences)
+    h = np.array(counts, np.float64)
+    h[:, 0] = h[:, 1]
+    divergences, found = kernels().divergences, []
+    for row in zip(h, _prefix(h), _prefix(h > 0), _prefix(x_log_x(h)), strict=True):
+        empty = row[1][-1] == 0
+        found.append(None if empty else start + first_minimum(divergences(*row, start, NUM_LEVELS)))
+    return found
 
 
 def first_minimum(values: np.ndarray) -> int:
     """Index of the least value, where one within 1e-12 of the best before it does not displace it."""
-    best = 0
-    for index in np.flatnonzero((values <= np.minimum.accumulate(values)) & np.isfinite(values)):
-        if values[index] < values[best] - TIE:
-            best = int(index)
+    finite = np.flatnonzero(np.isfinite(values))
+    found = values[finite]
+    falling = found <= np.minimum.accumulate(found)
+    best, least = 0, math.inf
+    for index, value in zip(finite[falling].tolist(), found[falling].tolist(), strict=True):
+        if value < least - TIE:
+            best, least = index, value
     return best
 
 
 def _prefix(values: np.ndarray) -> np.ndarray:
-    """Sums of the first 0, 1, ..., n values."""
-    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    """(..., n) -> sums of the first 0, 1, ..., n values, (..., n + 1)."""
+    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
+    np.cumsum(values, axis=-1, dtype=np.float64, out=sums[..., 1:])
+    return sums
