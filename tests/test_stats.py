@@ -95,6 +95,11 @@ def test_any_bytes_are_a_value_or_an_error_of_trtcal(content: bytes) -> None:
         ("histogram_counts", lambda a: -a),
         ("histogram_limit", lambda a: a * np.nan),
         ("sample_amax", lambda a: a[:, 1:]),
+        ("sample_amax", lambda a: -a),
+        ("sample_amax", lambda a: a * np.nan),
+        ("histogram_amax", lambda a: -a),
+        ("histogram_counts", lambda a: a + 2**60),
+        ("header", lambda a: np.frombuffer(a.tobytes().replace(b'"root"', b"3"), np.uint8)),
         ("streamed_counts", lambda a: a[1:]),
         ("header", lambda a: np.frombuffer(b"[]", np.uint8)),
         ("header", lambda a: np.frombuffer(b'{"format": "trtcal-stats-9"}', np.uint8)),
@@ -118,3 +123,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 CONTENT = stats_of(data()).to_bytes()
+
+
+def test_the_name_of_a_sample_need_be_no_text(tmp_path: Path) -> None:
+    stats = stats_of(data(2))
+    odd = ActivationStats(("b\udcff\ud800.png", "größe"), stats.tensors, stats.growth, stats.batches)
+    assert ActivationStats.from_bytes(odd.to_bytes()) == odd

@@ -16,7 +16,6 @@ from trtcal.sweep import (
     Arrangement,
     Judgement,
     arrangements,
-    distances,
     limits_of,
     loudness,
     sweep,
@@ -172,14 +171,15 @@ def test_a_grid_that_makes_no_sense_says_why(arguments: tuple[object, ...], mess
         arrangements(*arguments)  # type: ignore[arg-type]
 
 
-def test_distances_are_zero_for_the_same_density_and_grow_with_the_limit() -> None:
-    fine = STATS.tensors["x"].histogram
-    from trtcal.emulation import resampled
-
-    same, wide, wider = (distances(fine, resampled(fine, fine.limit * factor)) for factor in (1, 8, 64))
-    assert same[0] < wide[0] < wider[0] <= 1
-    assert 0 <= same[1] < wide[1] < wider[1]
-    assert distances(fine, resampled(fine, float("inf"))) == (0.0, 0.0)
+def test_thresholds_that_are_known_and_threads_change_nothing() -> None:
+    plain = sweep(STATS, GRID, streamed_batch_size=4)
+    other = sweep(STATS, GRID, streamed_batch_size=4, known=dict(plain.invariant), workers=3)
+    assert [trial.amax.tobytes() for trial in other.trials] == [trial.amax.tobytes() for trial in plain.trials]
+    assert list(other.invariant) == list(plain.invariant)
+    for one, two in zip(plain.measures.values(), other.measures.values(), strict=True):
+        assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in vars(one))
+    marked = {name: np.full(3, number, np.float32) for number, name in enumerate(METHODS)}
+    assert sweep(STATS, GRID, known=marked).invariant["mse"].tolist() == marked["mse"].tolist()
 
 
 def test_the_bins_kept_are_those_of_the_search() -> None:

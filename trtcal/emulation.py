@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,8 +57,7 @@ Shape = Callable[[float, np.ndarray], np.ndarray]
 """(limit, rows of samples) -> counts of all their elements in TensorRT's bins over [0, limit), (2048,) int64."""
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """A limit and the batches [first, last) that were counted on it."""
 
     limit: float
@@ -65,8 +65,7 @@ class Stage:
     last: int
 
 
-@dataclass(frozen=True)
-class Trajectory:
+class Trajectory(NamedTuple):
     """How a limit came to be: its stages, the maximum of the first batch, and whether the rule was undefined."""
 
     stages: tuple[Stage, ...]
@@ -108,17 +107,33 @@ def trajectory(maxima: Sequence[float] | np.ndarray, growth: str = "double") -> 
 
     Where the rule is undefined for the data it doubles instead, as TensorRT does, and says so.
     """
+    return _trajectories(np.asarray(maxima)[None], growth)[0]
+
+
+def _trajectories(maxima: np.ndarray, growth: str) -> list[Trajectory]:
+    """:func:`trajectory` of many tensors, (tensors, batches); a rule is asked only where a value was never reached."""
     if growth not in RULES:
         raise ValueError(f"unknown growth rule {growth!r}; choose one of {', '.join(RULES)}")
-    values = [float(value) for value in maxima]
-    first_amax = values[0] if values else 0.0
-    rule = RULES[growth]
+    rises = np.ones(maxima.shape, np.bool_)
+    rises[:, 1:] = maxima[:, 1:] > np.maximum.accumulate(maxima, axis=1)[:, :-1]
+    numbers = np.nonzero(rises)[1].tolist()
+    values = maxima[rises].astype(np.float64).tolist()
+    ends = np.cumsum(rises.sum(axis=1)).tolist()
+    return [
+        _trajectory(numbers[start:end], values[start:end], maxima.shape[1], RULES[growth])
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+
+
+def _trajectory(numbers: Sequence[int], maxima: Sequence[float], batches: int, rule: GrowthRule | None) -> Trajectory:
+    """Those of so many batches that hold a larger value than all before, and these values -> the limits."""
+    first_amax = maxima[0] if maxima else 0.0
     if rule is None:
-        whole = max(values, default=0.0)
-        return Trajectory((Stage(whole, 0, len(values)),) if whole else (), first_amax, False)
+        whole = maxima[-1] if maxima else 0.0
+        return Trajectory((Stage(whole, 0, batches),) if whole else (), first_amax, False)
     stages: list[Stage] = []
     limit, since, fell_back = 0.0, 0, False
-    for number, amax in enumerate(values):
+    for number, amax in zip(numbers, maxima, strict=True):
         grown = rule(limit, amax)
         if math.isnan(grown):
             grown, fell_back = double(limit, amax), True
@@ -127,8 +142,60 @@ def trajectory(maxima: Sequence[float] | np.ndarray, growth: str = "double") -> 
                 stages.append(Stage(limit, since, number))
             limit, since = grown, number
     if limit:
-        stages.append(Stage(limit, since, len(values)))
+        stages.append(Stage(limit, since, batches))
     return Trajectory(tuple(stages), first_amax, fell_back)
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """How the limits of all tensors come to be for one batch size and order.
+
+    ``rows``: the sample of each row of all batches. ``amax``: largest |x| in them, (tensors,) float32. By tensor:
+    ``trajectories``, and in ``low`` the elements that TensorRT has one bin low, ``(bin where they belong, number)``:
+    an element at a limit lies in its last bin, and stays there when a later batch outgrows it.
+    """
+
+    rows: np.ndarray
+    amax: np.ndarray
+    trajectories: list[Trajectory]
+    low: list[tuple[tuple[int, int], ...]]
+
+
+def paths(
+    sample_amax: np.ndarray,
+    sample_peaks: np.ndarray,
+    order: Sequence[int] | np.ndarray,
+    batch_size: int,
+    growth: str = "double",
+    *,
+    partial: str = "pad",
+) -> Paths:
+    """Maxima of samples and how many elements have them, both (tensors, samples) -> what follows from them exactly.
+
+    Raises ValueError for an order that makes no batch, and for an unknown rule.
+    """
+    batches = groups(order, batch_size, partial)
+    if not batches:
+        raise ValueError(f"{len(np.asarray(order))} samples make no batch of {batch_size}")
+    rows = np.concatenate(batches)
+    ordered = sample_amax[:, rows]
+    maxima = np.maximum.reduceat(ordered, np.arange(0, rows.size, batch_size), axis=1)
+    made = _trajectories(maxima, growth)
+    outgrown = [(number, stage) for number, path in enumerate(made) for stage in path.stages[:-1]]
+    low: list[tuple[tuple[int, int], ...]] = [()] * len(made)
+    if outgrown:
+        at = np.array([number for number, _ in outgrown])
+        with np.errstate(over="ignore"):  # squares of float32 may be none
+            limit = np.array([stage.limit for _, stage in outgrown]).astype(np.float32)
+        last = np.array([stage.last for _, stage in outgrown]) * batch_size
+        # Nothing before a limit's first batch is as large as the limit, or it would have grown earlier.
+        there = (ordered[at] == limit[:, None]) & (np.arange(rows.size) < last[:, None])
+        held = np.where(there, sample_peaks[at][:, rows], 0).sum(axis=1).tolist()
+        for (number, stage), elements in zip(outgrown, held, strict=True):
+            border = stage.limit / made[number].limit * NUM_BINS
+            if elements and border >= 1 and border == int(border):
+                low[number] = (*low[number], (int(border), elements))
+    return Paths(rows, maxima.max(axis=1), made, low)
 
 
 @dataclass(frozen=True)
@@ -154,48 +221,45 @@ def replay(
     histogram, which knows nothing of rows that ``partial`` repeats or leaves out. Raises ValueError for an
     order that makes no batch.
     """
-    batches, path = limits(tensor, order, batch_size, growth, partial=partial)
-    if not path.limit:
-        return Replay(Histogram(tensor.histogram.coarse(NUM_BINS).counts, 0.0, np.float32(0)), path)
-    if shape is None:
-        counts = resampled(tensor.histogram, path.limit).counts.copy()
-    else:
-        counts = shape(path.limit, np.concatenate(batches)).copy()
-    for stage in path.stages[:-1]:
-        # Elements at a limit lie in its last bin, and stay there, one bin low, when a later batch outgrows it.
-        rows = np.concatenate(batches[stage.first : stage.last])
-        held = int(tensor.sample_peaks[rows][tensor.sample_amax[rows] == np.float32(stage.limit)].sum())
-        place = stage.limit / path.limit * NUM_BINS
-        if held and place >= 1 and place == int(place):
-            held = min(held, int(counts[int(place)]))
-            counts[int(place)] -= held
-            counts[int(place) - 1] += held
-    return Replay(Histogram(counts, path.limit, tensor.sample_amax[np.concatenate(batches)].max()), path)
+    made = paths(tensor.sample_amax[None], tensor.sample_peaks[None], order, batch_size, growth, partial=partial)
+    path, shape = made.trajectories[0], shape or read_off(tensor.histogram)
+    return Replay(Histogram(lowered(tensor, path.limit, made.low[0], made.rows, shape), path.limit, made.amax[0]), path)
 
 
-def limits(
-    tensor: TensorStats,
-    order: Sequence[int] | np.ndarray,
-    batch_size: int,
-    growth: str = "double",
-    *,
-    partial: str = "pad",
-) -> tuple[list[np.ndarray], Trajectory]:
-    """The part of :func:`replay` that is exact by itself: rows of each batch, and the limits they lead to."""
-    batches = groups(order, batch_size, partial)
-    if not batches:
-        raise ValueError(f"{len(np.asarray(order))} samples make no batch of {batch_size}")
-    return batches, trajectory([float(tensor.sample_amax[rows].max()) for rows in batches], growth)
+def lowered(
+    tensor: TensorStats, limit: float, low: Sequence[tuple[int, int]], rows: np.ndarray, shape: Shape
+) -> np.ndarray:
+    """A tensor's part of :class:`Paths`, and the counts of its elements on a limit -> TensorRT's counts."""
+    if not limit:
+        return tensor.histogram.coarse(NUM_BINS).counts
+    counts = shape(limit, rows).copy()
+    for place, held in low:
+        held = min(held, int(counts[place]))
+        counts[place] -= held
+        counts[place - 1] += held
+    return counts
 
 
-def resampled(fine: Histogram, limit: float, num_bins: int = NUM_BINS) -> Histogram:
-    """A fine histogram -> counts in ``num_bins`` bins over [0, limit); what lies above goes into the last bin."""
-    if not fine.limit or math.isinf(limit):
-        counts = np.zeros(num_bins, np.int64)
-        counts[0] = fine.total
-        return Histogram(counts, limit, fine.amax)
-    cumulative = np.concatenate([[0], np.cumsum(fine.counts)])
-    borders = np.arange(1, num_bins) * (limit / num_bins / fine.bin_width)
-    below = np.interp(borders, np.arange(fine.num_bins + 1), cumulative)
-    whole = np.concatenate([[0], np.floor(below + 0.5), [cumulative[-1]]]).astype(np.int64)
-    return Histogram(np.diff(whole), limit, fine.amax)
+def read_off(fine: Histogram) -> Shape:
+    """A fine histogram -> what counts its elements in TensorRT's bins over [0, limit), for any limit.
+
+    What lies above the limit goes into the last bin. Bins that a border cuts are shared out in proportion.
+    """
+    cumulative = np.concatenate([[0], np.cumsum(fine.counts)]).astype(np.float64)
+    inside = np.arange(1, NUM_BINS)
+    whole = np.zeros(NUM_BINS + 1)
+    whole[-1] = cumulative[-1]
+
+    def counts(limit: float, rows: np.ndarray) -> np.ndarray:
+        if not fine.limit or math.isinf(limit):
+            found = np.zeros(NUM_BINS, np.int64)
+            found[0] = fine.total
+            return found
+        border = np.minimum(inside * (limit / NUM_BINS / fine.bin_width), fine.num_bins)  # in fine bins
+        cut = np.minimum(border.astype(np.intp), fine.num_bins - 1)
+        before = cumulative.take(cut)
+        below = whole.copy()
+        below[1:-1] = np.floor((cumulative.take(cut + 1) - before) * (border - cut) + before + 0.5)
+        return np.diff(below).astype(np.int64)
+
+    return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -16,8 +17,11 @@ from trtcal.atomic import write_bytes
 from trtcal.errors import StatsError
 from trtcal.growth import GROWTH
 from trtcal.histogram import FINE_BINS, NUM_BINS, Histogram
+from trtcal.npy import archive_headers
 
 FORMAT = "trtcal-stats-1"
+MAX_BYTES = 8 << 30
+"""Of arrays in a file, which a few megabytes may claim: some 30,000 tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +105,18 @@ class ActivationStats:
             **extra,
         }
         arrays: dict[str, Any] = {
-            "header": np.frombuffer(json.dumps(header, ensure_ascii=False).encode(), np.uint8),
+            "header": np.frombuffer(_json(header), np.uint8),
             "sample_amax": np.array([t.sample_amax for t in tensors], np.float32).reshape(-1, len(self.samples)),
             "sample_peaks": np.array([t.sample_peaks for t in tensors], np.int64).reshape(-1, len(self.samples)),
             **_pack("histogram", [tensor.histogram for tensor in tensors], FINE_BINS),
             **_pack("streamed", [histogram for histogram in streamed if histogram is not None], NUM_BINS),
         }
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        # The fastest compression: a fifth of the default one's time for a fifth more bytes.
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
         return buffer.getvalue()
 
     @classmethod
@@ -130,6 +138,11 @@ class ActivationStats:
         return cls.from_bytes(data, str(path))
 
 
+def _json(header: dict[str, Any]) -> bytes:
+    # A file's name need be no UTF-8; what stands for its bytes then is written as JSON's escapes.
+    return json.dumps(header, ensure_ascii=False).encode(errors="backslashreplace")
+
+
 def merge(parts: Iterable[ActivationStats]) -> ActivationStats:
     """Statistics of disjoint sets of samples -> statistics of all, whatever the split; StatsError if they differ."""
     parts = list(parts)
@@ -147,8 +160,15 @@ def _sum(one: TensorStats, two: TensorStats) -> Histogram:
 def parse(data: bytes, name: str = "<bytes>") -> tuple[ActivationStats, dict[str, Any]]:
     """Bytes of a statistics file -> statistics and header; StatsError names what is wrong with it."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(header.nbytes for header in archive_headers(archive, "its archive").values())
+        if size > MAX_BYTES:
+            raise StatsError(
+                f"{name}: its arrays take {size / 2**30:.3g} GiB once unpacked, and at most "
+                f"{MAX_BYTES / 2**30:.3g} GiB are read; calibrate fewer tensors at once"
+            )
+        with np.load(io.BytesIO(data), allow_pickle=False) as members:
+            arrays = {key: members[key] for key in members.files}
         header = json.loads(arrays.pop("header").tobytes())
         if header["format"] != FORMAT:
             raise StatsError(f"{name}: is in format {header['format']!r}, this trtcal reads {FORMAT!r}")
@@ -163,10 +183,14 @@ def _from_arrays(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Activ
     samples, names, flags = tuple(header["samples"]), list(header["tensors"]), list(header["streamed"])
     if header["growth"] not in GROWTH or len(flags) != len(names) or len(set(names)) != len(names):
         raise ValueError("its header contradicts itself")
+    if not all(isinstance(text, str) for text in (*samples, *names)):
+        raise ValueError("its samples and tensors are no names")
     sample_amax, sample_peaks = arrays["sample_amax"], arrays["sample_peaks"]
     for array, dtype in ((sample_amax, np.float32), (sample_peaks, np.int64)):
         if array.shape != (len(names), len(samples)) or array.dtype != dtype:
             raise ValueError(f"{len(names)} tensors and {len(samples)} samples, but maxima {array.shape}")
+        if not (array >= 0).all():  # nor nan
+            raise ValueError("its maxima hold impossible values")
     fine = _unpack("histogram", arrays, FINE_BINS, len(names))
     streamed = iter(_unpack("streamed", arrays, NUM_BINS, sum(map(bool, flags))))
     tensors = {
@@ -189,6 +213,11 @@ def _unpack(name: str, arrays: dict[str, np.ndarray], num_bins: int, number: int
     counts, limit, amax = (arrays[f"{name}_{part}"] for part in ("counts", "limit", "amax"))
     if counts.shape != (number, num_bins) or limit.shape != (number,) or amax.shape != (number,):
         raise ValueError(f"{number} histograms of {num_bins} bins expected, found {counts.shape}")
-    if counts.dtype != np.int64 or counts.min(initial=0) < 0 or np.isnan(limit).any() or limit.min(initial=0) < 0:
+    if (
+        counts.dtype != np.int64
+        or counts.min(initial=0) < 0
+        or (counts.sum(axis=1, dtype=np.float64) >= 2**63).any()
+        or not ((limit >= 0).all() and (amax >= 0).all())  # nor nan
+    ):
         raise ValueError("its histograms hold impossible values")
     return [Histogram(*row) for row in zip(counts, limit, amax, strict=True)]

@@ -8,15 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from trtcal.emulation import RULES, Replay, Shape, groups, limits, replay, resampled
-from trtcal.histogram import NUM_BINS, Histogram
+from trtcal.emulation import RULES, Paths, Shape, groups, lowered, paths, read_off
+from trtcal.measuring import Measured, in_threads, measured, thresholds
 from trtcal.stats import ActivationStats, TensorStats
-from trtcal.thresholds import entropy, entropy_bin
-from trtcal.thresholds import method as threshold_method
+from trtcal.thresholds import entropy
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +22,6 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 METHODS = ("entropy", "minmax", "percentile:99.9", "percentile:99.99", "percentile:99.999", "mse")
 SEEDS = 5
 INVARIANT = ("power-of-two", "exact")  # growth rules that no batch size and no order changes
-COMPARED_BINS = 8192  # grid on which histograms are compared
 
 
 @dataclass(frozen=True, order=True)
@@ -201,64 +198,51 @@ def sweep(
     done: Mapping[bytes, Judgement] | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     notes: Sequence[str] = (),
+    known: Mapping[str, np.ndarray] | None = None,
+    workers: int = 1,
 ) -> Sweep:
     """Statistics of a pass and a grid of arrangements -> thresholds and histograms of each, and how they perform.
 
     ``shapes`` are the exact counts of a second pass (:mod:`trtcal.exact`) by tensor. Without them,
     ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. Each *distinct*
     set of ranges is judged once; ``done`` are judgements that an interrupted sweep left, by the bytes of the
-    ranges. A judge that fails makes a row with its error. ValueError for an unknown method.
+    ranges. A judge that fails makes a row with its error. ``known`` are batch-invariant thresholds that need
+    not be found again, by method. ``workers`` tensors are measured at once; they change nothing but the time.
+    ValueError for an unknown method.
     """
     tensors = usable(stats)
-    rules = {name: threshold_method(name) for name in methods}
-    invariant = {
-        name: np.array([rule(tensor.histogram) for tensor in tensors.values()], np.float32)
-        for name, rule in rules.items()
-    }
-    reference = invariant.get("entropy")
-    if reference is None:
-        reference = np.array([entropy(tensor.histogram) for tensor in tensors.values()], np.float32)
+    fine = [tensor.histogram for tensor in tensors.values()]
+    by_method = dict(known or {})
+    by_method |= thresholds(fine, [name for name in {*methods, "entropy"} if name not in by_method], workers)
+    invariant, reference = {name: by_method[name] for name in methods}, by_method["entropy"]
+    own = None if shapes is not None or streamed_batch_size is None else streamed_batch_size
+    replays = [_paths(stats, tensors, arrangement, partial) for arrangement in grid]
+    if own is not None:
+        replays.append(_paths(stats, tensors, Arrangement(own, "given", None, stats.growth), partial))
+    table = _measured(tensors, replays, shapes, workers)
     measures: dict[Arrangement, Measures] = {}
     trials: list[Trial] = []
     judged: dict[bytes, Judgement | str] = dict(done or {})
-    seen: _Seen = {name: {} for name in tensors}
-    exact = shapes is not None
-    if shapes is None:
-        shapes = {name: _remembered(tensor) for name, tensor in tensors.items()}
-    for arrangement in grid:
-        order = ORDERS[arrangement.order](stats, arrangement.seed or 0)
-        replays = {
-            name: replay(
-                tensor,
-                order,
-                arrangement.batch_size,
-                arrangement.growth,
-                partial=partial,
-                shape=shapes[name],
-            )
-            for name, tensor in tensors.items()
-        }
-        measured = measures[arrangement] = _measure(tensors, replays, reference, seen)
-        for name in rules:
+    for arrangement, made, row in zip(grid, replays, table, strict=False):
+        found = measures[arrangement] = _measures(made, row, reference)
+        for name in methods:
             if name == "entropy":
-                amax = measured.amax
+                amax = found.amax
             elif name == "minmax":  # the control: through the batches, and yet the same for all of them
-                amax = np.array([made.histogram.amax for made in replays.values()], np.float32)
+                amax = made.amax
             else:
                 amax = invariant[name]
             trial = _judged(Trial(arrangement, name, amax), tuple(tensors), judge, judged)
             trials.append(trial)
             on_trial(trial)
-    off = None
-    if not exact and streamed_batch_size is not None:
-        off = _off(stats, tensors, streamed_batch_size, partial)
+    off = None if own is None else _off(tensors, table[-1].amax, workers)
     return Sweep(
         tuple(tensors),
         stats.samples,
         measures,
         tuple(trials),
         invariant,
-        exact,
+        shapes is not None,
         off,
         partial,
         metric,
@@ -278,6 +262,8 @@ def _judged(
     if key not in judged:
         try:
             judged[key] = judge(dict(zip(tensors, trial.amax, strict=True)))
+        except MemoryError:  # no failure of this configuration
+            raise
         except Exception as error:  # one configuration's failure is a row, not the end of the others
             logger.warning("%s in batches of %d: %s", trial.method, trial.arrangement.batch_size, error)
             judged[key] = f"{type(error).__name__}: {error}"
@@ -287,102 +273,80 @@ def _judged(
     return Trial(trial.arrangement, trial.method, trial.amax, found)
 
 
-def _remembered(tensor: TensorStats) -> Shape:
-    """The shape on a limit, read off the fine histogram once per limit."""
-    known: dict[float, np.ndarray] = {}
-
-    def shape(limit: float, rows: np.ndarray) -> np.ndarray:
-        if limit not in known:
-            known[limit] = resampled(tensor.histogram, limit).counts
-        return known[limit]
-
-    return shape
-
-
-_Seen = dict[str, dict[bytes, tuple[Any, ...]]]
-"""Tensor -> what is known of a histogram of it: many arrangements lead to the same one."""
+def _paths(stats: ActivationStats, tensors: Mapping[str, TensorStats], arrangement: Arrangement, partial: str) -> Paths:
+    return paths(
+        np.array([tensor.sample_amax for tensor in tensors.values()]).reshape(len(tensors), -1),
+        np.array([tensor.sample_peaks for tensor in tensors.values()]).reshape(len(tensors), -1),
+        ORDERS[arrangement.order](stats, arrangement.seed or 0),
+        arrangement.batch_size,
+        arrangement.growth,
+        partial=partial,
+    )
 
 
-def _measure(
-    tensors: Mapping[str, TensorStats], replays: Mapping[str, Replay], reference: np.ndarray, seen: _Seen
-) -> Measures:
-    rows: list[tuple[Any, ...]] = []
-    for (name, made), invariant in zip(replays.items(), reference, strict=True):
-        hist, path = made.histogram, made.trajectory
-        key = np.float64(hist.limit).tobytes() + hist.counts.tobytes()
-        if key not in seen[name]:
-            seen[name][key] = _shape_measures(tensors[name], hist, float(invariant))
-        last = path.last_growth
-        rows.append(
-            (
-                path.first_amax,
-                path.limit,
-                path.doublings,
-                -1 if last is None else last,
-                path.fell_back,
-                path.limit / float(hist.amax) if hist.amax else 1.0,
-                *seen[name][key],
-            )
+def _measured(
+    tensors: Mapping[str, TensorStats], replays: Sequence[Paths], shapes: Mapping[str, Shape] | None, workers: int
+) -> list[Measured]:
+    """What is said of all tensors' histograms in each replay; many replays lead to the same histogram."""
+    # Counts depend on how often each sample is used, but for those that are read off the fine histogram.
+    uses = [b"" if shapes is None else np.bincount(made.rows).tobytes() for made in replays]
+    rows = {use: made.rows for use, made in zip(uses, replays, strict=True)}
+
+    def measure(number: int) -> Measured:
+        name, tensor = names[number], tensors[names[number]]
+        shape = read_off(tensor.histogram) if shapes is None else shapes[name]
+        keys = [
+            (made.trajectories[number].limit, made.low[number], made.amax[number], use)
+            for made, use in zip(replays, uses, strict=True)
+        ]
+        distinct = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        found = measured(
+            tensor.histogram,
+            np.array([lowered(tensor, limit, low, rows[use], shape) for limit, low, _, use in distinct]),
+            np.array([limit for limit, *_ in distinct]),
+            np.array([amax for _, _, amax, _ in distinct]),
         )
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    return Measures(*columns)
+        which = [distinct[key] for key in keys]
+        return Measured(*(column[which] for column in found))
+
+    names = list(tensors)
+    by_tensor = in_threads(measure, range(len(names)), workers)
+    columns = [np.array(column).T for column in zip(*by_tensor, strict=True)]  # (replays, tensors) each
+    return [Measured(*row) for row in zip(*columns, strict=True)]
 
 
-def _shape_measures(tensor: TensorStats, hist: Histogram, invariant: float) -> tuple[Any, ...]:
-    m = entropy_bin(hist.counts) if hist.limit else None
-    amax = np.float32(hist.amax) if m is None else entropy(hist, m)
-    return (
-        float((hist.counts == 0).mean()),
-        -1 if m is None else m,
-        amax,
-        hist.clipped(float(amax)),
-        float(amax) / invariant - 1 if invariant else 0.0,
-        *distances(tensor.histogram, hist),
+def _measures(made: Paths, found: Measured, reference: np.ndarray) -> Measures:
+    limit = np.array([path.limit for path in made.trajectories])
+    last = [path.last_growth for path in made.trajectories]
+    invariant, largest = reference.astype(np.float64), made.amax.astype(np.float64)
+    return Measures(
+        first_amax=np.array([path.first_amax for path in made.trajectories]),
+        limit=limit,
+        doublings=np.array([path.doublings for path in made.trajectories]),
+        last_growth=np.array([-1 if batch is None else batch for batch in last]),
+        fell_back=np.array([path.fell_back for path in made.trajectories]),
+        slack=np.divide(limit, largest, out=np.ones_like(limit), where=largest > 0),
+        change=np.divide(found.amax, invariant, out=np.ones_like(limit), where=invariant > 0) - 1,
+        **found._asdict(),
     )
 
 
-def _off(stats: ActivationStats, tensors: Mapping[str, TensorStats], batch_size: int, partial: str) -> np.ndarray:
-    rows = np.arange(len(stats.samples))
-    off = []
-    for tensor in tensors.values():
-        exact = 0.0 if tensor.streamed is None else float(entropy(tensor.streamed))
-        made = replay(tensor, rows, batch_size, stats.growth, partial=partial)
-        off.append(abs(float(entropy(made.histogram)) / exact - 1) if exact else 0.0)
-    return np.array(off)
-
-
-def distances(fine: Histogram, coarse: Histogram) -> tuple[float, float]:
-    """Batch-invariant and TensorRT's histogram of the same elements -> Jensen-Shannon and earth mover's distance.
-
-    Both are taken as densities, constant within a bin, on 8192 bins over the batch-invariant range. The first is
-    the square root of the divergence to base 2, 0..1 (Endres and Schindelin, 2003); the second is the area
-    between the cumulative distributions, in units of the largest |x|.
-    """
-    if not fine.limit or not coarse.limit or not fine.total or not coarse.total or np.isinf(coarse.limit):
-        return 0.0, 0.0
-    fine = fine.coarse(COMPARED_BINS)
-    p = fine.counts / fine.total
-    spread = np.interp(
-        np.arange(COMPARED_BINS + 1) * fine.bin_width,
-        np.arange(NUM_BINS + 1) * coarse.bin_width,
-        np.concatenate([[0], np.cumsum(coarse.counts)]) / coarse.total,
-    )
-    q = np.diff(spread)
-    middle = (p + q) / 2
-    divergence = sum(float((part[part > 0] * np.log2(part[part > 0] / middle[part > 0])).sum()) for part in (p, q)) / 2
-    apart = np.abs(np.cumsum(p) - spread[1:]).sum() * fine.bin_width / float(fine.amax)
-    return float(np.sqrt(max(divergence, 0.0))), float(apart)
+def _off(tensors: Mapping[str, TensorStats], amax: np.ndarray, workers: int) -> np.ndarray:
+    """How far replayed thresholds are from those of the pass."""
+    streamed = [tensor.streamed for tensor in tensors.values()]
+    exact = in_threads(lambda hist: 0.0 if hist is None else float(entropy(hist)), streamed, workers)
+    pairs = zip(amax.tolist(), exact, strict=True)
+    return np.array([abs(replayed / streamed - 1) if streamed else 0.0 for replayed, streamed in pairs])
 
 
 def limits_of(stats: ActivationStats, grid: Sequence[Arrangement], partial: str = "pad") -> dict[str, set[float]]:
     """Every limit that the grid leads to, by tensor: what a second pass has to count on."""
     found: dict[str, set[float]] = {name: set() for name in usable(stats)}
     for arrangement in grid:
-        order = ORDERS[arrangement.order](stats, arrangement.seed or 0)
-        for name, tensor in usable(stats).items():
-            path = limits(tensor, order, arrangement.batch_size, arrangement.growth, partial=partial)[1]
+        made = _paths(stats, usable(stats), arrangement, partial)
+        for limits, path in zip(found.values(), made.trajectories, strict=True):
             if path.limit:
-                found[name].add(path.limit)
+                limits.add(path.limit)
     return found
 
 

@@ -36,6 +36,7 @@ from trtcal.errors import StatsError
 from trtcal.recommend import Recommendation
 from trtcal.stats import ActivationStats
 from trtcal.sweep import INVARIANT, Arrangement, Judgement, Measures, Sweep, usable
+from trtcal.terminal import cell
 
 FORMAT = "trtcal-sweep-1"
 DRAWN_BINS = 512
@@ -79,8 +80,8 @@ def to_csv(sweep: Sweep) -> bytes:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows(sweep):
-        writer.writerow({key: _harmless(value) for key, value in row.items()})
-    return buffer.getvalue().encode()
+        writer.writerow({key: cell(value) for key, value in row.items()})
+    return buffer.getvalue().encode(errors="backslashreplace")
 
 
 def to_json(
@@ -135,7 +136,8 @@ def to_json(
         "recommendation": asdict(recommendation),
         "notes": sweep.notes,
     }
-    return json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")  # JSON's escapes for what is no text in a file's name
 
 
 def load_json(path: str | Path) -> dict[str, Any]:
@@ -179,10 +181,11 @@ def read_journal(data: bytes) -> dict[bytes, Judgement]:
         try:
             value = json.loads(line)
             accuracy, agreement = (
-                None if value[name] is None else np.array(value[name]) for name in ("accuracy", "agreement")
+                None if value[name] is None else np.array(value[name], np.float64) for name in ("accuracy", "agreement")
             )
-            found[bytes.fromhex(value["amax"])] = Judgement(accuracy, agreement, value["sqnr_db"])
-        except (ValueError, KeyError, TypeError):
+            sqnr_db = None if value["sqnr_db"] is None else float(value["sqnr_db"])
+            found[bytes.fromhex(value["amax"])] = Judgement(accuracy, agreement, sqnr_db)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             break
     return found
 
@@ -205,12 +208,10 @@ def _numbers(values: np.ndarray | Sequence[float]) -> list[float]:
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
-
-
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
