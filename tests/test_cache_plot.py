@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from browser import CHROMIUM, Browser, Page, address
 
 from trtcal.cache import CalibrationCache
 from trtcal.cache_doctor import diff
@@ -32,3 +35,25 @@ def test_the_page_needs_no_network_and_runs_no_tensor_s_name() -> None:
 @pytest.mark.parametrize("scales", [{}, {"x": 0.0}])
 def test_there_need_be_nothing_to_draw(scales: dict[str, float]) -> None:
     assert "Range (amax) of 0 tensors" in page(scales, scales)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on PATH; Debian's package is chromium")
+def test_no_name_is_markup_in_a_browser(tmp_path: Path) -> None:
+    evil = [
+        "</script><script>window.hacked = 1</script>",
+        '<img src="https://x.invalid/a.png" onerror="window.hacked = 1">',
+        '<a href="javascript:window.hacked = 1">link</a>',
+        "<b>bold</b>",
+    ]
+    caches = [
+        CalibrationCache("8601", "EntropyCalibration2", {name: np.float32(scale) for name in evil}) for scale in (1, 2)
+    ]
+    (tmp_path / "ranges.html").write_bytes(plot_difference(diff(*caches), evil[1], "".join(evil[2:])))
+    with Browser() as browser:
+        page = Page(browser, address(tmp_path / "ranges.html"))
+        page.wait("document.querySelector('.xtitle') !== null")
+        assert evil[1] in page.run("document.querySelector('.xtitle').textContent")
+        assert "".join(evil[2:]) in page.run("document.querySelector('.ytitle').textContent")
+        assert page.run("document.querySelectorAll('svg a, img').length") == 0
+        assert page.run("window.hacked") is None
+        assert [request for request in page.requests() if not request.startswith("file:")] == []

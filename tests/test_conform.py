@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trtcal.conform import conform, fits
+from trtcal.conform import as_dtype, conform, fits
 from trtcal.errors import DataError, NonFiniteError
 from trtcal.spec import InputSpec
 
@@ -123,3 +123,49 @@ def test_missing_and_unknown_inputs_are_named() -> None:
         conform({"ids": np.array([1, 2])}, INPUTS, "s")
     with pytest.raises(DataError, match=r"'s' has 'types', which the model does not take"):
         conform({"ids": np.ones(2), "mask": np.ones(2), "types": np.ones(2)}, INPUTS, "s")
+
+
+@pytest.mark.parametrize(
+    ("values", "found", "wanted"),
+    [
+        ([1.5, -2, np.inf, np.nan], "float64", "float32"),
+        ([1.5, -2, np.nan], "float32", "float16"),
+        ([-(2**31), 2**31 - 1], "int64", "int32"),
+        ([0, 255], "uint8", "float16"),
+        ([0, 1], "int64", "bool"),
+        ([3.0, -1.0], "float32", "int8"),
+    ],
+)
+def test_another_dtype_holds_the_same_values(values: list[float], found: str, wanted: str) -> None:
+    array = np.array(values, found)
+    cast = as_dtype(array, np.dtype(wanted))
+    assert cast.dtype == wanted
+    np.testing.assert_array_equal(cast.astype(found), array)
+
+
+@pytest.mark.parametrize(
+    ("value", "found", "wanted"),
+    [
+        (0.1, "float64", "float32"),
+        (0.1, "float32", "float16"),
+        (70000.0, "float32", "float16"),
+        (2**31, "int64", "int32"),
+        (200, "uint8", "int8"),
+        (2**24 + 1, "int32", "float32"),
+        (2**63 - 1, "int64", "float32"),
+        (2**53 + 1, "int64", "float64"),
+        (2, "int64", "bool"),
+        (0.5, "float32", "int32"),
+        (np.nan, "float32", "int32"),
+        (-1, "int64", "uint64"),
+    ],
+)
+def test_another_dtype_without_one_of_the_values_is_refused(value: float, found: str, wanted: str) -> None:
+    array = np.array([0, value], found)
+    with pytest.raises(DataError, match=rf"^{found} value {array[1]} is none of {wanted}".replace("+", r"\+")):
+        as_dtype(array, np.dtype(wanted))
+
+
+def test_an_array_of_the_dtype_is_not_copied() -> None:
+    array = np.zeros(3, np.float32)
+    assert as_dtype(array, np.dtype(np.float32)) is array

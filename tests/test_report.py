@@ -139,7 +139,11 @@ def hostile(content: dict[str, Any]) -> dict[str, Any]:
     advice["headline"] += HOSTILE[0] + HOSTILE[6]
     advice["evidence"] += HOSTILE
     advice["outliers"] = [{"sample": n, "tensor": n, "factor": 3.04, "tensors": 2} for n in HOSTILE]
-    content["trials"][0]["error"] = HOSTILE[0]
+    content["trials"][0].update(error=HOSTILE[0], method=HOSTILE[0])
+    content["invariant"][HOSTILE[0]] = content["invariant"]["minmax"]
+    content["drift"] = {HOSTILE[1]: content["drift"]["entropy"], **content["drift"]}
+    content["arrangements"][0].update(order=HOSTILE[0], growth=HOSTILE[1])
+    content.update(metric=HOSTILE[1], partial=HOSTILE[0])
     found = copy.deepcopy(SENSITIVITY)
     found.update(ended=HOSTILE[0], metric=HOSTILE[1], options=dict.fromkeys(SENSITIVITY["options"], "".join(HOSTILE)))
     found["tensors"] = [{**SENSITIVITY["tensors"][0], "tensor": name, "layers": HOSTILE} for name in HOSTILE]
@@ -175,6 +179,19 @@ def test_the_command_draws_the_page_again(
     code, _, err = run("report", "nowhere")
     assert code == 2
     assert "trials.json: cannot be read" in err
+
+
+def test_a_page_that_is_not_trtcal_s_is_not_replaced(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, content: dict[str, Any]
+) -> None:
+    (tmp_path / "trials.json").write_text(json.dumps(content))
+    (tmp_path / "report.html").write_text("<html>mine")
+    code, _, err = run("report", ".")
+    assert code == 2
+    assert "report.html: exists and is no page of trtcal's, so it is not replaced" in err
+    assert (tmp_path / "report.html").read_text() == "<html>mine"
+    (tmp_path / "report.html").unlink()
+    assert [run("report", ".")[0] for _ in range(2)] == [0, 0]
 
 
 @pytest.mark.parametrize("missing", ["tensors", "arrangements", "recommendation", "histograms", "off"])

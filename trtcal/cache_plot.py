@@ -29,7 +29,7 @@ def plot_difference(rows: Iterable[Difference], first: str, second: str) -> byte
                 x=[x for _, x, _ in points],
                 y=[y for _, _, y in points],
                 mode="markers",
-                text=[f"{escape(row.tensor)}<br>ratio {row.ratio:.4g}" for row, _, _ in points],
+                text=[f"{escape(row.tensor, quote=False)}<br>ratio {row.ratio:.4g}" for row, _, _ in points],
                 hovertemplate="%{text}<br>%{x:.4g} and %{y:.4g}<extra></extra>",
             ),
         ]
@@ -37,11 +37,11 @@ def plot_difference(rows: Iterable[Difference], first: str, second: str) -> byte
     left_out = len(rows) - len(points)
     figure.update_layout(
         title=f"Range (amax) of {len(points)} tensors" + (f"; {left_out} without one in both" if left_out else ""),
-        xaxis={"type": "log", "title": escape(first)},
-        yaxis={"type": "log", "title": escape(second)},
+        xaxis={"type": "log", "title": escape(first, quote=False)},
+        yaxis={"type": "log", "title": escape(second, quote=False)},
         showlegend=False,
     )
-    page: str = figure.to_html(include_plotlyjs=True)
+    page: str = figure.to_html(include_plotlyjs=True, div_id="ranges")  # not a random one: equal input, equal bytes
     return page.replace("<head>", f"<head>{HTML_MARK}", 1).encode()
 
 

@@ -32,6 +32,19 @@ def conform(feed: Mapping[str, object], inputs: Sequence[InputSpec], sample: str
     return {spec.name: _conform_array(np.asarray(feed[spec.name]), spec, sample) for spec in inputs}
 
 
+def as_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Array -> the same values in another dtype; DataError with the first value that it does not have."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype)
+        kept = (cast == array) & (cast.astype(array.dtype) == array)
+    kept |= (cast != cast) & (array != array)  # nan
+    if not kept.all():
+        raise DataError(f"{array.dtype} value {array[~kept].flat[0]} is none of {dtype}; convert the data to {dtype}")
+    return cast
+
+
 def fits(shape: Sequence[int], spec: InputSpec) -> bool:
     """Shape of one sample, without batch axis -> whether the input takes it."""
     return len(shape) == len(spec.shape) and all(

@@ -7,6 +7,7 @@ another tensor's scale and so need no look of their own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from trtcal.errors import ModelError
 from trtcal.spec import InputSpec
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 MIN_OPSET = 9
 
@@ -39,6 +40,8 @@ WEIGHT_OPS = frozenset(
         *("Resize", "Upsample", "Clip", "Pad", "Slice", "Gather", "OneHot", "TopK", "Reshape", "Expand", "Tile"),
     }
 )
+# How external data are described: https://onnx.ai/onnx/repo-docs/ExternalData.html
+_PLACE = frozenset({"location", "offset", "length", "checksum", "basepath"})  # the last is for writers alone
 QUANTIZED_OPS = frozenset(
     {
         *("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"),
@@ -74,12 +77,21 @@ class CalibrationGraph:
 
 def load_model(path: str | Path) -> ModelProto:
     """File -> model, with external data left on disk; ModelError names the file and what is wrong with it."""
+    path = Path(path)
+    model = load_model_alone(path)
+    for name in external_files(model):
+        _check_weights(path, name)
+    return model
+
+
+def load_model_alone(path: str | Path) -> ModelProto:
+    """As :func:`load_model`, whether the files with its weights are there or not."""
     import onnx
     from google.protobuf.message import DecodeError
 
     path = Path(path)
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
@@ -92,10 +104,100 @@ def load_model(path: str | Path) -> ModelProto:
             f"{path}: opset {opset} is older than {MIN_OPSET}, the oldest trtcal reads; "
             f"export again, or use onnx.version_converter"
         )
-    for name in external_files(model):
-        if not (path.parent / name).is_file():
-            raise ModelError(f"{path}: its external data file {name!r} is missing in {path.parent}")
+    try:
+        refuse_damaged(model)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     return model
+
+
+def refuse_damaged(model: ModelProto) -> None:
+    """Model out of a file -> nothing; ModelError for names, shapes and nodes that nobody can work with.
+
+    That is less than ONNX's own checker wants, which refuses models that run everywhere.
+    """
+    import onnx
+
+    for text in _texts(model):
+        if not isinstance(text, str):  # protobuf hands out as bytes what is no UTF-8
+            raise ModelError(f"{text!r} is no UTF-8, which names in ONNX are; the file is damaged, export it again")
+    for tensor in all_tensors(model):
+        if min(tensor.dims, default=0) < 0:
+            raise ModelError(f"constant {tensor.name!r} has the shape {list(tensor.dims)}; the file is damaged")
+    versions: dict[str, int] = {}
+    for entry in model.opset_import:  # of two for one domain everyone takes the first
+        versions.setdefault("" if entry.domain == "ai.onnx" else entry.domain, min(max(entry.version, 1), 2**31 - 1))
+    for body in (model.graph, *_subgraphs(model.graph), *model.functions):
+        for node in body.node:
+            inputs, outputs = 0, 1
+            try:
+                schema = onnx.defs.get_schema(node.op_type, versions.get(node.domain, MIN_OPSET), node.domain)
+                inputs, outputs = schema.min_input, max(schema.min_output, 1)
+            except onnx.defs.SchemaError:  # an op of somebody's own
+                pass
+            if len(node.input) < inputs or len(node.output) < outputs:
+                raise ModelError(
+                    f"node {node.name!r} has {len(node.input)} inputs and {len(node.output)} outputs, while a "
+                    f"{node.op_type} has at least {inputs} and {outputs}; the file is damaged, export it again"
+                )
+
+
+def _texts(model: ModelProto) -> Iterator[str | bytes]:
+    """Names in a model, and whatever else in it should be text."""
+    graphs = (model.graph, *_subgraphs(model.graph))
+    for entry in model.opset_import:
+        yield entry.domain
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+    for graph in graphs:
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield from (value.name, *(dim.dim_param for dim in value.type.tensor_type.shape.dim))
+    for body in (*graphs, *model.functions):
+        for node in body.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (attribute.name for attribute in node.attribute)
+    for tensor in all_tensors(model):
+        yield tensor.name
+        for item in tensor.external_data:
+            yield from (item.key, item.value)
+
+
+def _check_weights(path: Path, name: str) -> None:
+    """ModelError where the file of weights is not there, or is a link out of the folder that holds the model."""
+    file = path.parent / name
+    try:
+        there = file.is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        there = False
+    if not there:
+        raise ModelError(f"{path}: its external data file {name!r} is missing in {path.parent}")
+    real = Path(os.path.realpath(file))
+    # Where the model is itself a link, as in the caches of model hubs, its weights may lie where it leads to.
+    if not any(real.is_relative_to(os.path.realpath(folder)) for folder in (path.parent, path.resolve().parent)):
+        raise ModelError(
+            f"{path}: its external data file {name!r} links to {real}, outside the model's folder; "
+            f"put the file itself there"
+        )
+
+
+def array_of(tensor: TensorProto, folder: str | Path = "") -> np.ndarray:
+    """Constant, and the folder of a file that may hold it -> its values; ModelError where it does not fit its shape."""
+    from onnx import numpy_helper
+
+    try:
+        return numpy_helper.to_array(tensor, base_dir=str(folder))
+    except Exception as error:  # of ONNX, NumPy and the file system
+        raise ModelError(f"constant {tensor.name!r}: cannot be read: {error}") from error
+
+
+def dtype_of(element_type: int, name: str) -> np.dtype:
+    """ONNX's number of an element type -> NumPy's type; ModelError, with the tensor's name, where there is none."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    try:
+        return np.dtype(tensor_dtype_to_np_dtype(element_type))
+    except KeyError as error:
+        raise ModelError(f"tensor {name!r} has the element type {element_type}, which ONNX does not know") from error
 
 
 def external_files(model: ModelProto) -> list[str]:
@@ -106,8 +208,14 @@ def external_files(model: ModelProto) -> list[str]:
     from onnx import TensorProto
 
     names = set()
-    for tensor in _all_tensors(model.graph):
+    for tensor in all_tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
+            keys = [entry.key for entry in tensor.external_data]
+            if odd := [key for key in keys if key not in _PLACE or keys.count(key) > 1]:  # readers would take another
+                raise ModelError(
+                    f"tensor {tensor.name!r}: its external data is described by {odd[0]!r}, which is unknown or there "
+                    f"twice; export the model again"
+                )
             location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
             if not location or Path(location).is_absolute() or ".." in Path(location).parts:
                 raise ModelError(
@@ -119,8 +227,6 @@ def external_files(model: ModelProto) -> list[str]:
 
 def model_inputs(model: ModelProto) -> tuple[InputSpec, ...]:
     """Inputs that must be fed, with dtype and shape; ModelError for one that is no tensor or has no batch axis."""
-    from onnx.helper import tensor_dtype_to_np_dtype
-
     initializers = {tensor.name for tensor in model.graph.initializer}
     specs = []
     for value in model.graph.input:
@@ -134,7 +240,7 @@ def model_inputs(model: ModelProto) -> tuple[InputSpec, ...]:
         shape = tuple(
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in tensor.shape.dim
         )
-        specs.append(InputSpec(value.name, np.dtype(tensor_dtype_to_np_dtype(tensor.elem_type)), shape[1:]))
+        specs.append(InputSpec(value.name, dtype_of(tensor.elem_type, value.name), shape[1:]))
     if not specs:
         raise ModelError("the model has no inputs to feed")
     return tuple(specs)
@@ -178,8 +284,8 @@ def set_batch_size(model: ModelProto, size: int | None) -> ModelProto:
         for node in model.graph.node:
             if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in constants:
                 continue
-            shape = onnx.numpy_helper.to_array(constants[node.input[1]])
-            if shape.size > 1 and shape[0] == old and shape[0] != 0:
+            shape = array_of(constants[node.input[1]])
+            if shape.ndim == 1 and shape.size > 1 and shape[0] == old:
                 name = f"{node.output[0]}_shape_any_batch"
                 model.graph.initializer.append(
                     onnx.numpy_helper.from_array(np.concatenate([[0], shape[1:]]).astype(np.int64), name)
@@ -194,9 +300,13 @@ def calibration_graph(path: str | Path, model: ModelProto | None = None) -> Cali
     import onnx.inliner
 
     path = Path(path)
-    model = copied(load_model(path) if model is None else model)
+    model = load_model(path) if model is None else copied(model)
     if model.functions:  # their tensors are as good as any, but nobody sees them from outside
-        model = onnx.inliner.inline_local_functions(model)
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+            refuse_damaged(model)
+        except Exception as error:  # whatever its C++ raises
+            raise ModelError(f"{path}: its functions cannot be put in their places: {error}") from error
     quantized = next((node for node in model.graph.node if node.op_type in QUANTIZED_OPS), None)
     if quantized is not None:
         raise ModelError(
@@ -219,7 +329,7 @@ def calibration_graph(path: str | Path, model: ModelProto | None = None) -> Cali
             # TensorRT makes a Constant layer named like the initializer; this is how it names the output.
             key = f"{tensor.name or name}_output"
             if key not in constants:
-                constants[key] = onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent)).astype(np.float32)
+                constants[key] = _float32(array_of(tensor, path.parent))
                 order.append(key)
         carries = _carries_scale(node) and node.input[0] and node.input[0] not in constant_tensors
         for position, name in enumerate(node.output):
@@ -237,6 +347,8 @@ def calibration_graph(path: str | Path, model: ModelProto | None = None) -> Cali
 
 
 def _carries_scale(node: NodeProto) -> bool:
+    if not node.input:  # of an op of such a name in another domain
+        return False
     if node.op_type in RESIZES:
         mode = next((attribute.s for attribute in node.attribute if attribute.name == "mode"), b"nearest")
         return bool(mode == b"nearest")
@@ -247,7 +359,7 @@ def _constant_tensors(graph: GraphProto) -> dict[str, TensorProto]:
     """Name -> value of every initializer, of every Constant node that holds a tensor, and of their Identities."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in constants:
+        if node.op_type == "Identity" and node.input and node.input[0] in constants:
             constants[node.output[0]] = constants[node.input[0]]
         elif node.op_type == "Constant":
             constants.update((node.output[0], tensor) for tensor in map(_constant_value, node.attribute) if tensor)
@@ -266,7 +378,7 @@ def _constant_value(attribute: AttributeProto) -> TensorProto | None:
     return None
 
 
-def _subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
+def _subgraphs(graph: GraphProto | FunctionProto) -> Iterator[GraphProto]:
     for node in graph.node:
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
@@ -275,18 +387,31 @@ def _subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
                     yield from _subgraphs(body)
 
 
-def _all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    for part in (graph, *_subgraphs(graph)):
-        yield from part.initializer
-        for node in part.node:
+def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Model -> every constant in it, wherever it stands."""
+    graphs = [model.graph, *_subgraphs(model.graph)]
+    for function in model.functions:
+        graphs += _subgraphs(function)
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for body in (*graphs, *model.functions):
+        for node in body.node:
             for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
+                yield from (attribute.t, *attribute.tensors)
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
 
 
 def _batch_dims(model: ModelProto) -> list[tuple[str, Any]]:
     fed = {spec.name for spec in model_inputs(model)}
     return [(value.name, value.type.tensor_type.shape.dim[0]) for value in model.graph.input if value.name in fed]
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # an inf makes the range unusable, and is reported as such
+        return values.astype(np.float32)
 
 
 def _is_float(tensor: TensorProto) -> bool:

@@ -15,6 +15,9 @@ _HEADER = ("file", "filename", "image", "index", "name", "path", "row", "sample"
 _ROW = re.compile(r"(?:(.*\.np[yz])\[)?([0-9]+)(?(1)\])", re.IGNORECASE)  # as sources.py names rows of arrays
 
 
+_DIGITS = re.compile(r"[0-9]{1,18}")  # what fits into int64: longer ones are names, or a trap
+
+
 class Label(NamedTuple):
     """A label as it is written, and the line where it stands."""
 
@@ -50,7 +53,7 @@ def read_labels(path: str | os.PathLike[str], names: Collection[str]) -> dict[st
                 if entry.is_absolute() or ".." in entry.parts:
                     raise DataError(f"{at}: {name!r} leads out of the folder; names are relative to it")
                 name = str(entry)
-                if name not in known and name.isascii() and name.isdigit():
+                if name not in known and _DIGITS.fullmatch(name):
                     name = numbered.get(int(name), name)
                 if name not in known:
                     hint = "names are relative to the folder of the data"
@@ -93,4 +96,4 @@ def class_numbers(path: str | os.PathLike[str], labels: Mapping[str, Label]) -> 
 
 def is_number(label: Label) -> bool:
     """Is the label a class number, 0 or more?"""
-    return label.text.isascii() and label.text.isdigit()
+    return _DIGITS.fullmatch(label.text) is not None

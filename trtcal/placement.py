@@ -215,7 +215,7 @@ def _inputs(
         name = node.input[position]
         if name in graph.constants:
             found[position] = weight = _weight(graph, index, position)
-            problem = _weight_problem(graph, weight.name)
+            problem = _weight_problem(graph, weight)
         else:
             found[position] = name
             problem = _activation_problem(graph, scales, name)
@@ -232,8 +232,10 @@ def _weight(graph: Graph, index: int, position: int) -> Weight:
     return Weight(name, WEIGHT_AXIS[node.op_type](node, len(tensor.dims)) if position == 1 else None)
 
 
-def _weight_problem(graph: Graph, name: str) -> str | None:
-    array = graph.array(name)
+def _weight_problem(graph: Graph, weight: Weight) -> str | None:
+    array = graph.array(weight.name)
+    if weight.axis is not None and weight.axis >= array.ndim:
+        return f"weights of shape {array.shape}, which have no axis {weight.axis} of output channels"
     if array.dtype != np.float32:
         return f"weights of type {array.dtype}, where float32 is needed"
     return None if np.isfinite(array).all() else "weights that hold inf or nan"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Callable
@@ -37,10 +38,11 @@ def load_function(spec: str, default: str | None = None) -> Callable[..., Any]:
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        del sys.modules[module_spec.name]
+        sys.modules.pop(module_spec.name, None)
         raise DataError(f"{path}: importing it raised {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(folder)
+        with contextlib.suppress(ValueError):  # the script may have set the path anew
+            sys.path.remove(folder)
     function = getattr(module, name, None)
     if not callable(function):
         there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -86,21 +88,26 @@ class LoaderScript:
 
 
 def _blocks(start: Callable[[], Iterable[Any]], inputs: Sequence[InputSpec], where: str) -> Iterator[list[Sample]]:
-    number = 0
-    feeds: Iterator[Any] | None = None
-    while True:
-        try:
-            if feeds is None:
-                feeds = iter(start())
-            feed = next(feeds)
-        except StopIteration:
-            return
-        except TrtcalError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise DataError(f"{where}: batch {number} raised {type(error).__name__}: {error}") from error
+    with _users_code(f"{where}: batch 0"):
+        feeds = iter(start())
+    for number in count():
+        with _users_code(f"{where}: batch {number}"):
+            try:
+                feed = next(feeds)
+            except StopIteration:
+                return
         yield _samples(feed, inputs, where, number)
-        number += 1
+
+
+@contextmanager
+def _users_code(at: str) -> Iterator[None]:
+    """A block that may raise anything, StopIteration where nothing ends included -> DataError that says where."""
+    try:
+        yield
+    except TrtcalError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise DataError(f"{at} raised {type(error).__name__}: {error}") from error
 
 
 def _samples(feed: object, inputs: Sequence[InputSpec], where: str, number: int) -> list[Sample]:
@@ -109,7 +116,8 @@ def _samples(feed: object, inputs: Sequence[InputSpec], where: str, number: int)
     names = {spec.name for spec in inputs}
     labels: object = None
     if isinstance(feed, Mapping):
-        values = dict(feed)
+        with _users_code(at):
+            values = dict(feed)
         for key in LABELS:
             if key not in names:
                 labels = values.pop(key, labels)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.graph import CARRIES_SCALE
+from trtcal.graph import CARRIES_SCALE, array_of, dtype_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -57,7 +57,7 @@ class Graph:
                 self.producer[name] = index
             if node.op_type == "Constant" and any(attribute.name == "value" for attribute in node.attribute):
                 self.constants[node.output[0]] = Constant(node.output[0], node.attribute[0].t)
-            elif node.op_type == "Identity" and node.input[0] in self.constants:
+            elif node.op_type == "Identity" and node.input and node.input[0] in self.constants:
                 self.constants[node.output[0]] = self.constants[node.input[0]]
             if node.op_type == "Constant" or (node.input and self.fixed.issuperset(reads(node))):
                 self.fixed.update(node.output)
@@ -70,13 +70,13 @@ class Graph:
 
     def dtype(self, name: str) -> np.dtype:
         """Element type; float32 where it is unknown, as behind an op of another domain."""
-        from onnx import TensorProto, helper
+        from onnx import TensorProto
 
-        return np.dtype(helper.tensor_dtype_to_np_dtype(self.types.get(name, TensorProto.FLOAT)))
+        return dtype_of(self.types.get(name, TensorProto.FLOAT), name)
 
     def array(self, name: str) -> np.ndarray:
         """Value of a constant; ModelError if it lies in a file that was not loaded."""
-        from onnx import TensorProto, numpy_helper
+        from onnx import TensorProto
 
         tensor = self.constants[name].tensor
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -84,7 +84,7 @@ class Graph:
                 f"weights {name!r}: still in an external file; load the model with onnx.load(path), "
                 f"which reads such files"
             )
-        return numpy_helper.to_array(tensor)
+        return array_of(tensor)
 
     def activations(self, index: int) -> list[int]:
         """Positions of the node's inputs that depend on the model's inputs."""
@@ -164,7 +164,10 @@ def _element_types(model: ModelProto) -> dict[str, int]:
             )
     skeleton.graph.output.extend(model.graph.output)
     skeleton.graph.value_info.extend(model.graph.value_info)
-    graph = onnx.shape_inference.infer_shapes(skeleton).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(skeleton).graph
+    except Exception as error:  # whatever its C++ raises
+        raise ModelError(f"ONNX cannot tell the types of the model's tensors: {error}") from error
     return {
         value.name: value.type.tensor_type.elem_type
         for value in (*graph.input, *graph.value_info, *graph.output)

@@ -100,7 +100,7 @@ def weight_clipping_cost(
     rows = []
     for weight, layer in weights_of(graph).items():
         array = graph.array(weight.name)
-        if array.dtype != np.float32 or not np.isfinite(array).all():
+        if array.dtype != np.float32 or not np.isfinite(array).all() or (weight.axis or 0) >= max(array.ndim, 1):
             continue
         costs = {
             name: weight_sqnr_db(array, scales(array, weight.axis), weight.axis) for name, scales in methods.items()

@@ -52,7 +52,7 @@ def _file(name: str) -> Path:
 
 
 def _array(name: str) -> np.ndarray:
-    with np.load(_file("images.npz")) as arrays:
+    with np.load(_file("images.npz"), allow_pickle=False) as arrays:
         array: np.ndarray = arrays[name]
     return array
 

@@ -58,6 +58,7 @@ class _Buffer:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self._left = 2 * len(data)  # of text; equal values may share their place, but not all with all
 
     def follow(self, at: int) -> int:
         """Position of an offset -> position it leads to."""
@@ -84,6 +85,9 @@ class _Buffer:
         end = at + 4 + self._number("<I", at)
         if end > len(self._data):
             raise ValueError("a string that runs past the end")
+        self._left -= end - at
+        if self._left < 0:
+            raise ValueError("strings that lie over each other")
         return self._data[at + 4 : end].decode()
 
     def _number(self, kind: str, at: int) -> int:

@@ -79,7 +79,9 @@ def _parse_json(data: bytes, name: str) -> CalibrationCache:
         if not isinstance(ends, list) or len(ends) != 2:
             raise CacheFormatError(f"{where}: expected the lowest and the highest value")
         scales[tensor] = scale_of(max(abs(_end(end, where)) for end in ends), where)
-    minmax = framed and "MinMax" in str(tree.get("calibration_method"))
+    method = tree.get("calibration_method") if framed else None
+    method = method.get("value") if isinstance(method, dict) else method
+    minmax = isinstance(method, str) and "MinMax" in method
     return cache_without_header(scales, name, algorithm="MinMaxCalibration" if minmax else "EntropyCalibration2")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from trtcal.cache import CalibrationCache
 from trtcal.errors import CacheFormatError, ModelError
 from trtcal.formats.row import Format, cache_without_header
+from trtcal.graph import refuse_damaged
 from trtcal.modelfile import check_weights_output, load_whole_model, save_model
-from trtcal.outputs import ONNX, check_output
+from trtcal.outputs import ONNX, check_output, only_writer
 from trtcal.qdq import extract_scales, strip_qdq
 
 
@@ -17,7 +18,9 @@ def _parse(data: bytes, name: str) -> CalibrationCache:
     import onnx
 
     try:
-        scales = extract_scales(onnx.ModelProto.FromString(data))
+        model = onnx.ModelProto.FromString(data)
+        refuse_damaged(model)
+        scales = extract_scales(model)
     except ModelError as error:
         raise CacheFormatError(f"{name}: {error}") from error
     except Exception as error:  # whatever protobuf and ONNX say to bytes that make no sense to them
@@ -40,7 +43,8 @@ def save_float_model(path: str | Path, output: str | Path) -> tuple[Path, ...]:
     model, external = load_whole_model(path)
     if external:
         check_weights_output(output, [path])
-    return save_model(strip_qdq(model), output, external=external)
+    with only_writer(output):
+        return save_model(strip_qdq(model), output, external=external)
 
 
 QDQ = Format(_parse, None, _matches, (".onnx",))

@@ -11,8 +11,10 @@ import numpy as np
 from trtcal.cache import CalibrationCache
 from trtcal.errors import CacheError, CacheFormatError
 
-NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity|nan)"
-"""What C's strtod and Python's float both read as a decimal number; any case."""
+# No digit can be read in two ways, so that a line of a million of them is no trap.
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity|nan)", re.IGNORECASE
+)
 
 
 class Format(NamedTuple):
@@ -81,8 +83,13 @@ def finite_amax(tensor: str, scale: np.float32) -> float:
     return amax_of(tensor, scale)
 
 
+def is_number(text: str) -> bool:
+    """Is it a decimal number that C's strtod and Python's float both read?"""
+    return _NUMBER.fullmatch(text) is not None
+
+
 def number(text: str, where: str) -> float:
     """Decimal text -> number; CacheFormatError if it is none."""
-    if not re.fullmatch(NUMBER, text, re.IGNORECASE):
+    if not is_number(text):
         raise CacheFormatError(f"{where}: expected a number, got {text[:60]!r}")
     return float(text)

@@ -36,7 +36,9 @@ def dump_json(tree: Mapping[str, Any]) -> bytes:
 def json_number(value: object, where: str) -> float:
     """Value out of JSON -> number; CacheFormatError if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CacheFormatError(f"{where}: expected a number, got {str(value)[:60]!r}")
+        # What is nested may be so deep that it cannot be shown.
+        found = type(value).__name__ if isinstance(value, (dict, list)) else str(value)[:60]
+        raise CacheFormatError(f"{where}: expected a number, got {found!r}")
     try:
         return float(value)
     except OverflowError as error:

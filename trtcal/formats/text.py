@@ -9,7 +9,7 @@ import numpy as np
 
 from trtcal.cache import CalibrationCache, Notes, text_lines
 from trtcal.errors import CacheFormatError
-from trtcal.formats.row import NUMBER, Format, amax_of, cache_without_header, number, scale_of
+from trtcal.formats.row import Format, amax_of, cache_without_header, is_number, number, scale_of
 
 
 def lines(separator: str, suffixes: tuple[str, ...] = ()) -> Format:
@@ -19,17 +19,21 @@ def lines(separator: str, suffixes: tuple[str, ...] = ()) -> Format:
     """
     mark = separator.rstrip() or separator
 
+    def split(line: str) -> tuple[str, str]:
+        tensor, _, value = line.rstrip(" \t").rpartition(mark)
+        return tensor, value.strip(" \t")
+
     def parse(data: bytes, name: str) -> CalibrationCache:
         notes = Notes()
         scales: dict[str, np.float32] = {}
         for line_number, line in text_lines(data, name, notes):
             where = f"{name}:{line_number}"
-            tensor, _, value = line.rstrip(" \t").rpartition(mark)
+            tensor, value = split(line)
             if not tensor:
                 raise CacheFormatError(f"{where}: expected '<tensor>{separator}<amax>', got {line[:120]!r}")
             if tensor in scales:
                 notes.repeated(tensor, line_number)
-            scales[tensor] = scale_of(number(value.strip(" \t"), where), where)
+            scales[tensor] = scale_of(number(value, where), where)
         if not scales:
             raise CacheFormatError(f"{name}: expected lines of '<tensor>{separator}<amax>', got an empty file")
         return cache_without_header(scales, name, notes=notes.sentences())
@@ -37,8 +41,11 @@ def lines(separator: str, suffixes: tuple[str, ...] = ()) -> Format:
     def format(cache: CalibrationCache) -> bytes:
         return "".join(f"{n}{separator}{amax_of(n, scale)!r}\n" for n, scale in cache.scales.items()).encode()
 
-    shape = re.compile(rf".+{mark}[ \t]*(?:{NUMBER})\s*", re.IGNORECASE)
-    return Format(parse, format, lambda data, tree: shape.fullmatch(_first_line(data)) is not None, suffixes)
+    def matches(data: bytes, tree: Any) -> bool:
+        tensor, value = split(_first_line(data).rstrip())
+        return bool(tensor) and is_number(value)
+
+    return Format(parse, format, matches, suffixes)
 
 
 def _is_tensorrt(data: bytes, tree: Any) -> bool:

@@ -32,6 +32,8 @@ SCRIPTS = (
 LOUDEST = 6  # samples named per tensor
 _ARRANGEMENT = ("batch_size", "order", "seed", "growth")
 _WHOLE = ("doublings", "last_growth", "fell_back", "m")
+# What wrong types, missing values, huge numbers and deep nesting raise.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _PICTURE = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]*")
 
 
@@ -46,7 +48,7 @@ def write(folder: str | Path) -> Path:
     content = {**load_json(trials), "sensitivity": _sensitivity(Path(folder) / "sensitivity.json")}
     try:
         drawn = render(content)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except _DAMAGE as error:
         raise StatsError(
             f"{trials}: is not a whole sweep ({type(error).__name__}: {error}); run the sweep again"
         ) from error
@@ -112,7 +114,7 @@ def _sensitivity(path: Path) -> dict[str, Any] | None:
         _layers(content)
     except OSError as error:
         raise StatsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except _DAMAGE as error:
         raise StatsError(
             f"{path}: is no report of trtcal sensitivity ({type(error).__name__}: {error}); run it again or remove it"
         ) from error
