@@ -62,11 +62,11 @@ def origin(
     return made, unknown
 
 
-def data_inputs(batches: Iterable[Any]) -> list[tuple[str, Path]]:
+def data_inputs(batches: Iterable[Any]) -> list[Path]:
     """Batches -> the file that they are read from, where they tell."""
     source = getattr(batches, "source", None)
     path = getattr(source, "path", None) or getattr(source, "_path", None)
-    return [("the data", Path(path))] if isinstance(path, (str, os.PathLike)) and os.path.isfile(path) else []
+    return [Path(path)] if isinstance(path, (str, os.PathLike)) and os.path.isfile(path) else []
 
 
 def external_data(model: Path) -> list[Path]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrators.overwriting import Named, cache_outputs, refuse_cache, refuse_clashes
 from trtcal import provenance
 from trtcal.cache import CalibrationCache, version_number
+from trtcal.cachefile import check_cache_output
 from trtcal.errors import CacheError
 from trtcal.provenance import Provenance
 
@@ -44,7 +44,7 @@ class CacheStore:
         algorithm: str,
         trt_version: str,
         origin: Origin,
-        inputs: Iterable[Named] = (),
+        inputs: Iterable[str | os.PathLike[str] | None] = (),
     ) -> None:
         if policy not in POLICIES:
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
@@ -57,8 +57,12 @@ class CacheStore:
         if policy == "read" and self.path is not None and not self.path.is_file():
             raise CacheError(f"{self.path}: no such cache; policy 'read' uses one that exists, 'auto' makes it")
         if self.path is not None and policy != "read":
-            refuse_clashes(inputs, cache_outputs(self.path))
-            refuse_cache(self.path, force=policy == "write")
+            check_cache_output(
+                self.path,
+                inputs,
+                force=policy == "write",
+                how="use it with policy 'read', replace it with policy 'write' (--force)",
+            )
 
     def read(self) -> CalibrationCache | None:
         """The cache to hand to TensorRT, with a header that it takes; None where it has to calibrate.

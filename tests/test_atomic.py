@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trtcal.atomic import write_bytes, write_chunks
+from trtcal.atomic import remove, staged, write_bytes, write_chunks
 from trtcal.errors import OutputError
 
 
@@ -143,3 +143,34 @@ def test_pieces_that_fail_leave_the_old_file_and_nothing_else(tmp_path: Path) ->
         write_chunks(tmp_path / "a", failing())
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names(tmp_path) == {"a"}
+
+
+def test_files_that_belong_together_are_both_there_before_one_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"b: cannot be written: the folder .*nowhere does not exist"):  # noqa: SIM117
+        with staged(tmp_path / "a", [b"new"]) as put, staged(tmp_path / "nowhere" / "b", [b"new"]):
+            put()
+    assert (tmp_path / "a").read_bytes() == b"old"
+    with staged(tmp_path / "a", [b"new"]) as put_a, staged(tmp_path / "b", [b"new"]) as put_b:
+        assert (tmp_path / "a").read_bytes() == b"old"
+        put_a()
+        put_b()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new", "b": b"new"}
+
+
+def test_what_is_not_put_in_its_place_leaves_nothing(tmp_path: Path) -> None:
+    with staged(tmp_path / "a", [b"x"]):
+        pass
+    assert names(tmp_path) == set()
+
+
+def test_a_link_is_not_what_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("a")
+    remove(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "a").exists()
+    remove(tmp_path / "a")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="folder: cannot be written"):
+        remove(tmp_path / "folder")

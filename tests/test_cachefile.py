@@ -48,7 +48,7 @@ def test_an_equal_run_is_not_repeated(model: Path, tmp_path: Path, monkeypatch: 
     def never(*_: object, **__: object) -> object:
         raise AssertionError("the model ran again")
 
-    monkeypatch.setattr(cachefile, "collect", never)
+    monkeypatch.setattr(cachefile, "run_pass", never)
     again = calibrate_to_file(model, batches(), path)
     assert again.reused
     assert again.cache == first.cache
@@ -131,7 +131,7 @@ def test_a_file_that_lies_where_the_sidecar_goes_is_not_replaced(model: Path, tm
 
 @pytest.mark.parametrize("stats", ["c.cache", "c.cache.json", "c.cache.partial.npz"])
 def test_statistics_do_not_replace_the_cache_they_were_kept_for(model: Path, tmp_path: Path, stats: str) -> None:
-    with pytest.raises(OutputError, match="both the statistics and what"):
+    with pytest.raises(OutputError, match="to become both .* and the statistics"):
         calibrate_to_file(model, batches(), tmp_path / "c.cache", stats=tmp_path / stats)
     assert files(tmp_path) == {"m.onnx"}
 
@@ -200,7 +200,7 @@ def test_kept_statistics_serve_another_method_without_the_model(
     stats = tmp_path / "s.npz"
     calibrate_to_file(model, batches(), tmp_path / "a.cache", stats=stats)
     runs: list[object] = []
-    monkeypatch.setattr(cachefile, "collect", lambda *a, **k: runs.append(a))
+    monkeypatch.setattr(cachefile, "run_pass", lambda *a, **k: runs.append(a))
     made = calibrate_to_file(model, batches(), tmp_path / "b.cache", "percentile:99", stats=stats)
     assert made.cache == calibrate(model, batches(), "percentile:99").cache
     assert runs == []
@@ -249,7 +249,7 @@ def test_two_runs_on_one_file_do_not_mix(model: Path, tmp_path: Path) -> None:
 
     class Meanwhile(Batches):
         def __iter__(self):  # type: ignore[no-untyped-def]
-            with pytest.raises(OutputError, match=r"c\.cache: another run is writing this cache"):
+            with pytest.raises(OutputError, match=r"c\.cache: another run is writing it"):
                 calibrate_to_file(model, batches(), path)
             return super().__iter__()
 
@@ -265,7 +265,7 @@ def test_an_output_that_cannot_be_written_is_named_before_the_pass(
     def never(*_: object, **__: object) -> object:
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr(cachefile, "collect", never)
+    monkeypatch.setattr(cachefile, "run_pass", never)
     with pytest.raises(OutputError, match=r"cannot be written: the folder .*nowhere does not exist"):
         calibrate_to_file(model, batches(), tmp_path / "nowhere" / "c.cache")
     (tmp_path / "folder").mkdir()

@@ -4,13 +4,13 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
 from models import conv_model, images, save
 
+from calibrators.runner import Latency
 from trtcal.cache import CalibrationCache
 from trtcal.calibration import calibrate
 from trtcal.data import Batches
@@ -197,7 +197,7 @@ def test_a_metric_of_the_user_s_gets_the_labels_of_a_file_as_text(run: Run, fold
 
 
 class FakeEngine:
-    """calibrators.engine.Engine, as far as the command knows it, around the FP32 model."""
+    """calibrators.Engine, as far as the command knows it, around the FP32 model."""
 
     def __init__(self, path: Path) -> None:
         self.inputs = (InputSpec("image", np.dtype(np.float32), (3, 8, 8)),)
@@ -206,6 +206,9 @@ class FakeEngine:
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self._runner(batch)
 
+    def latency(self, batch: Mapping[str, np.ndarray]) -> Latency:
+        return Latency(1.0, 2.0, 3.0, 1.5, len(batch["image"]), 100)
+
     def __enter__(self) -> FakeEngine:
         return self
 
@@ -213,37 +216,31 @@ class FakeEngine:
         self._runner.close()
 
 
-@pytest.fixture
-def engine_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A stand-in for calibrators.engine, and a file m.engine."""
-    module = ModuleType("calibrators.engine")
-    package = ModuleType("calibrators")
-    package.engine = module  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "calibrators", package)
-    monkeypatch.setitem(sys.modules, "calibrators.engine", module)
+def test_an_engine_is_run_by_calibrators(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "m.engine").write_bytes(b"")
-    return module
-
-
-def test_an_engine_is_run_by_calibrators(run: Run, engine_module: ModuleType) -> None:
-    engine_module.Engine = FakeEngine  # type: ignore[attr-defined]
+    monkeypatch.setattr("calibrators.Engine", FakeEngine, raising=False)
     code, out, _ = run("evaluate", "m.engine", "--data", "l.npz", "--against", "m.onnx", "--json")
     assert code == 0
     assert json.loads(out)["agreement"]["logits"]["sqnr_db"] == "inf"
     assert "top1" in json.loads(out)["scores"]
+    assert json.loads(out)["latency"]["m.engine"]["p90_ms"] == 2.0
     code, _, err = run("evaluate", "m.engine", "--data", "l.npz", "--cache", "c.cache")
     assert code == 2
     assert "an engine has its ranges inside" in err
 
 
 def test_an_engine_without_something_to_run_it_is_one_clear_line(
-    run: Run, engine_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, _, err = run("evaluate", "m.engine", "--data", "l.npz")
-    assert code == 2
-    assert "m.engine: this version of calibrators cannot run engines" in err
-    monkeypatch.setitem(sys.modules, "calibrators", None)
-    assert "m.engine: an engine runs only where TensorRT" in run("evaluate", "m.engine", "--data", "l.npz")[2]
+    (folder / "m.engine").write_bytes(b"")
+    for name in ("tensorrt", "tensorrt_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for absent in ({}, {"calibrators": None}):
+        for name in absent:
+            monkeypatch.setitem(sys.modules, name, None)
+        code, _, err = run("evaluate", "m.engine", "--data", "l.npz")
+        assert code == 2
+        assert "m.engine: an engine runs only where TensorRT" in err
 
 
 # --- sensitivity

@@ -9,10 +9,21 @@ import pytest
 from models import conv_model, save
 from PIL import Image
 
-from trtcal.errors import OutputError
+from trtcal.errors import DataError, OutputError
 from trtcal.formats import CACHE, RANGES
 from trtcal.modelfile import save_model
-from trtcal.outputs import HTML, HTML_MARK, ONNX, PNG, Kind, check_output, json_of, weights_beside
+from trtcal.outputs import (
+    HTML,
+    HTML_MARK,
+    ONNX,
+    PNG,
+    Kind,
+    check_distinct,
+    check_output,
+    json_of,
+    only_writer,
+    weights_beside,
+)
 
 HEADER = "TRT-8601-EntropyCalibration2"
 REPORT = json_of("report", "r-1")
@@ -125,3 +136,55 @@ def test_deep_json_is_no_report(tmp_path: Path) -> None:
 
 def test_a_model_that_is_there_may_be_written_again(tmp_path: Path) -> None:
     check_output(save(conv_model(), tmp_path / "q.onnx"), ONNX, [save(conv_model(), tmp_path / "m.onnx")])
+
+
+def test_a_model_without_its_weights_may_be_written_again(tmp_path: Path) -> None:
+    """A run that was killed between the two left it so."""
+    save_model(conv_model(size=16), tmp_path / "m.onnx", external=True)
+    (tmp_path / "m.onnx.data").unlink()
+    check_output(tmp_path / "m.onnx", ONNX)
+    check_output(tmp_path / "m.onnx.data", weights_beside(tmp_path / "m.onnx"))
+
+
+def test_two_outputs_need_two_files_by_whatever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").touch()
+    os.link("a", "hard")
+    for other in ("a", "./a", tmp_path / "a", "hard"):
+        with pytest.raises(OutputError, match="is to become both the first and the second; choose two names"):
+            check_distinct([("the first", "a"), ("none", None), ("the second", other)])
+    check_distinct([("the first", "a"), ("the second", "b"), ("none", None), ("none", None)])
+
+
+def test_one_writes_at_a_time_and_leaves_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("o")
+    with only_writer(tmp_path / "o"):
+        for name in ("o", "link"):
+            with pytest.raises(OutputError, match=f"{name}: another run is writing it"), only_writer(tmp_path / name):
+                pass
+        with only_writer(tmp_path / "other"):
+            pass
+    with only_writer(tmp_path / "o"):
+        pass
+    assert os.listdir(tmp_path) == ["link"]
+
+
+def test_where_no_lock_can_be_the_output_is_named(tmp_path: Path) -> None:
+    name = "n" * 255
+    with (
+        pytest.raises(OutputError, match=f"{name}: cannot be written: no lock beside it"),
+        only_writer(tmp_path / name),
+    ):
+        pass
+
+
+def test_an_input_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "o").write_bytes(CONTENTS["cache"])
+    (tmp_path / "i").write_bytes(b"x")
+
+    def broken(path: Path, size: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("trtcal.outputs._begins", broken)
+    with pytest.raises(DataError, match="i: cannot be read: Input/output error"):
+        check_output(tmp_path / "o", CACHE, [tmp_path / "i"])

@@ -8,25 +8,41 @@ import pytest
 from fakecuda.models import onnx_model
 from PIL import Image
 
-from calibrators.overwriting import other_kind, refuse_clashes, refuse_replacing, refuse_unwritable
+from calibrators.overwriting import ENGINE, TIMING_CACHE, check_build_outputs, known_as_another_kind
 from trtcal.errors import OutputError
+from trtcal.outputs import check_output
 
 
-def test_the_same_file_is_known_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def check(inputs: list[Path], **outputs: Path | str) -> None:
+    check_build_outputs(inputs, **{"engine": None, "timing_cache": None, "cache": None, **outputs})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["engine", "timing_cache", "cache"])
+def test_an_input_is_known_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
     monkeypatch.chdir(tmp_path)
     model = tmp_path / "m.onnx"
-    model.write_bytes(b"x")
+    model.write_bytes(onnx_model())
     (tmp_path / "link").symlink_to("m.onnx")
     os.link(model, tmp_path / "hard")
     for name in ("m.onnx", "./m.onnx", tmp_path / "link", tmp_path / "hard"):
-        with pytest.raises(OutputError, match="cannot hold the engine, it is the model as well"):
-            refuse_clashes([("the model", model)], [("the engine", name)])
-    refuse_clashes([("the model", model), ("the data", None)], [("the engine", "other"), ("the timing cache", None)])
+        with pytest.raises(OutputError, match="an input of this command, which would be lost"):
+            check([model], **{option: name})
+    check([model], **{option: "other"})
+
+
+def test_a_sidecar_is_a_result_too(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_bytes(b"{}")
+    with pytest.raises(OutputError, match=r"c\.json: is an input of this command"):
+        check([tmp_path / "c.json"], cache=tmp_path / "c")
+    with pytest.raises(OutputError, match="is to become both the engine and its sidecar"):
+        check([], engine=tmp_path / "e.json", cache=tmp_path / "e")
 
 
 def test_two_results_need_two_files_even_where_neither_exists(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot hold the timing cache, it is the engine as well"):
-        refuse_clashes([], [("the engine", tmp_path / "a"), ("the timing cache", f"{tmp_path}/./a")])
+    with pytest.raises(OutputError, match="is to become both the engine and the timing cache"):
+        check([], engine=tmp_path / "a", timing_cache=f"{tmp_path}/./a")
+    with pytest.raises(OutputError, match="is to become both the timing cache and the calibration cache"):
+        check([], timing_cache=tmp_path / "a", cache=tmp_path / "a")
 
 
 def test_other_kinds_of_files_are_known(tmp_path: Path) -> None:
@@ -39,20 +55,21 @@ def test_other_kinds_of_files_are_known(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"TRT-8601-EntropyCalibration2\nx: 3c010a14\n")
     (tmp_path / "sidecar").write_text("{}")
     for path in tmp_path.iterdir():
-        assert other_kind(path) is not None, path
-        with pytest.raises(OutputError, match="not an engine; choose another name"):
-            refuse_replacing(path, "an engine")
+        assert known_as_another_kind(path), path
+        with pytest.raises(OutputError, match="exists and is no TensorRT engine, so it is not replaced"):
+            check_output(path, ENGINE)
 
 
 @pytest.mark.parametrize("content", [b"", b"ftrt and so on", b"TRTFAKE-PLAN", bytes(64), b"TRT-"])
 def test_an_engine_and_what_is_not_known_may_be_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.engine").write_bytes(content)
-    refuse_replacing(tmp_path / "m.engine", "an engine")
-    refuse_replacing(tmp_path / "absent.engine", "an engine")
+    for kind in (ENGINE, TIMING_CACHE):
+        check_output(tmp_path / "m.engine", kind)
+        check_output(tmp_path / "absent.engine", kind)
 
 
 def test_a_result_needs_a_folder_and_may_not_be_one(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="it is a folder"):
-        refuse_unwritable(tmp_path)
+        check([], engine=tmp_path)
     with pytest.raises(OutputError, match=r"the folder .* does not exist"):
-        refuse_unwritable(tmp_path / "nowhere" / "x")
+        check([], timing_cache=tmp_path / "nowhere" / "x")

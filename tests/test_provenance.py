@@ -304,25 +304,30 @@ def test_a_cache_that_cannot_be_read_is_an_error_with_its_name(tmp_path: Path) -
         check(tmp_path / "model.cache", MADE)
 
 
-@pytest.mark.parametrize("writes", [0, 1], ids=["before the sidecar", "between sidecar and cache"])
+@pytest.mark.parametrize(
+    ("call", "done", "kept"),
+    [("fsync", 0, True), ("fsync", 1, True), ("replace", 0, True), ("replace", 1, False)],
+    ids=["writing the sidecar", "writing the cache", "before the sidecar is in place", "between sidecar and cache"],
+)
 @pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
 def test_a_run_that_dies_never_leaves_a_cache_with_a_wrong_origin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int, stop: BaseException
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, done: int, kept: bool, stop: BaseException
 ) -> None:
     path = tmp_path / "model.cache"
     save_with_sidecar(CACHE, MADE, path)
     new = changed(batch_size=16)
-    left = iter([None] * writes)
+    real, left = getattr(os, call), iter([None] * done)
 
-    def fsync(_descriptor: int) -> None:
+    def dying(*arguments: object) -> None:
         if next(left, stop) is stop:
             raise stop
+        real(*arguments)
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, call, dying)
     with pytest.raises((OutputError, KeyboardInterrupt)):
         save_with_sidecar(CACHE + b"new: 0\n", new, path)
     assert path.read_bytes() == CACHE
-    assert check(path, MADE).ok == (writes == 0)  # afterwards the sidecar vouches for no file that is there
+    assert check(path, MADE).ok == kept  # where it is not, the sidecar vouches for no file that is there
     assert not check(path, new).ok
     assert sorted(os.listdir(tmp_path)) == ["model.cache", "model.cache.json"]
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trtcal.atomic import write_bytes
 from trtcal.cache import CalibrationCache
-from trtcal.calibration import TRT_VERSION, FloatRunner, default_algorithm, from_stats, open_graph
-from trtcal.collector import Progress, collect, load_checkpoint
+from trtcal.calibration import TRT_VERSION, default_algorithm, from_stats, open_graph
+from trtcal.cluster import Cluster
+from trtcal.collector import Progress, load_checkpoint
 from trtcal.data import Batches
+from trtcal.distributed import run_pass
 from trtcal.errors import OutputError, StatsError
 from trtcal.formats import CACHE
 from trtcal.graph import CalibrationGraph
 from trtcal.growth import growth_rule
-from trtcal.outputs import Kind, check_output, json_of
+from trtcal.outputs import Kind, check_distinct, check_output, json_of, only_writer
 from trtcal.provenance import (
     FORMAT,
     Provenance,
@@ -64,6 +66,7 @@ def calibrate_to_file(
     force: bool = False,
     stats: str | Path | None = None,
     workers: int | None = None,
+    cluster: Cluster | None = None,
     progress: Progress | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> CacheFile:
@@ -73,8 +76,8 @@ def calibrate_to_file(
     kept, unless ``force``. A file that is no cache is never replaced, and a cache without a sidecar, which
     somebody else made, only with ``force``. An interruption leaves ``<path>.partial.npz``, from which the next
     run goes on; it never leaves a cache. ``stats`` names a file that keeps the statistics, from which a later
-    run by another method starts without running the model. ``announce`` hears why a run is needed before it
-    begins.
+    run by another method starts without running the model. The pass runs on the ``cluster`` where there is one, else
+    here with ``workers`` samples at once. ``announce`` hears why a run is needed before it begins.
 
     Raises OutputError where the path cannot be written or another run is writing it, and what
     :func:`trtcal.calibration.calibrate` raises.
@@ -94,13 +97,18 @@ def calibrate_to_file(
     if kept is not None:
         return CacheFile(path, CalibrationCache.load(path), origin, True, (), **_found(kept[1]))
     reasons = reuse.reasons or ("asked to by force" if force else "its statistics are not kept yet",)
-    _refuse_to_replace(path, stats, force)
-    with _only_writer(path):
+    # Found out before a long pass, not after it.
+    check_cache_output(path, force=force)
+    if stats is not None:
+        check_output(stats, STATISTICS)
+        names = {"the cache": path, "its sidecar": sidecar_path(path), "its checkpoint": partial_path(path)}
+        check_distinct([*names.items(), ("the statistics", stats)])
+    with only_writer(path):
         if path.exists():
             announce(f"{path}: calibrating again: {'; '.join(reasons)}")
         try:
             if gathered is None:
-                gathered = _statistics(graph, batches, growth, key, path, workers, progress, announce)
+                gathered = _statistics(graph, batches, growth, key, path, workers, cluster, progress, announce)
             else:
                 announce(f"{stats}: statistics of these samples are already there; the model need not run")
         except KeyboardInterrupt:
@@ -113,10 +121,11 @@ def calibrate_to_file(
             "clipped": dict(made.clipped),
             "hidden": made.hidden,
         }
-        save_with_sidecar(made.cache.format(), origin, path, findings)
-        partial_path(path).unlink(missing_ok=True)
         if stats is not None and not stats_there:
             write_bytes(stats, gathered.to_bytes(key=key))
+        save_with_sidecar(made.cache.format(), origin, path, findings)
+        with suppress(OSError):
+            partial_path(path).unlink(missing_ok=True)  # last of all: what failed before can go on from it
     return CacheFile(path, made.cache, origin, False, tuple(reasons), **findings)
 
 
@@ -169,6 +178,7 @@ def _statistics(
     key: str,
     path: Path,
     workers: int | None,
+    cluster: Cluster | None,
     progress: Progress | None,
     announce: Callable[[str], None],
 ) -> ActivationStats:
@@ -176,32 +186,38 @@ def _statistics(
     resumed = load_checkpoint(partial, key)
     if resumed is not None:
         announce(f"{partial}: going on after {len(resumed.samples)} samples")
-    with FloatRunner(graph) as runner:
-        return collect(
-            runner,
-            batches,
-            growth=growth,
-            workers=workers or os.cpu_count() or 1,
-            checkpoint=partial,
-            checkpoint_key=key,
-            keep_checkpoint=True,
-            progress=progress,
-        )
+    return run_pass(
+        graph,
+        batches,
+        cluster,
+        workers or os.cpu_count() or 1,
+        growth=growth,
+        checkpoint=partial,
+        checkpoint_key=key,
+        keep_checkpoint=True,
+        progress=progress,
+    )
 
 
-def _refuse_to_replace(path: Path, stats: str | Path | None, force: bool) -> None:
-    """Find out before a long pass what would be an error after it, and what would be a loss."""
-    check_output(path, CACHE)
+def check_cache_output(
+    path: str | Path,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+    *,
+    force: bool,
+    how: str = "replace it by force",
+) -> None:
+    """Cache to write and files it is made from -> nothing; OutputError where something would be lost.
+
+    A file that is no cache is never replaced, nor one beside it that is no sidecar; a cache without a sidecar, which
+    somebody else made, only by ``force``, and ``how`` says what to do then.
+    """
+    path, inputs = Path(path), list(inputs)
+    check_output(path, CACHE, inputs)
+    check_output(sidecar_path(path), SIDECAR, inputs)
     if path.exists() and not sidecar_path(path).exists() and not force:
         raise OutputError(
-            f"{path}: exists, and nothing beside it says what it was made from; choose another file, or replace "
-            f"it by force"
+            f"{path}: exists, and nothing beside it says what it was made from; {how}, or choose another file"
         )
-    check_output(sidecar_path(path), _SIDECAR)
-    if stats is not None:
-        check_output(stats, _STATISTICS)
-        if Path(stats).resolve() in {file.resolve() for file in (path, sidecar_path(path), partial_path(path))}:
-            raise OutputError(f"{stats}: is to become both the statistics and what {path} needs; choose two names")
 
 
 def _is_statistics(path: Path) -> bool:
@@ -212,23 +228,5 @@ def _is_statistics(path: Path) -> bool:
     return True
 
 
-_SIDECAR = json_of("account of where a cache comes from", FORMAT, "cache_sha256")
-_STATISTICS = Kind("file of statistics", _is_statistics)
-
-
-@contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
-    """Hold the one lock that all runs writing this file share; OutputError where another holds it."""
-    from filelock import FileLock, Timeout
-
-    real = Path(os.path.realpath(path))
-    lock = FileLock(real.with_name(f".{real.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(f"{path}: another run is writing this cache; wait for it, or choose another file") from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+SIDECAR = json_of("account of where a cache comes from", FORMAT, "cache_sha256")
+STATISTICS = Kind("file of statistics", _is_statistics)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtcal.atomic import write_bytes, write_chunks
+from trtcal.atomic import remove, staged, write_bytes
 from trtcal.errors import ModelError
-from trtcal.graph import external_files, load_model
+from trtcal.graph import all_tensors, external_files, load_model
 from trtcal.outputs import check_output, weights_beside
 
 if TYPE_CHECKING:
@@ -44,18 +45,23 @@ def save_model(model: ModelProto, path: str | Path, *, external: bool = False) -
     """Model -> the file ``path``, and ``<path>.data`` for its weights where protobuf's 2 GiB do not hold them.
 
     ``external`` puts them there in any case, but for constants of less than 1 KiB. ``model`` keeps its weights only
-    where they stay inside. Returns the files written, each of them replaced in one step; OutputError names one
-    that cannot be.
+    where they stay inside. Returns the files written; OutputError names one that cannot be, and none is touched then.
+    A run that is killed between the two leaves a model without its weights rather than with another's.
     """
     path = Path(path)
     weights = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= _SMALL]
     data = _data_path(path)
-    written: list[Path] = []
-    if (external and weights) or sum(len(tensor.raw_data) for tensor in weights) > MAX_WEIGHTS_INSIDE:
-        write_chunks(data, _moved_out(weights, data.name))
-        written.append(data)
-    write_bytes(path, model.SerializeToString())
-    return (path, *written)
+    if not ((external and weights) or sum(len(tensor.raw_data) for tensor in weights) > MAX_WEIGHTS_INSIDE):
+        write_bytes(path, model.SerializeToString())
+        return (path,)
+    with (
+        staged(data, _moved_out(weights, data.name)) as put_data,
+        staged(path, [model.SerializeToString()]) as put_model,  # which by now knows where they are
+    ):
+        remove(data)
+        put_model()
+        put_data()
+    return (path, data)
 
 
 def check_weights_output(model: str | Path, inputs: Iterable[str | Path]) -> None:
@@ -71,10 +77,13 @@ def _refuse_cut_off(model: ModelProto, path: Path) -> None:
     """ModelError for weights beyond their file's end, which ONNX 1.16 reads as far as they go."""
     from onnx import TensorProto
 
-    for tensor in model.graph.initializer:
+    for tensor in all_tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             entry = {item.key: item.value for item in tensor.external_data}
-            end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
+            place = [entry.get(key, "0") for key in ("offset", "length")]
+            if not all(re.fullmatch("[0-9]{1,18}", number) for number in place):
+                raise ModelError(f"{path}: weights {tensor.name!r} lie at {place}; expected an offset and a length")
+            end = sum(map(int, place))
             size = (path.parent / entry["location"]).stat().st_size
             if end > size:
                 raise ModelError(

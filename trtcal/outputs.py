@@ -11,11 +11,12 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from trtcal.errors import ModelError, OutputError
-from trtcal.graph import external_files, load_model
+from trtcal.errors import DataError, ModelError, OutputError
+from trtcal.graph import external_files, load_model, load_model_alone
 
 HTML_MARK = '<meta name="generator" content="trtcal">'
 """Stands in the head of every page that trtcal writes."""
@@ -47,17 +48,61 @@ def check_output(
     _refuse_unwritable(output)
     if not output.exists():
         return
-    for path in (path for path in inputs if path is not None):
-        for file in _files_of(Path(_SCRIPT.sub(r"\1", os.fspath(path))), output):
-            if file.exists() and os.path.samefile(file, output):
-                what = "an input of this command" if file == output else f"{file}, an input of this command"
-                raise OutputError(f"{output}: is {what}, which would be lost; choose another name")
+    refuse_input(output, inputs)
     try:
         replaceable = not output.stat().st_size or kind.matches(output)
     except OSError as error:
         raise OutputError(f"{output}: exists and cannot be read: {error.strerror}; choose another name") from error
     if not replaceable:
         raise OutputError(f"{output}: exists and is no {kind.name}, so it is not replaced; choose another name")
+
+
+def refuse_input(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None]) -> None:
+    """As :func:`check_output` of a file that need not be written: OutputError only where it is an input."""
+    output = Path(output)
+    if not output.exists():
+        return
+    for path in (path for path in inputs if path is not None):
+        for file in _files_of(Path(_SCRIPT.sub(r"\1", os.fspath(path))), output):
+            if file.exists() and os.path.samefile(file, output):
+                what = "an input of this command" if file == output else f"{file}, an input of this command"
+                raise OutputError(f"{output}: is {what}, which would be lost; choose another name")
+
+
+def check_distinct(outputs: Iterable[tuple[str, str | os.PathLike[str] | None]]) -> None:
+    """What will be written, and where (None: nowhere) -> nothing; OutputError where one file is to be two of them."""
+    taken: list[tuple[str, Path]] = []
+    for what, path in ((what, Path(path)) for what, path in outputs if path is not None):
+        for other, there in taken:
+            if _same(path, there):
+                raise OutputError(f"{path}: is to become both {other} and {what}; choose two names")
+        taken.append((what, path))
+
+
+@contextmanager
+def only_writer(output: str | os.PathLike[str]) -> Iterator[None]:
+    """File to write -> a block in which no other run writes it; OutputError where one does already.
+
+    For runs that take long or write several files. The lock is a hidden file beside the output, removed at the end;
+    one that a killed run left binds nobody.
+    """
+    from filelock import FileLock, Timeout
+
+    real = Path(os.path.realpath(output))
+    lock = FileLock(real.with_name(f".{real.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"{output}: another run is writing it; wait for that one, or choose another name") from error
+    except (OSError, NotImplementedError) as error:  # the latter where the file system has no locks
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{output}: cannot be written: no lock beside it ({reason})") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def json_of(name: str, format: str | int, *keys: str) -> Kind:
@@ -75,7 +120,7 @@ def json_of(name: str, format: str | int, *keys: str) -> Kind:
 
 def _is_onnx(path: Path) -> bool:
     try:
-        load_model(path)
+        load_model_alone(path)
     except ModelError:
         return False
     return True
@@ -115,11 +160,22 @@ def _files_of(path: Path, output: Path) -> Iterator[Path]:
 
 def _weights(path: Path) -> Iterator[Path]:
     """File -> the files beside it that hold its weights; none where it is no model."""
-    if path.is_file() and (path.suffix.lower() == ".onnx" or _begins(path, 1) == b"\x08"):
-        try:
+    try:
+        if path.is_file() and (path.suffix.lower() == ".onnx" or _begins(path, 1) == b"\x08"):
             yield from (path.parent / name for name in external_files(load_model(path)))
-        except ModelError:
-            return
+    except ModelError:
+        return
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _same(one: Path, other: Path) -> bool:
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return one.samefile(other)  # hard links, and file systems that do not tell A from a
+    except OSError:
+        return False
 
 
 def _refuse_unwritable(path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -161,20 +162,20 @@ def save_with_sidecar(
     """Content of a cache and its origin -> ``path`` and its sidecar; OutputError where one cannot be written.
 
     The sidecar comes first: it holds the new cache's hash, so whatever happens between the two it vouches for no
-    other file, and no cache of ours ever lies there without one. ``findings`` are kept with it, for the reader.
+    other file, and no cache of ours ever lies there without one. Where there is no room for both, neither is
+    touched. ``findings`` are kept with it, for the reader.
     """
-    atomic.write_bytes(
-        sidecar_path(path),
-        _dump(
-            {
-                "format": FORMAT,
-                "cache_sha256": hashlib.sha256(cache).hexdigest(),
-                "provenance": asdict(provenance),
-                "findings": dict(findings or {}),
-            }
-        ),
+    sidecar = _dump(
+        {
+            "format": FORMAT,
+            "cache_sha256": hashlib.sha256(cache).hexdigest(),
+            "provenance": asdict(provenance),
+            "findings": dict(findings or {}),
+        }
     )
-    atomic.write_bytes(path, cache)
+    with atomic.staged(sidecar_path(path), [sidecar]) as put_sidecar, atomic.staged(path, [cache]) as put_cache:
+        put_sidecar()
+        put_cache()
 
 
 def read_sidecar(path: str | os.PathLike[str]) -> tuple[Provenance, dict[str, Any]] | None:
@@ -187,7 +188,20 @@ def read_sidecar(path: str | os.PathLike[str]) -> tuple[Provenance, dict[str, An
     except (OSError, CacheFormatError):
         return None
     findings = json.loads(content).get("findings")
-    return made_from, findings if isinstance(findings, dict) else {}
+    return made_from, findings if _are_findings(findings) else {}
+
+
+def _are_findings(value: object) -> bool:
+    """Are those that trtcal looks at of the types that it writes?"""
+    if not isinstance(value, dict):
+        return False
+    unusable, clipped, hidden = value.get("unusable", {}), value.get("clipped", {}), value.get("hidden", 0)
+    return (
+        isinstance(unusable, dict)
+        and isinstance(hidden, int)
+        and isinstance(clipped, dict)
+        and all(isinstance(share, float) and math.isfinite(share) for share in clipped.values())
+    )
 
 
 def check(path: str | os.PathLike[str], provenance: Provenance) -> Reuse:
@@ -202,9 +216,13 @@ def check(path: str | os.PathLike[str], provenance: Provenance) -> Reuse:
             return Reuse((f"no cache at {os.fspath(path)}",))
         if not sidecar.exists():
             return Reuse((f"origin unknown: {sidecar} is missing",))
-        found_sha256, content = _sha256(path), sidecar.read_bytes()
+        found_sha256 = _sha256(path)
     except OSError as error:
-        raise CacheError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+        raise CacheError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
+    try:
+        content = sidecar.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{sidecar}: cannot be read: {error.strerror or error}") from error
     try:
         cache_sha256, made_from = _parse_sidecar(content, str(sidecar))
     except CacheFormatError as error:
@@ -228,9 +246,17 @@ def _dump(value: dict[str, Any]) -> bytes:
 
 def _load(data: bytes, name: str) -> Any:
     try:
-        return json.loads(data, parse_constant=_no_json)
+        value = json.loads(data, parse_constant=_no_json)
     except (ValueError, RecursionError) as error:
         raise CacheFormatError(f"{name}: expected JSON, got {error}") from error
+    if not _is_shallow(value, 20):  # or it could be read and not be shown, compared and written
+        raise CacheFormatError(f"{name}: holds values in more than 20 levels; expected what trtcal writes")
+    return value
+
+
+def _is_shallow(value: object, levels: int) -> bool:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not below or (levels > 0 and all(_is_shallow(item, levels - 1) for item in below))
 
 
 def _no_json(constant: str) -> None:
@@ -260,7 +286,10 @@ def _provenance(value: object, name: str) -> Provenance:
             raise CacheFormatError(f"{name}: {key!r} is not known to trtcal {__version__}")
         if not isinstance(value[key], expected[key]):
             raise CacheFormatError(f"{name}: {key!r} has a value of the wrong type, {value[key]!r:.60}")
-    return Provenance(**value)
+    try:
+        return Provenance(**value)
+    except ValueError as error:  # 1e999 is JSON, and is read as inf
+        raise CacheFormatError(f"{name}: holds a value that cannot be written again: {error}") from error
 
 
 _JSON_TYPES: dict[str, tuple[type, ...]] = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from trtcal.errors import ModelError
 from trtcal.modelfile import check_weights_output, load_whole_model, save_model
-from trtcal.outputs import ONNX, check_output
+from trtcal.outputs import ONNX, check_output, only_writer
 from trtcal.placement import layer_name
 from trtcal.qdq import insert_qdq
 from trtcal.weights import weight_method
@@ -65,5 +65,6 @@ def qdq_to_file(
     int8 = set(result.layers)
     layers = {layer_name(node): node.op_type for node in result.model.graph.node if layer_name(node) in int8}
     opset = next(entry.version for entry in result.model.opset_import if entry.domain in ("", "ai.onnx"))
-    files = save_model(result.model, output, external=external)
+    with only_writer(output):
+        files = save_model(result.model, output, external=external)
     return QdqFile(files, opset, layers, result.quantized, result.weights, result.skipped)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal.cli.common import AsJson, Output
+from trtcal import terminal
+from trtcal.cli.common import AsJson, Output, print_out
 
 if TYPE_CHECKING:
     from trtcal.cache import CalibrationCache
@@ -52,18 +53,18 @@ def cache_show(file: File, as_json: AsJson = False) -> None:
         )
         return
     width = max(map(len, cache.scales), default=6)
-    print(_title(cache, format))
+    print_out(_title(cache, format))
     if sidecar is None:
-        print("origin: unknown (no sidecar vouches for this file)")
+        print_out("origin: unknown (no sidecar vouches for this file)")
     else:
         made = sidecar[0]
-        print(f"origin: {made.model}, {made.samples_used} samples of {made.data}")
-        print(f"        {made.method}, batches of {made.batch_size}, order {made.order}, growth {made.growth}")
+        print_out(terminal.line(f"origin: {made.model}, {made.samples_used} samples of {made.data}"))
+        print_out(f"        {made.method}, batches of {made.batch_size}, order {made.order}, growth {made.growth}")
     for note in cache.tolerated:
-        print(f"tolerated: {note}")
-    print(f"{'tensor':{width}}  {'amax':>13}  {'scale':>13}  hex")
+        print_out(terminal.line(f"tolerated: {note}"))
+    print_out(f"{'tensor':{width}}  {'amax':>13}  {'scale':>13}  hex")
     for (name, scale), text in zip(cache.scales.items(), bits, strict=True):
-        print(f"{name:{width}}  {_amax(scale):13.6g}  {scale:13.6g}  {text}")
+        print_out(f"{name:{width}}  {_amax(scale):13.6g}  {scale:13.6g}  {text}")
 
 
 @app.command("check")
@@ -96,10 +97,10 @@ def cache_check(
         listed = [{"severity": f.severity, "tensor": f.tensor, "message": f.message} for f in findings]
         _print_json({"format": format, "header": cache.header, "counts": counts, "findings": listed})
     else:
-        print(_title(cache, format))
+        print_out(_title(cache, format))
         for line in _grouped(findings):
-            print(line)
-        print(", ".join(f"{number} {severity}{'s' * (number != 1)}" for severity, number in counts.items()))
+            print_out(line)
+        print_out(", ".join(f"{number} {severity}{'s' * (number != 1)}" for severity, number in counts.items()))
     if counts["error"]:
         raise typer.Exit(1)
 
@@ -144,7 +145,7 @@ def cache_diff(
             ]
         )
     else:
-        print("\n".join(difference_lines(rows, str(first), str(second))))
+        print_out(terminal.lines(difference_lines(rows, str(first), str(second))))
 
 
 @app.command("merge")
@@ -342,4 +343,4 @@ def _print_json(tree: Any) -> None:
             return [finite(below) for below in value]
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    print(json.dumps(finite(tree), indent=2, allow_nan=False))
+    print_out(json.dumps(finite(tree), indent=2, allow_nan=False))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtcal.cli.common import AsJson, Cache, Exclude, Model, Output, Placement
+from trtcal import terminal
+from trtcal.cli.common import AsJson, Cache, Exclude, Model, Output, Placement, print_out
 
 if TYPE_CHECKING:
     from trtcal.qdqfile import QdqFile
@@ -50,7 +51,7 @@ def qdq(
             "weights": list(result.weights),
             "skipped": dict(result.skipped),
         }
-        print(json.dumps(report, indent=2))
+        print_out(json.dumps(report, indent=2))
     else:
         Output()(_summary(result))
 
@@ -72,19 +73,19 @@ def weights(model: Model, as_json: AsJson = False) -> None:
             }
             for row in rows
         ]
-        print(json.dumps(report, indent=2))
+        print_out(json.dumps(report, indent=2))
         return
     if not rows:
-        print("no constant float32 weights of Conv, ConvTranspose, Gemm or MatMul")
+        print_out("no constant float32 weights of Conv, ConvTranspose, Gemm or MatMul")
         return
     width = max(len("tensor"), *(len(row.tensor) for row in rows))
     shapes = {row.tensor: "x".join(map(str, row.shape)) for row in rows}
     wide = max(len("shape"), *map(len, shapes.values()))
-    print("SQNR in dB of int8 weights with one scale per output channel; higher is better")
-    print(f"{'tensor':{width}}  {'shape':>{wide}}", *(f"{name:>18}" for name in WEIGHT_METHODS))
+    print_out("SQNR in dB of int8 weights with one scale per output channel; higher is better")
+    print_out(" ".join([f"{'tensor':{width}}  {'shape':>{wide}}", *(f"{name:>18}" for name in WEIGHT_METHODS)]))
     for row in rows:
         values = (f"{row.sqnr_db[name]:18.1f}" for name in WEIGHT_METHODS)
-        print(f"{row.tensor:{width}}  {shapes[row.tensor]:>{wide}}", *values)
+        print_out(terminal.line(" ".join([f"{row.tensor:{width}}  {shapes[row.tensor]:>{wide}}", *values])))
 
 
 def _summary(result: QdqFile) -> str:
@@ -112,4 +113,4 @@ def _summary(result: QdqFile) -> str:
             lines.append(f"  {tensors[0]}{others}: {reason}")
         more = len(reasons) - _SHOWN
         lines += [f"  ... and {more} more reasons (--json lists all)"] * (more > 0)
-    return "\n".join(lines)
+    return terminal.lines(lines)
