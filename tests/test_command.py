@@ -9,8 +9,8 @@ import pytest
 from fakecuda.models import SHAPE, onnx_model
 from PIL import Image
 
-from calibrators.command import parser, run, snippets
-from calibrators.shapes import Range
+from calibrators.command import run, snippets
+from calibrators.options import parser
 
 pytestmark = pytest.mark.slow
 
@@ -198,99 +198,25 @@ def test_the_output_goes_where_it_is_told(folder: Path, monkeypatch: pytest.Monk
     assert lines == ["m.engine: 4 bytes, fp16", "layers: 3 fp16"]
 
 
-# Spellings
-
-
-@pytest.mark.parametrize(
-    ("flags", "name", "value"),
-    [
-        (["--calib_cache", "c"], "calib_cache", Path("c")),
-        (["--calib-cache=c"], "calib_cache", Path("c")),
-        (["--calibration-cache", "c"], "calib_cache", Path("c")),
-        (["--calib=c"], "calib_cache", Path("c")),
-        (["--calib_num_images", "7"], "calib_num_images", 7),
-        (["--calib-batch-size", "7"], "calib_batch_size", 7),
-        (["--batch-size", "7"], "calib_batch_size", 7),
-        (["--preset", "raw"], "calib_preprocessor", "raw"),
-        (["--saveEngine=e"], "engine", Path("e")),
-        (["--int8"], "precision", "int8"),
-        (["-p", "fp32"], "precision", "fp32"),
-        (["--no-fp16"], "fp16", False),
-        ([], "fp16", True),
-        (["--useDLACore=1"], "dla_core", 1),
-        (["--dla-core", "1"], "dla_core", 1),
-        (["--allowGPUFallback"], "gpu_fallback", True),
-        (["--timingCacheFile=t"], "timing_cache", Path("t")),
-        (["--calib-base-cls", "IInt8MinMaxCalibrator"], "method", "minmax"),
-        (["--force"], "policy", "write"),
-        (["-w", "2"], "workspace", 2 << 30),
-        (["--workspace=2"], "workspace", 2 << 20),
-        (["--memPoolSize=workspace:16"], "workspace", 16 << 20),
-        (["--memPoolSize=workspace:1.5G"], "workspace", 3 << 29),
-        (["--best"], "precision", "int8"),
-        (["--workspace", "512M"], "workspace", 512 << 20),
-    ],
-)
-def test_the_spellings_of_nvidias_sample_trtexec_and_polygraphy_are_understood(
-    flags: list[str], name: str, value: Any
-) -> None:
-    assert getattr(options(*flags), name) == value
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--minShapes=x:1x3,a::b:0:1", "--optShapes=x:4x3,a::b:0:2", "--maxShapes=x:8x3,a::b:0:3"],
-        ["--trt-min-shapes", "x:[1,3]", "a::b:0:[1]", "--trt-opt-shapes", "x:[4,3]", "a::b:0:[2]",
-         "--trt-max-shapes", "x:[8,3]", "a::b:0:[3]"],
-    ],
-)  # fmt: skip
-def test_shapes_are_understood_as_trtexec_and_as_polygraphy_write_them(flags: list[str]) -> None:
-    from calibrators.command import _ranges
-
-    assert _ranges(options(*flags)) == {"x": Range((1, 3), (4, 3), (8, 3)), "a::b:0": Range((1,), (2,), (3,))}
-
-
-def test_shapes_that_are_left_out_are_the_opt_shape() -> None:
-    from calibrators.command import _ranges
-
-    assert _ranges(options("--optShapes=x:4x3")) == {"x": Range.of((4, 3))}
-    assert _ranges(options("--maxShapes=x:4x3")) == {"x": Range.of((4, 3))}
-    assert _ranges(options("--shapes=x:4x3,y:1")) == {"x": Range.of((4, 3)), "y": Range.of((1,))}
-    with pytest.raises(ValueError, match=r"--shapes says all"):
-        _ranges(options("--shapes=x:4x3", "--optShapes=x:4x3"))
-    with pytest.raises(ValueError, match=r"^--shapes x=4: expected"):
-        _ranges(options("--shapes=x=4"))
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--memPoolSize=dlaSRAM:1"],
-        ["--memPoolSize=16"],
-        ["--calib_num_images", "0"],
-        ["-w", "much"],
-        ["--calib-base-cls", "X"],
-        ["--calib_c", "x"],
-    ],
-)
-def test_wrong_values_and_abbreviations_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        options(*flags)
-    assert "error" in capsys.readouterr().err
-
-
-def test_knobs_of_a_preset_are_numbers_lists_and_words() -> None:
-    from calibrators.command import _knob
-
-    found = dict(map(_knob, ("resize-to=232", "mean=0.5,0.25,1", "std=2", "color=BGR", "scale=0.5")))
-    assert found == {"resize_to": 232, "mean": (0.5, 0.25, 1.0), "std": (2.0,), "color": "BGR", "scale": 0.5}
-    with pytest.raises(ValueError, match="--preprocess scale=big: expected KNOB=VALUE"):
-        _knob("scale=big")
-
-
 def test_the_snippets_name_the_cache_where_it_lies(tmp_path: Path) -> None:
     text = "\n".join(snippets(Path("m.onnx"), tmp_path / "c.cache"))
     assert f"int8-calib-file={tmp_path / 'c.cache'}" in text
     assert "'c.cache'" in text
     assert repr(str(tmp_path)) in text
+
+
+def test_names_in_a_report_move_no_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calibrators import command
+
+    monkeypatch.setattr(command, "build_engine", lambda *arguments, **settings: None)
+    monkeypatch.setattr(command, "report", lambda options, built: ["\x1b[2Jtensor\nx"])
+    lines: list[str] = []
+    run(parser().parse_args(["-o", str(tmp_path / "m.onnx"), "-e", str(tmp_path / "m.engine")]), lines.append)
+    assert lines == [r"\x1b[2Jtensor\nx"]
+
+
+def test_names_in_an_error_move_no_cursor(folder: Path) -> None:
+    done = build(folder, *DATA, "--calib_input", "no\x1b[2J.npy")
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+    assert r"no\x1b[2J.npy" in done.stderr

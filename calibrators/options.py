@@ -1,0 +1,221 @@
+"""The options of the build command, and what their values are spelt like.
+
+They are those of NVIDIA's sample ``build_engine.py``; beside each stands its dashed form, and trtexec's and
+Polygraphy's spelling where it differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from calibrators.engine import PRECISIONS
+from calibrators.memory import BACKENDS
+from calibrators.shapes import Range, Shape
+from calibrators.store import POLICIES
+
+MOST_SAMPLES = 5000  # the default of NVIDIA's sample
+BATCH_SIZE = 8  # the same
+
+_BASES = {f"IInt8{name}": method for name, method in {
+    "EntropyCalibrator2": "entropy", "MinMaxCalibrator": "minmax", "LegacyCalibrator": "legacy"
+}.items()}  # fmt: skip
+
+
+def parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """Nothing -> the command's options."""
+    made = argparse.ArgumentParser(
+        prog=prog,
+        allow_abbrev=False,
+        description="Build a TensorRT engine from an ONNX model, in INT8 with calibration.",
+        epilog="Exit codes: 0 the engine was written; 2 it was not, and the last line says why; 130 interrupted.",
+    )
+    add = made.add_argument
+    add("-o", "--onnx", required=True, type=Path, metavar="FILE", help="the model")
+    add("-e", "--engine", "--saveEngine", required=True, type=Path, metavar="FILE", help="the engine to write")
+    add("-p", "--precision", default="fp16", choices=PRECISIONS, help="default: fp16")
+    add("--int8", dest="precision", action="store_const", const="int8", help="the same as --precision int8")
+    add("--best", dest="precision", action="store_const", const="int8", help="the same: INT8, and FP16 where faster")
+    add("--fp16", dest="fp16", action="store_true", default=True, help="FP16 beside INT8, where faster (default)")
+    add("--no-fp16", dest="fp16", action="store_false", help="INT8 and FP32 only")
+    add("-v", "--verbose", action="store_true", help="TensorRT's whole log")
+
+    data = made.add_argument_group("calibration data")
+    add = data.add_argument
+    add(
+        "--calib_input",
+        "--calib-input",
+        "--data",
+        metavar="PATH",
+        help="folder of images, .npy or .npz file or folder of them, or script.py[:function]",
+    )
+    add(
+        "--calib_cache",
+        "--calib-cache",
+        "--calibration-cache",
+        "--calib",
+        type=Path,
+        metavar="FILE",
+        default=Path("calibration.cache"),
+        help="the ranges; default: calibration.cache",
+    )
+    add(
+        "--calib_num_images",
+        "--calib-num-images",
+        "--samples",
+        type=_positive,
+        metavar="N",
+        help=f"so many samples; default: all, at most {MOST_SAMPLES}",
+    )
+    add(
+        "--calib_batch_size",
+        "--calib-batch-size",
+        "--batch-size",
+        type=_positive,
+        metavar="N",
+        help=f"samples per batch, which the batch that really runs is made to be; default: {BATCH_SIZE} with data; "
+        f"without, it fills a dynamic batch axis",
+    )
+    add(
+        "--calib_preprocessor",
+        "--calib-preprocessor",
+        "--preset",
+        metavar="NAME",
+        help="how the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw; "
+        "or V1, V1MS or V2 of NVIDIA's sample",
+    )
+    add("--preprocess", action="append", default=[], metavar="KNOB=VALUE", help="change one knob of the preset")
+    add("--layout", choices=("CHW", "HWC"), help="axes of an image input, where its shape leaves them open")
+    add("--order", default="given", choices=("given", "sorted", "shuffled"), help="order of the samples")
+    add("--seed", type=int, default=0, help="of --order shuffled")
+    add("--partial", default="pad", choices=("pad", "wrap", "drop", "error"), help="a last batch that is not full")
+    add(
+        "--policy",
+        default="auto",
+        choices=POLICIES,
+        help=f"for the cache: {'; '.join(map(': '.join, POLICIES.items()))}",
+    )
+    add("--force", dest="policy", action="store_const", const="write", help="the same as --policy write")
+
+    how = made.add_argument_group("calibration")
+    add = how.add_argument
+    add("--method", default="entropy", metavar="NAME", help="entropy, minmax, legacy, percentile or percentile:Q")
+    add(
+        "--calib-base-cls",
+        "--calibration-base-class",
+        dest="method",
+        type=_method_of_base,
+        metavar="CLASS",
+        help="the method as the name of TensorRT's class",
+    )
+    add("--percentile", type=float, metavar="Q", help="method percentile, keeping Q %% of |x|")
+    add("--quantile", type=float, default=0.9999, help="of method legacy")
+    add("--regression-cutoff", "--cutoff", type=float, default=1.0, help="of method legacy")
+    add("--rewrite-batch", action="store_true", help="calibrate a model of fixed batch size with another one")
+    add("--memory", choices=BACKENDS, help="device memory through this package; default: the one that is installed")
+
+    build = made.add_argument_group("build")
+    add = build.add_argument
+    for side in ("min", "opt", "max"):
+        add(
+            f"--{side}Shapes",
+            f"--{side}-shapes",
+            f"--trt-{side}-shapes",
+            dest=f"{side}_shapes",
+            nargs="+",
+            default=[],
+            metavar="INPUT:SIZES",
+            help=f"{side} shape of dynamic inputs, batch included: x:1x3x224x224,y:1x10",
+        )
+    add("--shapes", dest="fixed_shapes", nargs="+", default=[], metavar="INPUT:SIZES", help="all three at once")
+    sizes = "or with a suffix K, M or G"
+    add("-w", dest="workspace", type=_bytes, metavar="SIZE", help=f"scratch memory: GiB as in NVIDIA's sample, {sizes}")
+    add("--workspace", type=_mebibytes, metavar="SIZE", help=f"scratch memory: MiB as in trtexec, {sizes}")
+    add("--memPoolSize", dest="workspace", type=_pool, metavar="workspace:SIZE", help=f"the same: MiB, {sizes}")
+    add("--timing-cache", "--timingCacheFile", type=Path, metavar="FILE", help="timings to reuse and extend")
+    add("--dla-core", "--useDLACore", type=int, metavar="N", help="run on this DLA; calibrates with entropy only")
+    add(
+        "--gpu-fallback",
+        "--allow-gpu-fallback",
+        "--allowGPUFallback",
+        action="store_true",
+        help="run on the GPU what the DLA cannot",
+    )
+    add("--no-latency", dest="latency", action="store_false", help="do not run the engine after the build")
+    return made  # fmt: skip
+
+
+def knob(text: str) -> tuple[str, Any]:
+    """ "resize-to=232", "mean=0.5,0.5,0.5", "color=BGR" -> name and value of a preset's field."""
+    name, _, value = text.partition("=")
+    name = name.strip().replace("-", "_")
+    kinds: dict[str, Callable[[str], Any]] = {"resize_to": int, "pad_value": int, "scale": float}
+    kinds |= dict.fromkeys(("mean", "std"), lambda v: tuple(float(part) for part in v.split(",")))
+    try:
+        return name, kinds.get(name, str)(value.strip())
+    except ValueError:
+        raise ValueError(f"--preprocess {text}: expected KNOB=VALUE with a number for {name}") from None
+
+
+def ranges(options: argparse.Namespace) -> dict[str, Range]:
+    """--minShapes, --optShapes, --maxShapes -> ranges; what is left out is the OPT shape, or the nearest given.
+
+    --shapes stands for all three.
+    """
+    if options.fixed_shapes:
+        if options.min_shapes or options.opt_shapes or options.max_shapes:
+            raise ValueError("--shapes says all of --minShapes, --optShapes and --maxShapes; give it or them")
+        return {name: Range.of(shape) for name, shape in _shapes(options.fixed_shapes, "").items()}
+    low, best, high = (_shapes(getattr(options, f"{side}_shapes"), side) for side in ("min", "opt", "max"))
+    made = {}
+    for name in {**best, **high, **low}:
+        opt = best.get(name) or high.get(name) or low[name]
+        made[name] = Range(low.get(name, opt), opt, high.get(name, opt))
+    return made
+
+
+def _shapes(texts: Sequence[str], side: str) -> dict[str, Shape]:
+    """["x:1x3x224x224,y:1x10"] (trtexec) or ["x:[1,3,224,224]", "y:[1,10]"] (Polygraphy) -> shapes."""
+    shapes = {}
+    for text in texts:
+        # Names may hold colons and commas; a shape is digits, "x", and commas only inside brackets.
+        for name, bracketed, plain in re.findall(r"(.+?):(?:\[([\d,\s]*)\]|([\dx]+))(?:,|$)", text):
+            sizes = re.findall(r"\d+", bracketed or plain)
+            shapes[name.strip("'\" ")] = tuple(int(size) for size in sizes)
+        if not re.fullmatch(r"(.+?:(\[[\d,\s]*\]|[\dx]+)(,|$))+", text):
+            flag = f"--{side}Shapes" if side else "--shapes"
+            raise ValueError(f"{flag} {text}: expected INPUT:SIZES such as x:1x3x224x224")
+    return shapes
+
+
+def _method_of_base(text: str) -> str:
+    if text not in _BASES:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(_BASES)}, got {text!r}")
+    return _BASES[text]
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _bytes(text: str, *, unit: str = "G") -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a size such as 1 ({unit}iB), 512M or 2G, got {text!r}")
+    return int(float(match[1]) * 1024 ** {"K": 1, "M": 2, "G": 3}[match[2].upper() or unit])
+
+
+def _mebibytes(text: str) -> int:
+    return _bytes(text, unit="M")
+
+
+def _pool(text: str) -> int:
+    name, _, size = text.partition(":")
+    if name != "workspace" or "," in size:
+        raise argparse.ArgumentTypeError(f"expected workspace:SIZE, the only pool that can be set here, got {text!r}")
+    return _mebibytes(size)
