@@ -1,9 +1,9 @@
-"""Calibrators that drive the real TensorRT, and never let a failed feed become a cache.
+"""Calibrators that drive the real TensorRT and never let a failed feed become a cache, and what runs the engines.
 
-``import calibrators`` works everywhere. The classes need TensorRT 8.5 to 10.16; importing one where there is no
+``import calibrators`` works everywhere. The calibrators need TensorRT 8.5 to 10.16; importing one where there is no
 TensorRT, or TensorRT 11, which has no calibrators, raises `CalibratorsUnavailable`, an ImportError that says what to
 do. As an attribute (``calibrators.EntropyCalibrator``) it is missing there: an AttributeError with the same words, so
-that ``hasattr`` and ``help`` work.
+that ``hasattr`` and ``help`` work. `Engine` runs on TensorRT 11 as well.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from calibrators.legacy import LegacyCalibrator
     from calibrators.minmax import MinMaxCalibrator
     from calibrators.percentile import PercentileCalibrator
+    from calibrators.runner import Engine
 
 __all__ = [
     "CachedCalibrator",
     "CalibratorsUnavailable",
+    "Engine",
     "EntropyCalibrator",
     "LegacyCalibrator",
     "MinMaxCalibrator",
@@ -34,6 +36,7 @@ __all__ = [
 
 _HOME = {
     "CachedCalibrator": "cached",
+    "Engine": "runner",
     "EntropyCalibrator": "entropy",
     "LegacyCalibrator": "legacy",
     "MinMaxCalibrator": "minmax",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrators import versions
 from calibrators.coverage import Coverage, classify, complete, refuse_foreign
-from calibrators.overwriting import Named, cache_outputs, model_inputs, refuse_clashes, refuse_replacing
+from calibrators.overwriting import check_build_outputs
 from calibrators.shapes import (
     NetworkInput,
     Range,
@@ -26,6 +25,7 @@ from calibrators.shapes import (
 from trtcal import atomic
 from trtcal.cache import CalibrationCache
 from trtcal.errors import BackendError, DataError, ModelError
+from trtcal.outputs import only_writer
 
 if TYPE_CHECKING:
     from calibrators.calibrator import Calibrator
@@ -82,7 +82,8 @@ def build_engine(
     ``workspace``: bytes of scratch memory. ``timing_cache``: file to read and extend. ``dla_core``: run on that DLA,
     with ``gpu_fallback`` for layers it does not know.
 
-    Raises the calibrator's kept error once the builder has returned; BackendError with TensorRT's own words where it
+    Raises the calibrator's kept error once the builder has returned; OutputError where a result would replace what is
+    no result, or another run is writing it; BackendError with TensorRT's own words where it
     builds nothing; ModelError and DataError for a model that cannot be parsed and data that do not fit it.
     """
     if precision not in PRECISIONS:
@@ -99,13 +100,18 @@ def build_engine(
             raise ValueError(f"DLA takes EntropyCalibration2 only, the calibrator is {calibrator.algorithm}")
     recipe = _Recipe(fp16, workspace, timing_cache, dla_core, gpu_fallback)
     ranges = {name: Range.of(value) for name, value in (shapes or {}).items()}
-    try:
-        built = _build(trt, Path(model), calibrator, precision, recipe, ranges, batch_size, rewrite_batch)
-    finally:
-        if calibrator is not None and (calibrator.was_asked or calibrator.failure):  # else it may serve another attempt
-            calibrator.close()
-    if engine is not None:
-        atomic.write_bytes(engine, built.plan)
+    with ExitStack() as locks:
+        if engine is not None:
+            locks.enter_context(only_writer(engine))
+        try:
+            if calibrator is not None and calibrator.cache_path is not None and calibrator.to_hand_over is None:
+                locks.enter_context(only_writer(calibrator.cache_path))
+            built = _build(trt, Path(model), calibrator, precision, recipe, ranges, batch_size, rewrite_batch)
+        finally:
+            if calibrator is not None and (calibrator.was_asked or calibrator.failure):  # else for another attempt
+                calibrator.close()
+        if engine is not None:
+            atomic.write_bytes(engine, built.plan)
     return built
 
 
@@ -117,13 +123,8 @@ def _refuse_losses(
 ) -> None:
     """OutputError, before any work, where a result would lie over the model, the data, another result or a stranger."""
     cache = None if calibrator is None else calibrator.cache_path
-    outputs: list[Named] = [] if cache is None else cache_outputs(cache)
-    outputs += [("the engine", engine), ("the timing cache", timing_cache)]
     data = () if calibrator is None else calibrator.data_paths
-    refuse_clashes([*model_inputs(model), *data], outputs)
-    for what, path in (("an engine", engine), ("a timing cache", timing_cache)):
-        if path is not None:
-            refuse_replacing(path, what)
+    check_build_outputs([model, *data], engine=engine, timing_cache=timing_cache, cache=cache)
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class _Recipe:
         if self.gpu_fallback:
             versions.set_flag(trt, config, "GPU_FALLBACK")
         versions.set_detailed(trt, config)
+        versions.leave_out_tactics(trt, config)
         _load_timing_cache(config, self.timing_cache)
 
 
@@ -160,17 +162,17 @@ def _build(
     batch_size: int | None,
     rewrite_batch: bool,
 ) -> BuiltEngine:
-    from calibrators.trtlog import LOG
+    from calibrators.trtlog import LOG, made
 
     LOG.clear()
-    builder = _made(lambda: trt.Builder(LOG), "a builder", LOG)
+    builder = made(lambda: trt.Builder(LOG), "a builder")
     fed = {} if calibrator is None else calibrator.fed_shapes()
     # The parser owns the weights that the network points to, so it is kept until the build is over.
-    network, _parser, fixed = _parse(trt, builder, LOG, model, fed, rewrite_batch)
+    network, _parser, fixed = _parse(trt, builder, model, fed, rewrite_batch)
     inputs = network_inputs(trt, network)
     if calibrator is not None:
         calibrator.fed_shapes([item.name for item in inputs])  # raises for one of them that is no array
-    config = _made(builder.create_builder_config, "a builder configuration", LOG)
+    config = made(builder.create_builder_config, "a builder configuration")
     recipe.apply(trt, config, precision)
     calibrated = calibration_shapes(inputs, fed, ranges, batch_size)
     profile = {}
@@ -184,7 +186,7 @@ def _build(
         if profile:
             exact = _profile(builder, {name: Range.of(shape) for name, shape in calibrated.items()})
             if not versions.set_calibration_profile(config, exact):
-                raise BackendError(f"TensorRT does not take the calibration profile {calibrated}: {_words(LOG)}")
+                raise BackendError(f"TensorRT does not take the calibration profile {calibrated}: {LOG.words()}")
         coverage = _prepare(calibrator, network, inputs, calibrated)
         true_batch = _true_batch(calibrated)
         if calibrator.to_hand_over is None:
@@ -197,7 +199,7 @@ def _build(
     if calibrator is not None and (plan is not None or calibrator.failure):
         calibrator.raise_if_failed()
     if plan is None:
-        raise BackendError(f"{model}: TensorRT built no engine: {_words(LOG)}")
+        raise BackendError(f"{model}: TensorRT built no engine: {LOG.words()}")
     _save_timing_cache(config, recipe.timing_cache)
     on_data = calibrator is not None and calibrator.written is not None
     return BuiltEngine(
@@ -218,13 +220,16 @@ def _with_log(coverage: Coverage, log: Any, network: Any) -> Coverage:
 
 
 def _parse(
-    trt: Any, builder: Any, log: Any, path: Path, fed: Mapping[str, Shape], rewrite_batch: bool
+    trt: Any, builder: Any, path: Path, fed: Mapping[str, Shape], rewrite_batch: bool
 ) -> tuple[Any, Any, int | None]:
     """ONNX file -> network, the parser that owns its weights, and the batch the model had if its axis was changed."""
+    from calibrators.trtlog import made
+    from trtcal.graph import load_model, set_batch_size
+
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
-    network = _made(lambda: versions.create_network(trt, builder), "a network", log)
-    parser = _parser(trt, network, log)
+    network = made(lambda: versions.create_network(trt, builder), "a network")
+    parser = _parser(trt, network)
     _parsed(parser, parser.parse_from_file(str(path)), path)
     if not (rewrite_batch and fed):
         return network, parser, None
@@ -233,23 +238,11 @@ def _parse(
     if fixed is None or all(shape[0] == fixed for shape in fed.values() if shape):
         return network, parser, None
     logger.info("%s: fixes batch size %d; its batch axis is made dynamic for calibration", path, fixed)
-    network = _made(lambda: versions.create_network(trt, builder), "a network", log)
-    parser = _parser(trt, network, log)
-    with _with_dynamic_batch(path) as rewritten:
-        _parsed(parser, parser.parse_from_file(str(rewritten)), path)
+    network = made(lambda: versions.create_network(trt, builder), "a network")
+    parser = _parser(trt, network)
+    rewritten = set_batch_size(load_model(path), None).SerializeToString()
+    _parsed(parser, parser.parse(rewritten, str(path)), path)  # the path is for weights that lie in files beside it
     return network, parser, fixed
-
-
-@contextmanager
-def _with_dynamic_batch(path: Path) -> Iterator[Path]:
-    """ONNX file -> a copy with a dynamic batch axis, in the same folder: weights in files of their own lie there."""
-    from trtcal.graph import load_model, set_batch_size
-
-    model = set_batch_size(load_model(path), None)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=".onnx") as file:
-        file.write(model.SerializeToString())
-        file.flush()
-        yield Path(file.name)
 
 
 def _parsed(parser: Any, ok: bool, path: Path) -> None:
@@ -286,24 +279,10 @@ def _true_batch(calibrated: Mapping[str, Shape]) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _parser(trt: Any, network: Any, log: Any) -> Any:
-    return _made(lambda: trt.OnnxParser(network, log), "an ONNX parser", log)
+def _parser(trt: Any, network: Any) -> Any:
+    from calibrators.trtlog import LOG, made
 
-
-def _made(make: Callable[[], Any], what: str, log: Any) -> Any:
-    """What TensorRT makes, or BackendError where it makes nothing."""
-    try:
-        thing = make()
-    except TypeError:  # the bindings' way to say that a constructor got nothing, as where there is no GPU
-        thing = None
-    if thing is None:
-        raise BackendError(f"TensorRT cannot make {what}: {_words(log)}")
-    return thing
-
-
-def _words(log: Any) -> str:
-    errors = log.errors()
-    return "; ".join(errors[-3:]) if errors else "it gives no reason; see the log of calibrators.tensorrt"
+    return made(lambda: trt.OnnxParser(network, LOG), "an ONNX parser")
 
 
 def _load_timing_cache(config: Any, path: str | os.PathLike[str] | None) -> None:

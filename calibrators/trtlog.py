@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from calibrators.versions import tensorrt
+from trtcal.errors import BackendError
 
 logger = logging.getLogger("calibrators.tensorrt")
 
@@ -42,6 +44,10 @@ class Log(_Base):  # type: ignore[misc]
         """Lines at ERROR and above since the last `clear`."""
         return [message for name, message in self.lines if name in ("ERROR", "INTERNAL_ERROR")]
 
+    def words(self) -> str:
+        """The last errors in TensorRT's own words, for the end of a sentence."""
+        return "; ".join(self.errors()[-3:]) or "it gives no reason; see the log of calibrators.tensorrt"
+
     def without_scale(self) -> list[str]:
         """Tensors that TensorRT says it has no scale for, in order, each once."""
         found = (_MISSING.search(message) for _, message in self.lines)
@@ -54,3 +60,14 @@ class Log(_Base):  # type: ignore[misc]
 
 LOG = Log()
 """The one log of the process: TensorRT keeps the first logger it is given and ignores later ones."""
+
+
+def made(make: Callable[[], Any], what: str) -> Any:
+    """What TensorRT makes, or BackendError with its words where it makes nothing."""
+    try:
+        thing = make()
+    except TypeError:  # the bindings' way to say that a constructor got nothing, as where there is no GPU
+        thing = None
+    if thing is None:
+        raise BackendError(f"TensorRT cannot make {what}: {LOG.words()}")
+    return thing

@@ -7,12 +7,15 @@ calibrators, INT8/FP16 flags    yes                    deprecated since 10.1   r
 explicit batch                  a flag of the network  always, flag ignored    always
 int64 inputs                    read as int32          yes                     yes
 cache of another major version  refused                refused                 no caches
+tactics of cuBLAS and cuDNN     yes                    off unless asked for    removed
 ==============================  =====================  ======================  =======================
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -20,6 +23,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from trtcal.errors import BackendError
+
+logger = logging.getLogger(__name__)
 
 BASES: dict[str, str] = {
     "EntropyCalibration2": "IInt8EntropyCalibrator2",
@@ -92,6 +97,11 @@ def base_class(algorithm: str) -> Any:
     return getattr(trt, BASES[algorithm])
 
 
+def has_calibrators(trt: Any) -> bool:
+    """Whether ranges can be handed over as a calibration cache; TensorRT 11 takes Q/DQ alone."""
+    return hasattr(trt, BASES["EntropyCalibration2"])
+
+
 def has_int64(trt: Any) -> bool:
     """Whether network inputs may be int64; before TensorRT 10 they are read as int32."""
     return version(trt)[0] >= 10
@@ -142,6 +152,46 @@ def set_detailed(trt: Any, config: Any) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
 
 
+_LIBRARIES = {
+    "CUBLAS": (("libcublasLt.so.12", "libcublasLt.so.11"), "cublasLtGetVersion"),
+    "CUBLAS_LT": (("libcublasLt.so.12", "libcublasLt.so.11"), "cublasLtGetVersion"),
+    "CUDNN": (("libcudnn.so.8",), "cudnnGetVersion"),
+}
+"""TacticSource -> libraries, one of which it calls, and a function that only the whole library has."""
+
+
+def leave_out_tactics(trt: Any, config: Any) -> None:
+    """On TensorRT 8, does without tactics from cuBLAS and cuDNN where these are missing or cut down to their names.
+
+    Its plugin library links both, so that where nothing needs them people put stubs in their place, which save two
+    gigabytes; a tactic that called one would end the process.
+    """
+    if version(trt)[0] >= 10:
+        return
+    sources = out = int(config.get_tactic_sources())
+    for name, (libraries, function) in _LIBRARIES.items():
+        source = getattr(trt.TacticSource, name, None)
+        if source is not None and not any(_has(library, function) for library in libraries):
+            out &= ~(1 << int(source))
+    if out != sources:
+        logger.info("cuBLAS or cuDNN is not whole here; building without its tactics")
+        config.set_tactic_sources(out)
+
+
+def _has(library: str, function: str) -> bool:
+    try:
+        return hasattr(ctypes.CDLL(library), function)
+    except OSError:
+        return False
+
+
+def io_dtype(dtype: Any) -> Any:
+    """TensorRT's data type of an engine's input or output -> name of its numpy dtype; None where NumPy has none."""
+    names = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64"}
+    names.update({"BOOL": "bool", "UINT8": "uint8"})
+    return names.get(dtype.name)
+
+
 def numpy_dtype(trt: Any, dtype: Any) -> Any:
     """TensorRT's data type -> name of the numpy dtype that is fed for it (int64 where TensorRT has it)."""
     names = {"FLOAT": "float32", "HALF": "float32", "BF16": "float32", "INT8": "int8", "INT32": "int32"}
@@ -149,12 +199,6 @@ def numpy_dtype(trt: Any, dtype: Any) -> Any:
     if dtype.name not in names:
         raise BackendError(f"a network input of type {dtype.name} cannot be fed for calibration")
     return names[dtype.name]
-
-
-def itemsize(trt: Any, dtype: Any) -> int:
-    """TensorRT's data type -> bytes of an element; what is smaller than a byte counts as one."""
-    sizes = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT32": 4, "INT64": 8}
-    return sizes.get(dtype.name, 1)
 
 
 def as_constant_layer(layer: Any) -> Any:

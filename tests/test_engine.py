@@ -238,8 +238,8 @@ def test_flags_say_what_was_asked_for(tmp_path: Path, trt: str) -> None:
         tmp_path,
         """
         def flags(**options):
-            text = build_engine("static.onnx", **options).plan.decode()
-            return int(text.split("flags=")[1], 16)
+            plan = build_engine("static.onnx", **options).plan
+            return int(plan.split(b"flags=")[1].split()[0], 16)
         new = lambda: EntropyCalibrator(batches(1, size=2))
         report(fp32=flags(precision="fp32"), fp16=flags(precision="fp16"), int8=flags(calibrator=new()),
                alone=flags(calibrator=new(), fp16=False), dla=flags(calibrator=new(), dla_core=0, gpu_fallback=True))

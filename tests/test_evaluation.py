@@ -13,11 +13,12 @@ from trtcal.accuracy import agreement, evaluate, simulate
 from trtcal.calibration import calibrate
 from trtcal.data import Batches
 from trtcal.errors import DataError, ModelError
-from trtcal.evaluation import compare, labels_of, open_model, plain
+from trtcal.evaluation import compare, fed_as, labels_of, open_model, plain
 from trtcal.metrics import METRICS, Outputs
 from trtcal.modelfile import save_model
 from trtcal.runners import OrtRunner
 from trtcal.sources import ArraySource
+from trtcal.spec import InputSpec
 
 LABELS = np.arange(10) % 5
 
@@ -159,3 +160,15 @@ def test_a_sample_without_a_row_is_named(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("0,1\n")
     with pytest.raises(DataError, match=r"l\.csv: no label for '1' and 8 more"):
         labels_of(batches(), tmp_path / "l.csv", ["top1"])
+
+
+def test_a_model_is_fed_in_its_own_dtype_what_was_made_for_an_engine_s(tmp_path: Path) -> None:
+    """TensorRT 8 reads int64 as int32: batches made for such an engine are for its model as well."""
+    spec = InputSpec("ids", np.dtype(np.int64), (3,))
+    model = make_model([helper.make_node("Identity", ["ids"], ["y"])], {"ids": ["N", 3]}, ["y"], dtypes={"ids": 7})
+    with OrtRunner(model) as runner:
+        fed = fed_as(runner, [spec])
+        ids = np.arange(6, dtype=np.int32).reshape(2, 3)
+        np.testing.assert_array_equal(fed({"ids": ids})["y"], ids)
+        with pytest.raises(DataError, match=r"float32 value 0\.5 is none of int64"):
+            fed({"ids": ids.astype(np.float32) + np.float32(0.5)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.accuracy import TOP1, Agreement, Distances, Labels, Predict, Score, Scores, difference, prediction
+from trtcal.conform import as_dtype
 from trtcal.data import Batches, Samples
 from trtcal.errors import DataError, ModelError
 from trtcal.graph import batch_size, set_batch_size
 from trtcal.labels import class_numbers, is_number, read_labels
-from trtcal.metrics import METRICS, Metric
+from trtcal.metrics import METRICS, Metric, Outputs
 from trtcal.modelfile import load_whole_model
 from trtcal.qdq import insert_qdq
 from trtcal.runners import OrtRunner
+from trtcal.spec import InputSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -120,6 +122,19 @@ def open_model(
             result = insert_qdq(model, scales, placement=placement, exclude=exclude)
             model, skipped = result.model, result.skipped
         return OrtRunner(model), skipped
+
+
+def fed_as(predict: Predict, inputs: Sequence[InputSpec]) -> Predict:
+    """Model and what it wants to be fed -> the same, for batches of another dtype, as an engine may want them.
+
+    TensorRT 8 reads int64 inputs as int32, for one. DataError for a value that the model's dtype does not have.
+    """
+    dtypes = {spec.name: spec.dtype for spec in inputs}
+
+    def converted(batch: Mapping[str, np.ndarray]) -> Outputs:
+        return predict({name: as_dtype(array, dtypes.get(name, array.dtype)) for name, array in batch.items()})
+
+    return converted
 
 
 def with_batch_size(model: ModelProto, size: int, path: str | Path) -> ModelProto:

@@ -99,19 +99,6 @@ def test_a_failing_feed_leaves_neither_cache_nor_engine(model: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_layers_and_latency_are_told(model: Path) -> None:
-    from calibrators import MinMaxCalibrator, build_engine
-    from calibrators.inspection import latency, layers_per_precision, open_engine
-
-    built = build_engine(model, calibrator=MinMaxCalibrator(batches()))
-    trt = versions.tensorrt()
-    engine = open_engine(trt, built.plan)
-    counts = layers_per_precision(trt, engine)
-    assert counts is not None
-    assert sum(counts.values()) > 0
-    assert latency(trt, engine, {name: entry.opt for name, entry in built.profile.items()}).median > 0
-
-
 def test_torch_on_the_gpu_feeds_and_lives_on(model: Path) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

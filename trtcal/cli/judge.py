@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trtcal import terminal
 from trtcal.cli.common import (
     AsJson,
     Cache,
@@ -63,7 +66,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FP32.onnx",
-            help="The model to agree with.",
+            help="The model to agree with, or another engine.",
             show_default="MODEL itself where --cache is given",
         ),
     ] = None,
@@ -78,9 +81,11 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on data: accuracy with intervals, and agreement with FP32. INT8 needs no GPU here."""
-    from trtcal.evaluation import compare, labels_of, open_model
-    from trtcal.formats import load
+    """Measure a model on data: accuracy with intervals, and agreement with FP32. INT8 needs no GPU here.
+
+    An engine runs on this machine's GPU, and is timed as well.
+    """
+    from trtcal.evaluation import compare, labels_of
     from trtcal.metrics import metric as named
 
     names = metric or ["top1"]
@@ -97,21 +102,18 @@ def evaluate(
     if against is None and cache is not None:
         against = model
     with ExitStack() as stack:
-        skipped: tuple[tuple[str, str], ...] = ()
-        if is_engine(model):
-            runner: Any = stack.enter_context(open_engine(model))
-        else:
-            scales = None if cache is None else load(cache)[0].scales
-            runner, skipped = open_model(model, batches, scales=scales, placement=placement, exclude=exclude or ())
-            stack.enter_context(runner)
-        reference = None if against is None else stack.enter_context(open_model(against, batches)[0])
+        runner, skipped = _open(model, batches, stack, cache, placement=placement, exclude=exclude or ())
+        reference = None if against is None else _open(against, batches, stack)[0]
         result = compare(runner, batches, reference=reference, labels=truth, metrics=metrics)
+        runners: dict[Path | None, Any] = {against: reference, model: runner}
+        engines = {str(path): found for path, found in runners.items() if path is not None and is_engine(path)}
+        latency = {name: asdict(engine.latency(next(iter(batches)))) for name, engine in engines.items()}
     what = str(model) if cache is None else f"{model} as INT8 with {cache}"
     if as_json:
         report = {"model": str(model), "cache": cache and str(cache), "against": against and str(against)}
-        print_out(json.dumps({**report, **result.to_dict(), "skipped": dict(skipped)}, indent=2))
+        print_out(json.dumps({**report, **result.to_dict(), "latency": latency, "skipped": dict(skipped)}, indent=2))
     else:
-        print_out(_evaluation(result, what, against))
+        print_out(_evaluation(result, what, against, latency))
 
 
 @takes_samples("labels", samples=64)
@@ -178,15 +180,31 @@ def sensitivity(
     print_out(text if as_json else _sensitivity(result))
 
 
-def _evaluation(result: Evaluation, what: str, against: Path | None) -> str:
+def _open(
+    model: Path, batches: Batches, stack: ExitStack, cache: Path | None = None, **how: Any
+) -> tuple[Any, tuple[tuple[str, str], ...]]:
+    """Model or engine, until the stack is closed -> what is called with a batch, and what stays in float of it."""
+    from trtcal.evaluation import fed_as, open_model
+    from trtcal.formats import load
+    from trtcal.graph import load_model, model_inputs
+
+    if is_engine(model):
+        return stack.enter_context(open_engine(model)), ()
+    scales = None if cache is None else load(cache)[0].scales
+    runner, skipped = open_model(model, batches, scales=scales, **how)
+    return fed_as(stack.enter_context(runner), model_inputs(load_model(model))), skipped
+
+
+def _evaluation(result: Evaluation, what: str, against: Path | None, latency: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"{what}: {len(result.samples)} samples"]
+    reference = against.name if against is not None and is_engine(against) else "FP32"
     if result.scores:
         lines.append("score, with its 95% interval")
         width = max(map(len, result.scores))
         for name, score in result.scores.items():
             line = f"  {name:{width}}  {_interval(score)}"
             if name in result.reference:
-                line += f"   FP32 {_interval(result.reference[name])}"
+                line += f"   {reference} {_interval(result.reference[name])}"
             if name in result.changes:
                 line += f"   change {_interval(result.changes[name], '+')}"
             lines.append(line)
@@ -201,7 +219,11 @@ def _evaluation(result: Evaluation, what: str, against: Path | None) -> str:
             if output.top1 is not None:
                 line += f"   same top-1 {_interval(output.top1)}"
             lines.append(line)
-    return "\n".join(lines)
+    if latency:
+        lines.append("latency on the GPU, copies left out")
+    times = "{p50_ms:.3f} ms (p90 {p90_ms:.3f}, p99 {p99_ms:.3f}, mean {mean_ms:.3f}), batch {batch_size}, {runs} runs"
+    lines += [f"  {name}: {times.format(**found)}" for name, found in latency.items()]
+    return terminal.lines(lines)
 
 
 def _interval(score: Score, sign: str = "") -> str:
@@ -236,20 +258,20 @@ def _sensitivity(result: Sensitivity) -> str:
     lines += _more(len(result.layers) - len(shown))
     lines.append("")
     if not result.curve:
-        return "\n".join([*lines, f"no layers to leave out: {result.ended}"])
+        return terminal.lines([*lines, f"no layers to leave out: {result.ended}"])
     lines.append("leave out of INT8, one after the other")
     for number, step in enumerate(result.curve, 1):
         lines.append(f"  {number:2}. {step.layer.layer}: {step.recovered:.1%} recovered, {_trial(result, step.trial)}")
     lines += [f"  ended: {result.ended}", ""]
     options = _options(result)
-    return "\n".join([*lines, *options])
+    return terminal.lines([*lines, *options])
 
 
 def _options(result: Sensitivity) -> list[str]:
     from trtcal.sensitivity import section
 
     options = section(result)["options"]
-    lines = [f"{name}:\n  {options[name]}" for name in ("trtcal", "trtexec", "polygraphy")]
+    lines = [line for name in ("trtcal", "trtexec", "polygraphy") for line in (f"{name}:", f"  {options[name]}")]
     unsaid = options["trtexec_cannot_name"]
     return lines + [f"trtexec cannot name {', '.join(unsaid)}: rename these nodes"] * bool(unsaid)
 

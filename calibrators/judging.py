@@ -1,0 +1,105 @@
+"""Ranges -> how a real engine performs with them: the judge of ``trtcal sweep --engine``."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from calibrators import versions
+from calibrators.cached import DEFAULT, CachedCalibrator
+from calibrators.engine import BuiltEngine, build_engine
+from calibrators.memory import DeviceMemory
+from calibrators.runner import Engine
+from calibrators.shapes import Range
+from trtcal.accuracy import Labels
+from trtcal.cache import CalibrationCache, version_number
+from trtcal.calibration import TRT_VERSION
+from trtcal.data import Batches
+from trtcal.errors import BackendError
+from trtcal.graph import CalibrationGraph, batch_size, load_model
+from trtcal.metrics import Metric
+from trtcal.qdqfile import qdq_to_file
+from trtcal.sweeprun import CpuJudge
+
+
+class EngineJudge(CpuJudge):
+    """Judges a set of ranges by an engine that TensorRT builds with them, on this GPU.
+
+    On TensorRT 8 and 10 the ranges are handed over as a calibration cache, and layers may run in FP16 where that is
+    faster, as ``trtcal build`` does it. TensorRT 11 takes no cache: there they become Q/DQ pairs, and what is not INT8
+    stays in the model's own precision.
+
+    Compared is with the FP32 model in ONNX Runtime, as `trtcal.sweeprun.CpuJudge` does it: so the two judges differ
+    in the INT8 model alone, and whatever else TensorRT does to the numbers counts as well.
+
+    ``timing_cache``: file in which all builds keep their timings, so that what was measured for one engine need not
+    be for the next. ``memory``: as `calibrators.memory.open_memory` takes it.
+    """
+
+    def __init__(
+        self,
+        graph: CalibrationGraph,
+        batches: Batches,
+        labels: Labels | None = None,
+        metric: Metric | None = None,
+        *,
+        timing_cache: str | os.PathLike[str] | None = None,
+        memory: str | DeviceMemory | None = None,
+    ) -> None:
+        super().__init__(graph, batches, labels, metric)
+        self.timing_cache, self.memory = timing_cache, memory
+        self._shapes: dict[str, Range] | None = None
+
+    def quantized(self, scales: Mapping[str, np.float32]) -> Engine:
+        """Tensor -> scale; the engine that TensorRT builds with these."""
+        if versions.has_calibrators(versions.tensorrt()):
+            cache = CalibrationCache(version_number(TRT_VERSION), DEFAULT, scales)
+            built = self._build(self.graph.path, calibrator=CachedCalibrator(cache))
+        else:
+            with TemporaryDirectory(prefix="trtcal-") as folder:
+                pairs = qdq_to_file(self.graph.path, scales, Path(folder) / "model.onnx")
+                built = self._build(pairs.files[0], precision="fp32")
+        return Engine(built.plan, memory=self.memory, name=f"the engine of {self.graph.path}")
+
+    def _build(self, model: Path, **how: Any) -> BuiltEngine:
+        if self._shapes is None:
+            self._shapes = self._ranges()
+        return build_engine(model, shapes=self._shapes, timing_cache=self.timing_cache, **how)
+
+    def _ranges(self) -> dict[str, Range]:
+        """Inputs with dynamic axes -> from one sample, where the file allows, up to a batch, in every shape to come."""
+        batch = batch_size(load_model(self.graph.path))
+        dynamic = {spec.name: spec.shape for spec in self.graph.inputs if batch is None or None in spec.shape}
+        seen = {name: [shape] for name, shape in dynamic.items()}
+        if any(None in shape for shape in dynamic.values()):
+            seen = {name: [] for name in dynamic}
+            for arrays in self.batches:
+                for name, shapes in seen.items():
+                    shapes.append(arrays[name].shape[1:])
+        first, last = (1, self.batches.batch_size) if batch is None else (batch, batch)
+        ranges = {}
+        for name, shapes in seen.items():
+            low, high = ([bound(sizes) for sizes in zip(*shapes, strict=True)] for bound in (min, max))
+            ranges[name] = Range((first, *low), (last, *high), (last, *high))
+        return ranges
+
+
+def identity() -> str:
+    """TensorRT's version and the GPU's name, which judgements by engines belong to; BackendError without them."""
+    trt = versions.tensorrt()
+    name, handle = ctypes.create_string_buffer(256), ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise BackendError(f"no CUDA driver: {error}") from error
+    code = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), 0)
+    code = code or driver.cuDeviceGetName(name, len(name), handle)
+    if code:
+        raise BackendError(f"no GPU that can be used: the CUDA driver gives error {code}")
+    return f"TensorRT {trt.__version__} on {name.value.decode(errors='replace')}"
