@@ -15,7 +15,6 @@ from calibrators.feed import Feed
 from calibrators.kept import FirstError
 from calibrators.memory import DeviceMemory
 from calibrators.origin import data_inputs, origin
-from calibrators.overwriting import model_inputs
 from calibrators.shapes import network_inputs
 from calibrators.store import CacheStore
 from trtcal.cache import CalibrationCache, version_number
@@ -63,8 +62,8 @@ class Calibrator:
         """The ranges that TensorRT found in the data."""
         self.cache_path: Path | None = None
         """The cache file that is read or written; None without one."""
-        self.data_paths: list[tuple[str, Path]] = []
-        """What the data are called in messages and the file that holds them, where the batches tell."""
+        self.data_paths: list[Path] = []
+        """The file that holds the data, where the batches tell."""
         self._asked = self._was_read = self._wanted_data = self._closed = False
 
     @property
@@ -296,7 +295,7 @@ class FedCalibrator(Calibrator):
             algorithm=self.algorithm,
             trt_version=self._trt_version,
             origin=self._origin,
-            inputs=[*model_inputs(model), *self.data_paths],
+            inputs=[model, *self.data_paths],
         )
         self.cache_path = self._store.path
 

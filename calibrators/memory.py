@@ -16,9 +16,10 @@ import ctypes
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -57,6 +58,9 @@ class DeviceMemory(Protocol):
     def upload(self, address: int, staging: Staging) -> None:
         """Start to copy all of ``staging`` to the device; done when `synchronize` returns."""
 
+    def download(self, staging: Staging, address: int) -> None:
+        """Start to fill all of ``staging`` from the device; done when `synchronize` returns."""
+
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """Start to copy within the device; done when `synchronize` returns."""
 
@@ -66,17 +70,48 @@ class DeviceMemory(Protocol):
     def extent(self, address: int) -> int:
         """Device address -> bytes from there to the end of its allocation; 0 where nothing is allocated."""
 
+    @property
+    def stream(self) -> int:
+        """Handle of the stream of the copies: other work that is queued on it runs in order with them."""
+
+    def current(self) -> AbstractContextManager[None]:
+        """The device's context, current on the calling thread inside ``with``: where TensorRT is to find it."""
+
+    def elapsed(self, work: Callable[[], None]) -> float:
+        """Something that queues work on `stream` -> milliseconds that it took there; returns when it is done."""
+
+    def clear(self, address: int, nbytes: int) -> None:
+        """Start to set bytes to zero; done when `synchronize` returns."""
+
+    def vacant(self) -> int:
+        """Bytes that can still be allocated, about."""
+
+    def attribute(self, code: int) -> int:
+        """Number of a CUdevice_attribute -> its value."""
+
+    def load(self, image: bytes, name: str, shared: int) -> Any:
+        """Compiled module (cubin or PTX) -> its function ``name``, with room for ``shared`` bytes of dynamic memory."""
+
+    def launch(self, function: Any, blocks: int, threads: int, shared: int, arguments: Sequence[np.generic]) -> None:
+        """Start a function that `load` gave; the arguments are numpy scalars of the types of its parameters."""
+
     def close(self) -> None:
         """Release the stream and the context; buffers are to be freed before."""
 
 
 class HostMemory:
-    """Ordinary memory in the role of a device's; counts live allocations in ``live``."""
+    """Ordinary memory in the role of a device's; counts live allocations in ``live``.
+
+    It launches what ``functions`` holds: name -> a function of (blocks, threads, bytes of shared memory, arguments).
+    """
 
     name = "host"
 
     def __init__(self, device: int | None = None) -> None:
         self.live = 0
+        self.functions: dict[str, Callable[[int, int, int, Sequence[np.generic]], None]] = {}
+        self.attributes = {16: 4, 75: 9, 76: 0, 97: 232448}
+        """CUdevice_attribute -> value; 0 where none stands here."""
         self._buffers: dict[int, NDArray[np.uint8]] = {}
 
     def allocate(self, nbytes: int) -> int:
@@ -107,6 +142,10 @@ class HostMemory:
             raise BackendError(f"host memory: {staging.nbytes} bytes do not fit at {address:#x}")
         ctypes.memmove(address, staging.ctypes.data, staging.nbytes)
 
+    def download(self, staging: Staging, address: int) -> None:
+        """As `DeviceMemory.download`, at once."""
+        staging[:] = np.frombuffer(self.read(address, staging.nbytes), np.uint8)
+
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """As `DeviceMemory.copy`, at once."""
         ctypes.memmove(target, source, nbytes)
@@ -121,11 +160,49 @@ class HostMemory:
                 return start + buffer.nbytes - address
         return 0
 
+    def clear(self, address: int, nbytes: int) -> None:
+        """As `DeviceMemory.clear`, at once."""
+        self.read(address, nbytes)
+        ctypes.memset(address, 0, nbytes)
+
+    def vacant(self) -> int:
+        """As `DeviceMemory.vacant`: a number that nothing in a test exceeds."""
+        return 1 << 33
+
+    def attribute(self, code: int) -> int:
+        """As `DeviceMemory.attribute`."""
+        return self.attributes.get(code, 0)
+
+    def load(self, image: bytes, name: str, shared: int) -> Any:
+        """As `DeviceMemory.load`, from ``functions``."""
+        if name not in self.functions:
+            raise BackendError(f"host memory runs no code for a GPU, and has no function {name!r}")
+        return self.functions[name]
+
+    def launch(self, function: Any, blocks: int, threads: int, shared: int, arguments: Sequence[np.generic]) -> None:
+        """As `DeviceMemory.launch`, at once."""
+        function(blocks, threads, shared, arguments)
+
     def read(self, address: int, nbytes: int) -> bytes:
         """The bytes at an address handed out here: what a test looks at."""
         if self.extent(address) < nbytes:
             raise BackendError(f"host memory: {address:#x} does not hold {nbytes} bytes")
         return ctypes.string_at(address, nbytes)
+
+    @property
+    def stream(self) -> int:
+        """No stream."""
+        return 0
+
+    def current(self) -> AbstractContextManager[None]:
+        """No context."""
+        return nullcontext()
+
+    def elapsed(self, work: Callable[[], None]) -> float:
+        """As `DeviceMemory.elapsed`, by the host's clock."""
+        begin = time.perf_counter()
+        work()
+        return (time.perf_counter() - begin) * 1000
 
     def close(self) -> None:
         """Nothing to release."""
@@ -141,13 +218,14 @@ class CudaMemory:
         self._context: Any = None
         self._stream: Any = None
         self._staging: dict[int, int] = {}  # address of the array's data -> the same, for freeing
+        self._modules: list[Any] = []
         self._call("cuInit", 0)
         if device is None:
             device = self._current_device()
         self._device = self._call("cuDeviceGet", device)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
         try:
-            with self._current():
+            with self.current():
                 self._stream = self._call("cuStreamCreate", _NON_BLOCKING)
         except BaseException:
             self.close()
@@ -156,19 +234,29 @@ class CudaMemory:
     def _call(self, function: str, *arguments: Any) -> Any:
         try:
             error, *result = getattr(self._cuda, function)(*arguments)
-        except RuntimeError as missing:  # raised by cuda-bindings itself where libcuda.so.1 cannot be loaded
-            raise BackendError(f"no CUDA driver: {missing}") from missing
+        except RuntimeError as missing:  # cuda-bindings itself: libcuda.so.1, or this function of it, is missing
+            if function == "cuInit":  # the first call
+                raise BackendError(f"no CUDA driver: {missing}") from missing
+            raise BackendError(
+                f"{function}: {missing}; where the CUDA driver is older than cuda-bindings, install one of its version"
+            ) from missing
         if error != self._cuda.CUresult.CUDA_SUCCESS:
             raise BackendError(f"{function} failed with {error.name}{_advice(int(error))}")
-        return result[0] if result else None
+        return None if not result else result[0] if len(result) == 1 else result
 
     def _current_device(self) -> int:
         if int(self._call("cuCtxGetCurrent")) == 0:
             return 0
         return int(self._call("cuCtxGetDevice"))
 
+    @property
+    def stream(self) -> int:
+        """As `DeviceMemory.stream`."""
+        return int(self._stream)
+
     @contextmanager
-    def _current(self) -> Iterator[None]:
+    def current(self) -> Iterator[None]:
+        """As `DeviceMemory.current`."""
         self._call("cuCtxPushCurrent", self._context)
         try:
             yield
@@ -177,58 +265,114 @@ class CudaMemory:
 
     def allocate(self, nbytes: int) -> int:
         """As `DeviceMemory.allocate`."""
-        with self._current():
+        with self.current():
             return int(self._call("cuMemAlloc", nbytes))
 
     def free(self, address: int) -> None:
         """As `DeviceMemory.free`."""
-        with self._current():
+        with self.current():
             self._call("cuMemFree", self._cuda.CUdeviceptr(address))
 
     def allocate_staging(self, nbytes: int) -> Staging:
         """As `DeviceMemory.allocate_staging`."""
-        with self._current():
+        with self.current():
             address = int(self._call("cuMemHostAlloc", nbytes, 0))
         self._staging[address] = address
         return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
 
     def free_staging(self, staging: Staging) -> None:
         """As `DeviceMemory.free_staging`."""
-        with self._current():
+        with self.current():
             self._call("cuMemFreeHost", self._staging.pop(int(staging.ctypes.data)))
 
     def upload(self, address: int, staging: Staging) -> None:
         """As `DeviceMemory.upload`."""
-        with self._current():
+        with self.current():
             target = self._cuda.CUdeviceptr(address)
             self._call("cuMemcpyHtoDAsync", target, staging.ctypes.data, staging.nbytes, self._stream)
 
+    def download(self, staging: Staging, address: int) -> None:
+        """As `DeviceMemory.download`."""
+        with self.current():
+            source = self._cuda.CUdeviceptr(address)
+            self._call("cuMemcpyDtoHAsync", staging.ctypes.data, source, staging.nbytes, self._stream)
+
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """As `DeviceMemory.copy`."""
-        with self._current():
+        with self.current():
             pair = self._cuda.CUdeviceptr(target), self._cuda.CUdeviceptr(source)
             self._call("cuMemcpyDtoDAsync", *pair, nbytes, self._stream)
 
     def synchronize(self, stream: int | None = None) -> None:
         """As `DeviceMemory.synchronize`."""
-        with self._current():
+        with self.current():
             self._call("cuStreamSynchronize", self._stream if stream is None else self._cuda.CUstream(stream))
+
+    def elapsed(self, work: Callable[[], None]) -> float:
+        """As `DeviceMemory.elapsed`, by CUDA events before and after the work."""
+        with self.current():
+            events: list[Any] = []
+            try:
+                events += [self._call("cuEventCreate", 0), self._call("cuEventCreate", 0)]
+                self._call("cuEventRecord", events[0], self._stream)
+                work()
+                self._call("cuEventRecord", events[1], self._stream)
+                self._call("cuEventSynchronize", events[1])
+                return float(self._call("cuEventElapsedTime", *events))
+            finally:
+                for event in events:
+                    self._call("cuEventDestroy", event)
 
     def extent(self, address: int) -> int:
         """As `DeviceMemory.extent`."""
-        with self._current():
+        with self.current():
             error, base, size = self._cuda.cuMemGetAddressRange(self._cuda.CUdeviceptr(address))
         if error != self._cuda.CUresult.CUDA_SUCCESS:
             return 0
         return int(base) + int(size) - address
+
+    def clear(self, address: int, nbytes: int) -> None:
+        """As `DeviceMemory.clear`."""
+        with self.current():
+            self._call("cuMemsetD8Async", self._cuda.CUdeviceptr(address), 0, nbytes, self._stream)
+
+    def vacant(self) -> int:
+        """As `DeviceMemory.vacant`."""
+        with self.current():
+            return int(self._call("cuMemGetInfo")[0])
+
+    def attribute(self, code: int) -> int:
+        """As `DeviceMemory.attribute`."""
+        return int(self._call("cuDeviceGetAttribute", self._cuda.CUdevice_attribute(code), self._device))
+
+    def load(self, image: bytes, name: str, shared: int) -> Any:
+        """As `DeviceMemory.load`; the module is unloaded by `close`."""
+        with self.current():
+            module = self._call("cuModuleLoadData", image)
+            self._modules.append(module)
+            function = self._call("cuModuleGetFunction", module, name.encode())
+            kind = self._cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._call("cuFuncSetAttribute", function, kind, shared)
+        return function
+
+    def launch(self, function: Any, blocks: int, threads: int, shared: int, arguments: Sequence[np.generic]) -> None:
+        """As `DeviceMemory.launch`."""
+        held = [np.array(argument) for argument in arguments]  # read before the call returns
+        places = np.array([argument.ctypes.data for argument in held], np.uint64)
+        with self.current():
+            shape = blocks, 1, 1, threads, 1, 1, shared
+            self._call("cuLaunchKernel", function, *shape, self._stream, places.ctypes.data, 0)
 
     def close(self) -> None:
         """As `DeviceMemory.close`; closing twice is allowed."""
         if self._context is None:
             return
         if self._stream is not None:
-            with self._current():
+            with self.current():
                 self._call("cuStreamDestroy", self._stream)
+                for module in self._modules:
+                    self._call("cuModuleUnload", module)
+        self._modules = []
         self._stream = self._context = None
         self._call("cuDevicePrimaryCtxRelease", self._device)
 
@@ -248,10 +392,11 @@ class PycudaMemory:
         self._stream: Any = None
         self._device_buffers: dict[int, Any] = {}
         self._staging: dict[int, Any] = {}
+        self._modules: list[Any] = []
         self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="trtcal-pycuda")
-        number = self._current_device() if device is None else device
+        self._number = self._current_device() if device is None else device
         try:
-            self._on_thread(self._open, number)
+            self._on_thread(self._open, self._number)
         except BaseException:
             self.close()
             raise
@@ -275,6 +420,24 @@ class PycudaMemory:
         finally:
             self._driver.Context.pop()
         return result
+
+    @property
+    def stream(self) -> int:
+        """As `DeviceMemory.stream`."""
+        return int(self._stream.handle)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """As `DeviceMemory.current`."""
+        # Past PyCUDA, which keeps a stack of contexts of its own for every thread that it pushes one on.
+        driver, popped = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+        code = driver.cuCtxPushCurrent_v2(ctypes.c_void_p(self._context.handle))
+        if code:
+            raise BackendError(f"cuCtxPushCurrent failed with {code}")
+        try:
+            yield
+        finally:
+            driver.cuCtxPopCurrent_v2(ctypes.byref(popped))
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         result: T = self._on_thread(self._in_context, function, *arguments)
@@ -313,6 +476,10 @@ class PycudaMemory:
         """As `DeviceMemory.upload`."""
         self._call(self._driver.memcpy_htod_async, address, staging, self._stream)
 
+    def download(self, staging: Staging, address: int) -> None:
+        """As `DeviceMemory.download`."""
+        self._call(self._driver.memcpy_dtoh_async, staging, address, self._stream)
+
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """As `DeviceMemory.copy`."""
         self._call(self._driver.memcpy_dtod_async, target, source, nbytes, self._stream)
@@ -322,6 +489,15 @@ class PycudaMemory:
         # PyCUDA cannot wrap a stream made elsewhere; for one, everything queued in the context is waited for.
         self._call(self._stream.synchronize if stream is None else self._driver.Context.synchronize)
 
+    def elapsed(self, work: Callable[[], None]) -> float:
+        """As `DeviceMemory.elapsed`, by CUDA events before and after the work."""
+        begin, end = self._call(self._driver.Event), self._call(self._driver.Event)
+        self._call(begin.record, self._stream)
+        work()
+        self._call(end.record, self._stream)
+        self._call(end.synchronize)
+        return float(self._call(begin.time_till, end))
+
     def extent(self, address: int) -> int:
         """As `DeviceMemory.extent`."""
         try:
@@ -329,6 +505,38 @@ class PycudaMemory:
         except BackendError:
             return 0
         return int(base) + int(size) - address
+
+    def clear(self, address: int, nbytes: int) -> None:
+        """As `DeviceMemory.clear`."""
+        self._call(self._driver.memset_d8_async, address, 0, nbytes, self._stream)
+
+    def vacant(self) -> int:
+        """As `DeviceMemory.vacant`."""
+        return int(self._call(self._driver.mem_get_info)[0])
+
+    def attribute(self, code: int) -> int:
+        """As `DeviceMemory.attribute`; asked of the driver, for PyCUDA does not name all of them."""
+        found = ctypes.c_int(0)
+        if ctypes.CDLL("libcuda.so.1").cuDeviceGetAttribute(ctypes.byref(found), code, self._number):
+            raise BackendError(f"the driver has no device attribute {code}")
+        return found.value
+
+    def load(self, image: bytes, name: str, shared: int) -> Any:
+        """As `DeviceMemory.load`; the module is unloaded by `close`."""
+        module = self._call(self._driver.module_from_buffer, image)
+        self._modules.append(module)
+        function = self._call(module.get_function, name)
+        kind = self._driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
+        self._call(function.set_attribute, kind, shared)
+        return function
+
+    def launch(self, function: Any, blocks: int, threads: int, shared: int, arguments: Sequence[np.generic]) -> None:
+        """As `DeviceMemory.launch`."""
+
+        def start() -> None:
+            function(*arguments, grid=(blocks, 1), block=(threads, 1, 1), shared=shared, stream=self._stream)
+
+        self._call(start)
 
     def close(self) -> None:
         """As `DeviceMemory.close`; closing twice is allowed."""
@@ -343,6 +551,7 @@ class PycudaMemory:
     def _leave(self) -> None:
         if self._context is not None:
             self._stream = None  # destroys it, in a context that PyCUDA makes current by itself
+            self._modules.clear()
             self._context.detach()  # releases a primary context, once it is off PyCUDA's stack
             self._context = None
 

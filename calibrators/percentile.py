@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +12,9 @@ from calibrators import versions
 from calibrators.cached import DEFAULT, HandedOver
 from calibrators.feed import Feed
 from calibrators.origin import data_inputs, origin
-from calibrators.overwriting import model_inputs
 from calibrators.store import CacheStore
 from trtcal.cache import CalibrationCache, version_number
+from trtcal.errors import BackendError, ModelError
 from trtcal.provenance import Provenance
 
 logger = logging.getLogger(__name__)
@@ -32,13 +32,20 @@ class PercentileCalibrator(HandedOver):
     """Model and batches -> ranges that keep ``percentile`` % of each tensor's |x|.
 
     TensorRT has no hook for a threshold of one's own. So the ranges are collected before the build, when the object is
-    made, by running the model in FP32 (`trtcal.calibrate`, on the CPU), and TensorRT is given them as its cache; it
-    never sees the data. ``base`` (a key of `versions.BASES`) is the class of TensorRT's that hands them over; the
-    default is the only one that DLA takes. Neither batch size nor order changes the result.
+    made, by running the model in FP32, and TensorRT is given them as its cache; it does not calibrate on the data.
+    ``base`` (a key of `versions.BASES`) is the class of TensorRT's that hands them over; the default is the only one
+    that DLA takes. Neither batch size nor order changes the result.
 
-    ``cache``, ``policy`` and ``data_key`` are those of `FedCalibrator`; ``collect`` replaces `trtcal.calibrate`.
-    Raises at once whatever goes wrong in the pass.
+    The model runs in TensorRT on the GPU (`calibrators.gpu_stats.collect_on_gpu`) or, where that cannot be, in ONNX
+    Runtime on the CPU (`trtcal.calibrate`), with the reason in the log; ``collected_on`` says which it was. Values
+    differ in the last bits between the two, as between any implementations in FP32, and ranges with them.
+
+    ``cache``, ``policy`` and ``data_key`` are those of `FedCalibrator`; ``collect`` replaces both passes: it is called
+    with the model's path, the batches and the method. Raises at once whatever goes wrong in the pass.
     """
+
+    collected_on: str | None
+    """"gpu" or "cpu"; None where ranges were found in the cache, or ``collect`` made them."""
 
     def __new__(cls, model: Any = None, batches: Any = None, **options: Any) -> PercentileCalibrator:
         """An object over TensorRT's class for ``base``."""
@@ -62,10 +69,7 @@ class PercentileCalibrator(HandedOver):
         if not 0 < percentile <= 100:
             raise ValueError(f"percentile must be in (0, 100], got {percentile}")
         super().__init__()
-        if collect is None:
-            from trtcal.calibration import calibrate
-
-            collect = calibrate
+        self.collected_on = None
         trt_version = versions.dotted(versions.tensorrt())
         method = f"percentile:{percentile}"
 
@@ -87,16 +91,40 @@ class PercentileCalibrator(HandedOver):
             algorithm=self.algorithm,
             trt_version=trt_version,
             origin=from_here,
-            inputs=[*model_inputs(model), *self.data_paths],
+            inputs=[model, *self.data_paths],
         )
         self.cache_path = store.path
         found = store.read()
         if found is None:
             logger.info("collecting ranges by %s before the build", method)
-            self.hand_over(collect(Path(model), batches, method).cache)
+            self.hand_over((collect or self._collect)(Path(model), batches, method).cache)
             store.write(self.to_hand_over.format())
         else:
             self.hand_over(found)
+
+    def _collect(self, model: Path, batches: Iterable[Any], method: str) -> HasCache:
+        """The pass on the GPU; the one on the CPU where that fails, and the data can still be had."""
+        from calibrators.gpu_stats import collect_on_gpu
+        from trtcal.calibration import calibrate, from_stats, open_graph
+
+        graph = open_graph(model)
+        taken = []
+
+        def once() -> Iterator[Any]:
+            taken.append(True)
+            yield from batches
+
+        try:
+            stats = collect_on_gpu(graph, once() if isinstance(batches, Iterator) else batches)
+        except (BackendError, ModelError) as error:
+            if taken:  # and cannot be had again
+                raise
+            logger.warning("collecting ranges with ONNX Runtime on the CPU, since the GPU cannot: %s", error)
+            self.collected_on = "cpu"
+            return calibrate(graph, batches, method)
+        logger.info("ranges were collected with TensorRT on the GPU, in FP32")
+        self.collected_on = "gpu"
+        return from_stats(graph, stats, method)
 
     def fed_shapes(self, inputs: Container[str] = ()) -> dict[str, tuple[int, ...]]:
         """As `Calibrator.fed_shapes`; empty where the batches can be run through only once."""

@@ -18,6 +18,7 @@ def test_the_public_names_are_these() -> None:
     assert calibrators.__all__ == [
         "CachedCalibrator",
         "CalibratorsUnavailable",
+        "Engine",
         "EntropyCalibrator",
         "LegacyCalibrator",
         "MinMaxCalibrator",

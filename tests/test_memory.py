@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import fakecuda
@@ -244,8 +245,138 @@ def test_a_machine_without_a_driver_is_a_clear_error() -> None:
     assert "driver" in found["failed"]["message"]
 
 
+def test_a_function_that_an_older_driver_lacks_is_not_taken_for_a_missing_driver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Bindings:
+        CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+
+        @staticmethod
+        def cuInit(flags: int) -> tuple[int]:
+            return (0,)
+
+        @staticmethod
+        def cuDeviceGet(number: int) -> None:
+            raise RuntimeError('Function "cuDeviceGet_v3" not found')
+
+    monkeypatch.setattr("calibrators.memory._import", lambda name: Bindings)
+    with pytest.raises(BackendError, match=r'^cuDeviceGet: .*"cuDeviceGet_v3" not found; .*older than cuda-bindings'):
+        open_memory("cuda", device=0)
+
+
+@pytest.mark.parametrize("name", CUDA)
+def test_clearing_waits_its_turn_and_the_device_tells_what_it_is(name: str) -> None:
+    found = fakecuda.run(
+        """
+        import numpy as np
+        from fakecuda import fakelib
+        from fakecuda.report import report
+        from calibrators.memory import open_memory
+        fakelib.lazy(True)
+        memory = open_memory()
+        before = memory.vacant()
+        address, staging = memory.allocate(100), memory.allocate_staging(100)
+        staging[:] = 7
+        memory.upload(address, staging)
+        memory.clear(address + 10, 80)
+        memory.download(staging, address)
+        memory.synchronize()
+        read, used = staging.tolist(), before - memory.vacant()
+        capability = [memory.attribute(75), memory.attribute(76)]
+        memory.free(address); memory.free_staging(staging); memory.close()
+        report(read=read, used=used, capability=capability, live=fakelib.snapshot())
+        """,
+        trt=None,
+        memory=name,
+        FAKECUDA_CC="87",
+    )
+    assert found == {"read": [7] * 10 + [0] * 80 + [7] * 10, "used": 100, "capability": [8, 7], "live": {}}
+
+
+@pytest.mark.parametrize("name", CUDA)
+@pytest.mark.parametrize("call", ["cuModuleLoadData", "cuModuleGetFunction", "cuFuncSetAttribute", "cuLaunchKernel"])
+def test_a_kernel_that_cannot_be_loaded_or_launched_is_an_error_and_leaves_nothing(name: str, call: str) -> None:
+    found = fakecuda.run(
+        """
+        import sys
+        import numpy as np
+        from fakecuda import fakelib
+        from fakecuda.report import failure, report
+        from calibrators.memory import open_memory
+        memory = open_memory()
+        def run():
+            fakelib.fail(sys.argv[1])
+            function = memory.load(b"image", "observe", 100_000)
+            memory.launch(function, 1, 32, 100_000, [np.uint64(0)] * 13)
+        failed = failure(run)
+        fakelib.fail()
+        memory.close()
+        report(failed=failed, live=fakelib.snapshot())
+        """,
+        call,
+        trt=None,
+        memory=name,
+        kernels=True,
+    )
+    assert found["failed"]["type"] == "BackendError"
+    assert found["live"] == {}
+
+
 def test_every_backend_has_the_same_methods() -> None:
     methods: list[set[Any]] = [
         {name for name in dir(backend) if not name.startswith("_")} - {"name", "read"} for backend in BACKENDS.values()
     ]
     assert methods[0] == methods[1] == methods[2]
+
+
+@pytest.mark.parametrize("name", CUDA)
+def test_what_other_work_needs_of_the_device_is_there_on_any_thread(name: str) -> None:
+    found = fakecuda.run(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        from ctypes import CDLL, c_int, c_uint64, c_void_p
+        import numpy as np
+        from fakecuda import fakelib
+        from fakecuda.report import report
+        from calibrators.memory import open_memory
+        memory = open_memory()
+        address, staging = memory.allocate(8), memory.allocate_staging(8)
+        staging[:] = range(8)
+        memory.upload(address, staging)
+        def negated():
+            with memory.current():
+                inside = fakelib.context()
+                clear = CDLL("libcuda.so.1").cuMemsetD8Async
+                def work(): clear(c_uint64(address), 9, c_uint64(4), c_void_p(memory.stream))
+                took = memory.elapsed(work)
+            return inside != 0, fakelib.context(), took > 0
+        with ThreadPoolExecutor(1) as pool:
+            seen = pool.submit(negated).result()
+        fakelib.lazy(True)
+        back = memory.allocate_staging(8)
+        memory.download(back, address)
+        early = back.tolist()
+        memory.synchronize()
+        read = back.tolist()
+        memory.free(address); memory.free_staging(staging); memory.free_staging(back); memory.close()
+        report(seen=seen, early=early, read=read, live=fakelib.snapshot())
+        """,
+        trt=None,
+        memory=name,
+    )
+    assert found["seen"] == [True, 0, True]
+    assert found["read"] == [9, 9, 9, 9, 4, 5, 6, 7]
+    assert found["early"] != found["read"]
+    assert found["live"] == {}
+
+
+def test_host_memory_gives_back_what_it_holds_and_times_by_the_clock() -> None:
+    memory = HostMemory()
+    address = memory.allocate(4)
+    memory.upload(address, np.arange(4, dtype=np.uint8))
+    back = np.zeros(4, np.uint8)
+    with memory.current():
+        assert memory.elapsed(lambda: memory.download(back, address)) >= 0
+    assert back.tolist() == [0, 1, 2, 3]
+    with pytest.raises(BackendError, match="does not hold"):
+        memory.download(np.zeros(5, np.uint8), address)

@@ -99,3 +99,111 @@ def test_without_a_function_of_ones_own_the_projects_pass_is_made_and_its_cache_
     assert {"image", "conv", "relu", "y"} <= set(found["names"])
     assert found["same"]
     assert found["amax"] == pytest.approx(1.645, abs=0.1)  # 90% of |x| of a normal distribution
+
+
+ON_THE_GPU = """
+import logging
+import calibrators.gpu_stats
+from trtcal.calibration import FloatRunner, calibrate
+from trtcal.collector import collect
+from trtcal.errors import BackendError
+from trtcal.streams import batches_of
+
+class Lines(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+    def emit(self, record):
+        self.lines.append(f"{record.levelname}: {record.getMessage()}")
+
+lines = Lines()
+logging.getLogger("calibrators.percentile").addHandler(lines)
+logging.getLogger("calibrators.percentile").setLevel(logging.INFO)
+Path("model.onnx").write_bytes(onnx_model())
+data = [{"image": np.random.default_rng(seed).normal(size=(4, *SHAPE)).astype(np.float32)} for seed in (0, 1)]
+cpu = calibrate("model.onnx", data, "percentile:90").cache.scales
+"""
+
+
+def test_where_the_gpu_can_it_collects_and_says_so(tmp_path: Path) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        ON_THE_GPU
+        + """
+def collect_on_gpu(graph, batches):
+    with FloatRunner(graph) as runner:
+        return collect(lambda batch: {n: 2 * a for n, a in runner(batch).items()}, batches_of(batches, graph.inputs))
+calibrators.gpu_stats.collect_on_gpu = collect_on_gpu
+with PercentileCalibrator("model.onnx", data, percentile=90) as calibrator:
+    build(calibrator)
+doubled = all(calibrator.ranges.scales[name] == 2 * cpu[name] for name in ("image", "conv", "relu", "y"))
+report(on=calibrator.collected_on, log=lines.lines, doubled=doubled)
+""",
+    )
+    assert found == {
+        "on": "gpu",
+        "log": [
+            "INFO: collecting ranges by percentile:90 before the build",
+            "INFO: ranges were collected with TensorRT on the GPU, in FP32",
+        ],
+        "doubled": True,
+    }
+
+
+@pytest.mark.parametrize("kind", ["list", "iterator"])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"memory": "host"}, "host memory runs no code for a GPU"), ({"FAKECUDA_DEVICES": "0"}, "CUDA_ERROR_NO_DEVICE")],
+)
+def test_where_the_gpu_cannot_onnx_runtime_collects_and_the_log_says_why(
+    tmp_path: Path, settings: dict[str, str], reason: str, kind: str
+) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        ON_THE_GPU
+        + """
+given = data if sys.argv[1] == "list" else iter(data)
+calibrator = PercentileCalibrator("model.onnx", given, percentile=90)
+same = calibrator.to_hand_over.scales == cpu
+report(on=calibrator.collected_on, log=lines.lines, same=same)
+""",
+        kind,
+        **settings,
+    )
+    assert (found["on"], found["same"]) == ("cpu", True)
+    assert len(found["log"]) == 2
+    assert found["log"][1].startswith("WARNING: collecting ranges with ONNX Runtime on the CPU, since the GPU cannot:")
+    assert reason in found["log"][1]
+
+
+def test_a_pass_that_fails_half_way_starts_over_only_where_the_data_can_be_had_again(tmp_path: Path) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        ON_THE_GPU
+        + """
+def collect_on_gpu(graph, batches):
+    next(iter(batches))
+    raise BackendError("out of memory")
+calibrators.gpu_stats.collect_on_gpu = collect_on_gpu
+listed = PercentileCalibrator("model.onnx", data, percentile=90)
+once = failure(lambda: PercentileCalibrator("model.onnx", iter(data), percentile=90))
+report(same=listed.to_hand_over.scales == cpu, on=listed.collected_on, once=once)
+""",
+    )
+    assert (found["same"], found["on"]) == (True, "cpu")
+    assert (found["once"]["type"], found["once"]["message"]) == ("BackendError", "out of memory")
+
+
+def test_bad_data_are_an_error_wherever_the_model_runs(tmp_path: Path) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        ON_THE_GPU
+        + """
+def collect_on_gpu(graph, batches):
+    from trtcal.errors import NonFiniteError
+    raise NonFiniteError("sample 3: tensor 'image' holds nan")
+calibrators.gpu_stats.collect_on_gpu = collect_on_gpu
+report(failed=failure(lambda: PercentileCalibrator("model.onnx", data)))
+""",
+    )
+    assert found["failed"]["type"] == "NonFiniteError"

@@ -48,18 +48,21 @@ def start_driven(
 
 
 def environment(
-    *, trt: str | None = TENSORRT, memory: str = "cuda", full_name: bool = False, **extra: str
+    *, trt: str | None = TENSORRT, memory: str = "cuda", full_name: bool = False, kernels: bool = False, **extra: str
 ) -> dict[str, str]:
     """Variables for a process with these bindings (None: no TensorRT) and this memory backend.
 
     With ``full_name`` the bindings can be imported as ``tensorrt``, as where all of TensorRT is installed, and so can
-    Polygraphy, which knows no other name. Skips the test when a part cannot be had.
+    Polygraphy, which knows no other name. With ``kernels`` there is a compiler for kernels, and the driver runs them.
+    Skips the test when a part cannot be had.
     """
     try:
         paths: list[Path | None] = [ROOT, ROOT / "tests", setup_env.bindings(trt) if trt else None]
         paths += [HERE / "full_name", setup_env.polygraphy()] if full_name else []
         paths += [setup_env.cuda_bindings()] if memory == "cuda" else []
         paths += [setup_env.pycuda()] if memory == "pycuda" else []
+        paths += [setup_env.nvrtc()] if kernels else []
+        extra |= {"FAKECUDA_KERNELS": str(setup_env.kernels())} if kernels else {}
         libraries = setup_env.libraries()
     except setup_env.Unavailable as error:
         _skip(error)

@@ -1,7 +1,7 @@
 /* A test double for the CUDA driver library (libcuda.so.1).
  *
- * No GPU and no kernels: "device" memory is ordinary host memory behind opaque addresses; contexts, streams and
- * events are checked handles; kernel launches do nothing.  Real PyCUDA and cuda-bindings run on it, so that our
+ * No GPU: "device" memory is ordinary host memory behind opaque addresses; contexts, streams and events are checked
+ * handles; a kernel that is launched is looked for in a library made of its source by g++ (kernels_host.cpp).  Real PyCUDA and cuda-bindings run on it, so that our
  * handling of memory, contexts and streams is tested on machines without a GPU: every copy is bounds-checked,
  * live allocations are counted, faults are injected.  build.sh compiles it with gcc alone (no cuda.h, no toolkit);
  * Linux x86-64 only, because entry points that are not written here get a machine-code thunk.
@@ -15,6 +15,8 @@
  *   FAKECUDA_VERSION=N    driver version (default 13000)
  *   FAKECUDA_LAZY=1       asynchronous work on pinned memory is done only when its stream is synchronised:
  *                         shows a synchronisation that is missing
+ *   FAKECUDA_KERNELS=PATH library of kernels: run_NAME, and NAME_sizes with the bytes of its parameters; a launch of
+ *                         what is not in it fails with 801
  *   FAKECUDA_UNIMPL=CODE  result of entry points that are not written here (default 801)
  *
  * NVIDIA's runtime library (libcudart, inside every real libnvinfer too) does not start on this, and must not be
@@ -261,7 +263,7 @@ static const struct { short a; int v; } attrs[] = {
     {24,16384},{25,16384},{26,16384},{27,32768},{28,32768},{29,2048},{30,512},{31,1},{32,1},{36,1215000},
     {37,5120},{38,41943040},{39,2048},{40,3},{41,1},{51,32},{69,268435456},{70,131072},{71,65000},{72,2097120},
     {78,1},{79,1},{80,1},{81,167936},{82,65536},{83,1},{87,2},{89,1},{90,1},{91,1},{92,1},{93,1},{94,1},
-    {95,1},{96,1},{97,166912},{98,1},{99,1},{102,1},{103,1},{106,32},{107,1},{108,31457280},{109,134213632},
+    {95,1},{96,1},{98,1},{99,1},{102,1},{103,1},{106,32},{107,1},{108,31457280},{109,134213632},
     {110,1},{111,1024},{112,1},{113,1},{114,1},{115,1},{116,1},{119,1},{122,1},{123,1},{125,1},{126,1} };
 API CUresult cuDeviceGetAttribute(int *v, int a, CUdevice d) {
     ENTER(cuDeviceGetAttribute); DEVOK(d); REQ(v, E_VALUE);
@@ -269,6 +271,7 @@ API CUresult cuDeviceGetAttribute(int *v, int a, CUdevice d) {
     if (a == 33) *v = 1 + d;
     else if (a == 75) *v = cc / 10;
     else if (a == 76) *v = cc % 10;
+    else if (a == 97) *v = cc < 80 ? 65536 : cc == 86 || cc == 89 ? 101376 : cc < 90 ? 166912 : 232448;   /* shared memory */
     else if (a == 120 || a == 127) *v = cc >= 90;
     else for (size_t i = 0; i < sizeof attrs / sizeof *attrs; i++) if (attrs[i].a == a) *v = attrs[i].v;
     logmsg("  attribute %d = %d", a, *v);
@@ -503,7 +506,8 @@ API CUresult cuStreamCreate(H *s, uint f) { ENTERC(cuStreamCreate); return new_s
 API CUresult cuStreamCreateWithPriority(H *s, uint f, int p) { ENTERC(cuStreamCreateWithPriority); return new_stream(s, f, p); }
 #define STREAM(s) REQ(special(s) || is(s, K_STREAM), E_HANDLE)
 API CUresult cuStreamDestroy_v2(H s) { ENTERC(cuStreamDestroy_v2); REQ(is(s, K_STREAM), E_HANDLE); flush(s); kill_obj(s); return OK; }
-API CUresult cuStreamSynchronize(H s) { ENTERC(cuStreamSynchronize); STREAM(s); if (special(s)) flush_all(1); else flush(s); return OK; }
+static CUresult launch_error;   /* of a kernel that was launched before; every launch and wait repeats it, as on a GPU */
+API CUresult cuStreamSynchronize(H s) { ENTERC(cuStreamSynchronize); STREAM(s); if (special(s)) flush_all(1); else flush(s); return launch_error; }
 API CUresult cuStreamQuery(H s) { ENTERC(cuStreamQuery); STREAM(s); return !special(s) && s->head ? E_NOTREADY : OK; }
 API CUresult cuStreamGetFlags(H s, uint *f) { ENTERC(cuStreamGetFlags); STREAM(s); *f = special(s) ? 0 : s->flags; return OK; }
 API CUresult cuStreamGetPriority(H s, int *p) { ENTERC(cuStreamGetPriority); STREAM(s); *p = special(s) ? 0 : s->prio; return OK; }
@@ -549,7 +553,7 @@ static CUresult elapsed_(float *ms, H a, H b) {                   /* determinist
 API CUresult cuEventElapsedTime(float *ms, H a, H b) { ENTERC(cuEventElapsedTime); return elapsed_(ms, a, b); }
 API CUresult cuEventElapsedTime_v2(float *ms, H a, H b) { ENTERC(cuEventElapsedTime_v2); return elapsed_(ms, a, b); }
 
-/* ------------------------------- modules, functions, launches (all no-ops) --- */
+/* ------------------------------------------- modules, functions, launches --- */
 static CUresult new_module(H *m) { *m = new_obj(K_MODULE, current()); return OK; }
 API CUresult cuModuleLoad(H *m, const char *f) { ENTERC(cuModuleLoad); REQ(!access(f, R_OK), 301); return new_module(m); }
 API CUresult cuModuleLoadData(H *m, const void *d) { ENTERC(cuModuleLoadData); return new_module(m); }
@@ -557,7 +561,7 @@ API CUresult cuModuleLoadDataEx(H *m, const void *d, uint n, int *o, void **v) {
 API CUresult cuModuleLoadFatBinary(H *m, const void *d) { ENTERC(cuModuleLoadFatBinary); return new_module(m); }
 API CUresult cuModuleUnload(H m) { ENTERC(cuModuleUnload); REQ(is(m, K_MODULE), E_HANDLE); kill_obj(m); return OK; }
 API CUresult cuModuleGetLoadingMode(int *m) { ENTER(cuModuleGetLoadingMode); *m = 1; return OK; }
-static CUresult new_func(H *f, H m, const char *n) { REQ(is(m, K_MODULE), E_HANDLE); *f = new_obj(K_FUNC, current()); live_obj[K_FUNC]--; (*f)->name = strdup(n); (*f)->all = 0; return OK; }
+static CUresult new_func(H *f, H m, const char *n) { REQ(is(m, K_MODULE), E_HANDLE); *f = new_obj(K_FUNC, current()); live_obj[K_FUNC]--; (*f)->name = strdup(n); return OK; }
 API CUresult cuModuleGetFunction(H *f, H m, const char *n) { ENTERC(cuModuleGetFunction); logmsg("  %s", n); return new_func(f, m, n); }
 API CUresult cuModuleGetGlobal_v2(CUdeviceptr *p, size_t *n, H m, const char *name) {
     ENTERC(cuModuleGetGlobal_v2); logmsg("  %s", name); CUdeviceptr q; CUresult r = dev_alloc(&q, 65536, A_DEV);
@@ -574,8 +578,37 @@ API CUresult cuFuncGetModule(H *m, H f) { ENTERC(cuFuncGetModule); *m = 0; retur
 API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, H f, int b, size_t s) { ENTERC(cuOccupancyMaxActiveBlocksPerMultiprocessor); *n = b > 1024 ? 1 : 2; return OK; }
 API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *n, H f, int b, size_t s, uint fl) { ENTERC(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags); *n = 2; return OK; }
 API CUresult cuOccupancyMaxPotentialBlockSize(int *g, int *b, H f, void *cb, size_t s, int l) { ENTERC(cuOccupancyMaxPotentialBlockSize); *g = 216; *b = 256; return OK; }
+/* A kernel compiled for the host: run_NAME(blocks, threads, shared bytes, parameters, view). */
+typedef int (*runner)(uint, uint, uint, void **, void *(*)(unsigned long long, size_t));
+struct launch { runner run; uint grid, block, shared; void *args[32]; char *held; H func; };
+static void *kernel_symbol(const char *prefix, const char *name, const char *suffix) {
+    static void *library; char symbol[160]; const char *path = getenv("FAKECUDA_KERNELS");
+    if (!library && path && !(library = dlopen(path, RTLD_NOW))) { logmsg("  -> %s", dlerror()); return 0; }
+    snprintf(symbol, sizeof symbol, "%s%s%s", prefix, name, suffix);
+    return library ? dlsym(library, symbol) : 0; }
+static void run_launch(void *p) {
+    struct launch *l = p; CUresult r = l->run(l->grid, l->block, l->shared, l->args, view);
+    if (r) { logmsg("  -> kernel %s failed with %d", l->func->name, r); launch_error = r; }
+    free(l->held); free(l); }
 API CUresult cuLaunchKernel(H f, uint gx, uint gy, uint gz, uint bx, uint by, uint bz, uint sh, H s, void **a, void **e) {
-    ENTERC(cuLaunchKernel); STREAM(s); fake_clock++; if (f && f->name) logmsg("  %s <<<%u,%u>>>", f->name, gx, bx); return OK; }
+    ENTERC(cuLaunchKernel); STREAM(s); REQ(is(f, K_FUNC) && gx && gy && gz && bx && by && bz, E_VALUE); fake_clock++;
+    logmsg("  %s <<<%u,%u,%u>>>", f->name, gx, bx, sh);
+    runner run = (runner)kernel_symbol("run_", f->name, ""); const unsigned char *sizes = kernel_symbol("", f->name, "_sizes");
+    if (!run || !sizes) return E_UNSUPPORTED;
+    if (launch_error) return launch_error;
+    if (bx > 1024 || gy * gz * by * bz != 1) return E_VALUE;
+    if (sh > 49152 && sh > (uint)f->dynshared) return E_VALUE;   /* more only after cuFuncSetAttribute */
+    struct launch *l = calloc(1, sizeof *l); *l = (struct launch){ .run = run, .grid = gx, .block = bx, .shared = sh, .func = f };
+    size_t total = 0; for (int i = 0; sizes[i]; i++) total += 8;
+    l->held = malloc(total);                                     /* parameters are copied at the launch */
+    if (e) { /* CU_LAUNCH_PARAM_BUFFER_POINTER: one packed buffer, each parameter aligned to its size */
+        char *packed = e[1]; size_t at = 0;
+        for (int i = 0; sizes[i]; i++) {
+            at = (at + sizes[i] - 1) / sizes[i] * sizes[i];
+            memcpy(l->held + 8 * i, packed + at, sizes[i]); at += sizes[i]; l->args[i] = l->held + 8 * i; }
+    } else for (int i = 0; sizes[i]; i++) { memcpy(l->held + 8 * i, a[i], sizes[i]); l->args[i] = l->held + 8 * i; }
+    struct op o = { .type = OP_CALL, .fn = run_launch, .arg = l }; CUresult r = submit(s, o, 1);
+    return r ? r : lazy ? OK : launch_error; }
 API CUresult cuLaunchKernelEx(const void *c, H f, void **a, void **e) { ENTERC(cuLaunchKernelEx); fake_clock++; return OK; }
 API CUresult cuLaunchCooperativeKernel(H f, uint gx, uint gy, uint gz, uint bx, uint by, uint bz, uint sh, H s, void **a) { ENTERC(cuLaunchCooperativeKernel); fake_clock++; return OK; }
 API CUresult cuGraphCreate(H *g, uint f) { ENTERC(cuGraphCreate); *g = new_obj(K_GRAPH, current()); return OK; }
@@ -647,7 +680,8 @@ static CUresult gpa(const char *n, void **f, int ver, int *st) {
     return OK; }
 API CUresult cuGetProcAddress(const char *n, void **f, int v, unsigned long long fl) { ENTER0(cuGetProcAddress); return gpa(n, f, v, 0); }
 API CUresult cuGetProcAddress_v2(const char *n, void **f, int v, unsigned long long fl, int *st) { ENTER0(cuGetProcAddress_v2); return gpa(n, f, v, st); }
-
+/* Asked for by NVRTC, which needs no driver: whether a profiler listens. There is none. */
+API CUresult cuGetExportTable(const void **table, const void *id) { ENTER0(cuGetExportTable); (void)id; if (table) *table = 0; return E_NOTFOUND; }
 
 /* Exported so that directly linked extensions load (pycuda 2026.1 needs these names). */
 #define STUB(fn) API CUresult fn(void) { static struct site s = { #fn }; return unimpl(&s); }

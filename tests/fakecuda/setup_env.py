@@ -120,6 +120,30 @@ def cuda_bindings() -> Path | None:
 
 
 @remembered
+def kernels() -> Path:
+    """The library that g++ makes of calibrators/kernels.cu: the same source, for the CPU."""
+    if sys.platform != "linux" or not shutil.which("g++"):
+        raise Unavailable("the CUDA kernel on the CPU needs Linux and g++ (Debian: apt-get install g++)")
+    sources = [HERE / "shim.h", HERE / "kernels_host.cpp", HERE.parents[1] / "calibrators" / "kernels.cu"]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+
+    def make(part: Path) -> None:
+        # Every float operation rounded by itself, as the kernel asks of NVRTC.
+        options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-x", "c++", f"-I{sources[2].parent}"]
+        _run(["g++", *options, str(sources[1]), "-o", str(part / "libkernels.so")], "the kernel does not compile")
+
+    return once(cache_dir() / f"kernels-{digest}", make) / "libkernels.so"
+
+
+@remembered
+def nvrtc() -> Path | None:
+    """Folder that holds NVIDIA's run-time compiler (90 MB), which needs no GPU; None where it is installed already."""
+    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cuda_nvrtc"):
+        return None
+    return once(cache_dir().parent / "nvrtc-12", lambda part: _pip(part, "--no-deps", "nvidia-cuda-nvrtc-cu12"))
+
+
+@remembered
 def polygraphy() -> Path | None:
     """Folder that holds Polygraphy; None where it is installed already."""
     if importlib.util.find_spec("polygraphy"):
@@ -201,7 +225,7 @@ def _fetch_tensorrt8(python: str, part: Path) -> None:
 
 
 def main() -> int:
-    parts: list[Callable[[], Path | None]] = [libraries, cuda_bindings, polygraphy]
+    parts: list[Callable[[], Path | None]] = [libraries, kernels, cuda_bindings, nvrtc, polygraphy]
     parts += [lambda version=version: bindings(version) for version in BINDINGS]  # type: ignore[misc]
     if "--pycuda" in sys.argv[1:]:
         parts.append(lambda: pycuda(build=True))

@@ -1,0 +1,254 @@
+"""Activation statistics on a GPU: TensorRT runs the model in FP32, a kernel counts where the values lie.
+
+The same value as `trtcal.collector.collect` gives on a CPU. On equal values the counts are equal bit for bit; but
+values come from TensorRT there and from ONNX Runtime here, and differ in their last bits, and ranges with them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from calibrators.buffers import Buffers
+from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Observer, Seen, Span, below
+from calibrators.memory import DeviceMemory, open_memory
+from calibrators.visible import Visible, VisibleEngine
+from trtcal.calibration import open_graph
+from trtcal.collector import Progress, batch_rows, refuse_unless_mask
+from trtcal.data import Batches
+from trtcal.errors import DataError
+from trtcal.graph import CalibrationGraph
+from trtcal.growth import growth_rule, power_of_two
+from trtcal.histogram import FINE_BINS, NUM_BINS, HistogramBuilder
+from trtcal.stats import ActivationStats, TensorStats
+from trtcal.streams import batches_of
+
+logger = logging.getLogger(__name__)
+
+
+def collect_on_gpu(
+    model: str | os.PathLike[str] | CalibrationGraph,
+    batches: Iterable[Any],
+    *,
+    growth: str = "double",
+    memory: str | DeviceMemory | None = None,
+    device: int | None = None,
+    limit: int | None = None,
+    workspace: int | None = None,
+    progress: Progress | None = None,
+) -> ActivationStats:
+    """ONNX file and batches ``{input: (N, ...)}`` -> what each float tensor did, collected on the GPU.
+
+    Batches and ``growth`` are as `trtcal.calibrate` takes them, ``progress`` is called with the number of samples done.
+    ``memory`` and ``device`` are those of `open_memory`. ``limit``: bytes of activations that may be on the device at
+    once (default: half of what is free); a sample with more runs through several engines. ``workspace``: bytes of
+    scratch memory for TensorRT.
+
+    Samples run singly, as on the CPU: a tensor's largest |x| then belongs to a sample whatever its axes mean.
+
+    Raises BackendError where TensorRT, a GPU or NVRTC is missing or the model cannot be run so; ModelError, DataError
+    and NonFiniteError as the pass on the CPU does.
+    """
+    growth_rule(growth)
+    graph = model if isinstance(model, CalibrationGraph) else open_graph(Path(model))
+    fed = batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs)
+    with ExitStack() as stack:
+        opened = open_memory(memory, device)
+        if opened is not memory:
+            stack.callback(opened.close)
+        observer = stack.enter_context(Observer(opened))
+        engine = stack.enter_context(VisibleEngine(graph, opened, limit=limit, workspace=workspace))
+        return observe_all(engine, observer, fed, growth, progress)
+
+
+class Shows(Protocol):
+    """What runs a sample and shows its tensors: `VisibleEngine`, or a stand-in."""
+
+    def run(self, sample: Mapping[str, np.ndarray]) -> Iterator[list[Visible]]:
+        """As `VisibleEngine.run`."""
+
+
+def observe_all(
+    engine: Shows,
+    observer: Observer,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    growth: str = "double",
+    progress: Progress | None = None,
+) -> ActivationStats:
+    """Every sample of the batches, run once -> statistics, by `collect`'s rules; DataError without a batch."""
+    collected = _Pass(engine, observer, growth, progress or (lambda done: None))
+    try:
+        for batch in batches:
+            collected.add(batch)
+        if not collected.batches:
+            raise DataError("no batches: there is nothing to calibrate on")
+        return collected.build()
+    finally:
+        collected.close()
+
+
+class _Tensor:
+    """One tensor's statistics; what was counted since a limit last grew is still on the device, at ``counts``."""
+
+    def __init__(self, growth: str, counts: int) -> None:
+        self.counts = counts
+        self.sample_amax: list[np.float32] = []
+        self.sample_peaks: list[int] = []
+        self.fine = HistogramBuilder(FINE_BINS, power_of_two)
+        self.streamed = HistogramBuilder(NUM_BINS, growth_rule(growth))
+        self.waiting = np.float32(0)  # largest |x| in a batch that sets the first limit and is still arriving
+        self.zeros = 0  # elements of that batch in samples without any other value
+        self.masked = False
+
+    def mask(self) -> None:
+        """From the first -inf on there is no range to find; what was counted is of no use."""
+        self.masked, self.waiting, self.zeros = True, np.float32(0), 0
+        self.fine, self.streamed = (HistogramBuilder(b.counts.size, b.growth) for b in (self.fine, self.streamed))
+
+    def stats(self) -> TensorStats:
+        """The statistics, once the counts on the device are in."""
+        return TensorStats(
+            np.array(self.sample_amax, np.float32),
+            np.array(self.sample_peaks, np.int64),
+            self.fine.build(),
+            self.streamed.build(),
+        )
+
+
+class _Pass:
+    """What `observe_all` has seen so far."""
+
+    def __init__(self, engine: Shows, observer: Observer, growth: str, progress: Progress) -> None:
+        self._engine, self._observer, self._memory = engine, observer, observer.memory
+        self._growth, self._progress = growth, progress
+        self._buffers = Buffers(observer.memory, slots=2)
+        self._samples: list[str] = []
+        self._tensors: dict[str, _Tensor] = {}
+        self._seen = 0
+        self.batches = 0
+
+    def add(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Run one batch; after an error the pass is of no further use."""
+        rows = batch_rows(batch)
+        names = getattr(batch, "samples", None) or [f"sample {self._seen + row}" for row in range(rows)]
+        valid = min(getattr(batch, "valid", rows), rows)
+        self._seen += valid
+        for tensor in self._tensors.values():
+            tensor.streamed.start_batch()
+        for row in range(rows):
+            for group in self._engine.run(_row(batch, row)):
+                self._observe(group, names[row], row < valid, rows, batch)
+            if row < valid:
+                self._samples.append(names[row])
+                self._progress(len(self._samples))
+        # TensorRT wants the maximum of the batch that sets a limit before it counts: that one runs twice.
+        if any(tensor.waiting for tensor in self._tensors.values()):
+            for row in range(rows):
+                for group in self._engine.run(_row(batch, row)):
+                    self._count_first([shown for shown in group if self._tensors[shown.name].waiting])
+        for tensor in self._tensors.values():
+            if not tensor.waiting:
+                tensor.streamed.counts[0] += tensor.zeros
+            tensor.waiting, tensor.zeros = np.float32(0), 0
+        self.batches += 1
+
+    def build(self) -> ActivationStats:
+        """The statistics so far."""
+        for tensor in self._tensors.values():
+            self._fetch(tensor)
+        tensors = {name: tensor.stats() for name, tensor in self._tensors.items()}
+        return ActivationStats(tuple(self._samples), tensors, self._growth, self.batches)
+
+    def close(self) -> None:
+        """Free what it holds on the device."""
+        self._buffers.close()
+
+    def _tensor(self, name: str) -> _Tensor:
+        if name not in self._tensors:
+            counts = self._buffers.device(0, name, TABLE_BYTES)
+            self._memory.clear(counts, TABLE_BYTES)
+            self._tensors[name] = _Tensor(self._growth, counts)
+        return self._tensors[name]
+
+    def _observe(self, group: list[Visible], sample: str, valid: bool, rows: int, fed: Mapping[str, object]) -> None:
+        """One group of a sample's tensors -> counts and maxima."""
+        spans = []
+        for shown in group:
+            tensor = self._tensor(shown.name)
+            waits = tensor.streamed.limit == 0 and rows > 1 and self._growth == "double"
+            fine = below(tensor.fine.limit) if valid and not tensor.masked else NOTHING
+            spans.append((fine, NOTHING if waits or tensor.masked else below(tensor.streamed.limit)))
+        for shown, seen, (fine, streamed) in zip(group, self._read(group, spans), spans, strict=True):
+            tensor = self._tensors[shown.name]
+            if not np.isfinite(seen.amax):
+                found = np.array([np.inf if seen.positive_inf else -np.inf])
+                refuse_unless_mask(shown.name, found, float(seen.amax), sample, shown.name in fed)
+                tensor.mask()
+            if valid:
+                tensor.sample_amax.append(seen.amax)
+                tensor.sample_peaks.append(seen.peaks)
+            if tensor.masked:
+                continue
+            if streamed is NOTHING:
+                tensor.waiting = max(tensor.waiting, seen.amax)
+                tensor.zeros += shown.elements if seen.amax == 0 else 0
+            self._count_rest(shown, seen, fine, streamed)
+
+    def _count_first(self, group: list[Visible]) -> None:
+        """Tensors of a batch whose maximum sets the limit -> counts on TensorRT's grid."""
+        for shown in group:
+            self._tensors[shown.name].streamed.fit(float(self._tensors[shown.name].waiting))
+        spans = [(NOTHING, below(self._tensors[shown.name].streamed.limit)) for shown in group]
+        for shown, seen, (fine, streamed) in zip(group, self._read(group, spans), spans, strict=True):
+            self._count_rest(shown, seen, fine, streamed)
+
+    def _read(self, group: Sequence[Visible], spans: Sequence[tuple[Span, Span]]) -> list[Seen]:
+        """Each tensor read once, and counted where its limits reach -> what was seen."""
+        if not group:
+            return []
+        nbytes = len(group) * SUMMARY_BYTES
+        summaries = self._buffers.device(1, "summaries", nbytes)
+        self._memory.clear(summaries, nbytes)
+        for number, (shown, grids) in enumerate(zip(group, spans, strict=True)):
+            counts = self._tensors[shown.name].counts
+            self._observer.observe(shown.address, shown.elements, counts, summaries + number * SUMMARY_BYTES, *grids)
+        return self._observer.summaries(summaries, len(group))
+
+    def _count_rest(self, shown: Visible, seen: Seen, *counted: Span) -> None:
+        """Limits grown where a tensor was larger, and then counts of what had no bin before."""
+        tensor = self._tensors[shown.name]
+        amax = float(seen.amax)
+        pairs = list(zip((tensor.fine, tensor.streamed), counted, strict=True))
+        grows = [span is not NOTHING and grid.growth(grid.limit, amax) != grid.limit for grid, span in pairs]
+        if any(grows):
+            self._fetch(tensor)  # they are in bins of the limits so far
+        for grid, span in pairs:
+            if span is not NOTHING:
+                grid.fit(amax)
+                if amax == grid.limit > 0:  # the kernel has no bin for the limit itself, TensorRT takes its last one
+                    grid.counts[-1] += seen.peaks
+                    grid.clamp(amax, seen.peaks)
+        if any(grows):
+            rest = [
+                below(grid.limit, span) if more else NOTHING for (grid, span), more in zip(pairs, grows, strict=True)
+            ]
+            unread = self._buffers.device(1, "unread", SUMMARY_BYTES)
+            self._observer.observe(shown.address, shown.elements, tensor.counts, unread, *rest)
+
+    def _fetch(self, tensor: _Tensor) -> None:
+        """Counts on the device -> added to those here."""
+        if not tensor.masked:
+            fine, streamed = self._observer.counts(tensor.counts)
+            tensor.fine.counts += fine
+            tensor.streamed.counts += streamed
+        self._memory.clear(tensor.counts, TABLE_BYTES)
+
+
+def _row(batch: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+    return {name: array[row : row + 1] for name, array in batch.items()}

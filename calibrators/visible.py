@@ -1,0 +1,326 @@
+"""An FP32 engine that shows every tensor worth calibrating: sample in, addresses of its tensors on the device out.
+
+TensorRT shows a tensor that is marked as an output, and then fuses no layer across it: values are those of the layers
+as the network has them. All outputs need memory at once, so where they do not fit, several engines show a part each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from calibrators import versions
+from calibrators.buffers import Buffers
+from calibrators.memory import DeviceMemory
+from calibrators.shapes import Range, Shape, calibration_shapes, network_inputs
+from trtcal.conform import as_dtype
+from trtcal.errors import BackendError, ModelError
+from trtcal.graph import CalibrationGraph, batch_size, calibration_graph, load_model
+
+logger = logging.getLogger(__name__)
+
+ALIGNMENT = 512  # bytes; TensorRT asks for 256
+SHOWN = 8  # names in a line of the log
+SHARE = 2  # of the free device memory, one part is for outputs; TensorRT needs scratch memory besides
+
+# They move values about and change none, so that any of their outputs has its input's counts. TensorRT's parser makes
+# no layer of some, and then one tensor has the last of their names.
+MOVES = frozenset(
+    {
+        *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
+        *("DepthToSpace", "SpaceToDepth"),
+    }
+)
+_FLOATS = {"FLOAT", "HALF", "BF16"}
+_FLOAT32 = np.dtype(np.float32)
+
+
+class Visible(NamedTuple):
+    """One tensor of one sample, in float32."""
+
+    name: str
+    address: int
+    elements: int
+
+
+class VisibleEngine:
+    """Runs samples through TensorRT in FP32, without TF32, and shows each tensor that `calibration_graph` finds.
+
+    Engines are built at the first sample, for its shapes, and again for shapes that no sample before had. ``limit``
+    is how many bytes of outputs may exist at once (default: half of what is free), ``workspace`` that of
+    `build_engine`.
+
+    What TensorRT's parser folds into constants, as computations with shapes, is no tensor there and is not shown; the
+    log names it. Raises BackendError for a tensor whose shape depends on data, and with TensorRT's words where it
+    builds or runs no engine; ModelError for a model that it cannot parse.
+    """
+
+    def __init__(
+        self,
+        graph: CalibrationGraph,
+        memory: DeviceMemory,
+        *,
+        limit: int | None = None,
+        workspace: int | None = None,
+    ) -> None:
+        self._trt = versions.tensorrt()
+        self._graph, self._memory = graph, memory
+        self._limit, self._workspace = limit, workspace
+        self._copies = 1
+        self._ranges: dict[str, Range] = {}
+        self._parts: list[_Part] = []
+        self._buffers = Buffers(memory, slots=1)
+
+    def run(self, sample: Mapping[str, np.ndarray]) -> Iterator[list[Visible]]:
+        """One sample, ``{input: (1, ...)}`` -> its tensors in topological order, inputs first, in groups.
+
+        A group's tensors are there when `DeviceMemory.stream` has come so far, until the next group is asked for.
+        """
+        shapes = {name: (self._copies, *array.shape[1:]) for name, array in sample.items()}
+        if not self._parts or not all(
+            all(low <= size <= high for low, size, high in zip(entry.min, shapes[name], entry.max, strict=True))
+            for name, entry in self._ranges.items()
+        ):
+            shapes = self._build(sample)
+        fed = {name: np.repeat(array, self._copies, axis=0) for name, array in sample.items()}
+        inputs, shown = {}, []
+        for name, dtype in self._parts[0].inputs.items():
+            inputs[name] = self._place(name, fed[name], dtype)
+            if name in self._graph.visible:
+                address = inputs[name] if dtype == _FLOAT32 else self._place(f"{name} shown", fed[name], _FLOAT32)
+                shown.append(Visible(name, address, sample[name].size))  # one of the copies
+        if shown:
+            yield shown
+        for part in self._parts:
+            yield self._execute(part, inputs, shapes)
+
+    def _place(self, place: str, array: np.ndarray, dtype: np.dtype) -> int:
+        values = array if dtype.kind == "f" else as_dtype(array, dtype)
+        return self._buffers.place_host(0, place, values, dtype, lambda _: None)
+
+    def _execute(self, part: _Part, inputs: Mapping[str, int], shapes: Mapping[str, Shape]) -> list[Visible]:
+        with self._memory.current():
+            sizes = part.sizes(shapes)
+            places, total = _places(sizes)
+            arena = self._buffers.device(0, "", total)
+            part.run({**inputs, **{name: arena + place for name, place in places.items()}}, self._memory.stream)
+        return [Visible(name, arena + places[part.outputs[name]], sizes[part.outputs[name]]) for name in part.outputs]
+
+    def _build(self, sample: Mapping[str, np.ndarray]) -> dict[str, Shape]:
+        """Engines for the sample's shapes and those of the samples before -> the sample's shapes, copies included."""
+        while True:
+            shapes = {name: (self._copies, *array.shape[1:]) for name, array in sample.items()}
+            self._ranges = {name: _wider(self._ranges.get(name), shape) for name, shape in shapes.items()}
+            try:
+                with self._memory.current():
+                    self._build_parts(shapes)
+                return shapes
+            except (ModelError, BackendError) as error:
+                self._free()
+                fixed = batch_size(load_model(self._graph.path)) or 1
+                if fixed == 1 or self._copies > 1:
+                    raise
+                logger.warning(
+                    "%s: its batch size %d is built into the graph (%s); running each sample as a batch of %d copies",
+                    self._graph.path, fixed, error, fixed,
+                )  # fmt: skip
+                self._graph, self._copies, self._ranges = calibration_graph(self._graph.path), fixed, {}
+
+    def _build_parts(self, shapes: Mapping[str, Shape]) -> None:
+        self._free()
+        names = [name for name in self._graph.visible if name not in shapes]
+        part = _Part(self._trt, self._graph, names, self._ranges, self._workspace)
+        self._parts.append(part)
+        missing = [name for name in names if name not in part.outputs and name not in part.others]
+        if missing:  # and so TensorRT asks for no range of theirs
+            some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
+            logger.info("%s: TensorRT's network lacks %d tensors: %s", self._graph.path, len(missing), some)
+        largest = {name: entry.max for name, entry in self._ranges.items()}
+        sizes = part.sizes(largest)
+        limit = self._limit if self._limit is not None else self._memory.vacant() // SHARE
+        groups = _groups(part.outputs, sizes, limit)
+        if len(groups) > 1:
+            logger.info("outputs of %d bytes do not fit; %d engines show a part each", _places(sizes)[1], len(groups))
+            self._free()
+            del part  # with its scratch memory, which the others need
+            for group in groups:
+                self._parts.append(_Part(self._trt, self._graph, group, self._ranges, self._workspace))
+
+    def _free(self) -> None:
+        with self._memory.current():
+            self._parts.clear()
+
+    def close(self) -> None:
+        """Free engines and buffers; closing twice is allowed."""
+        self._free()
+        self._buffers.close()
+
+    def __enter__(self) -> VisibleEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Part:
+    """One engine and its context; ``outputs``: ONNX name -> the name that TensorRT has for the tensor, in order."""
+
+    def __init__(
+        self,
+        trt: Any,
+        graph: CalibrationGraph,
+        names: Sequence[str],
+        ranges: Mapping[str, Range],
+        workspace: int | None,
+    ) -> None:
+        from calibrators.trtlog import LOG, made  # which needs TensorRT, as nothing else here does before it is used
+
+        self._log = LOG
+        LOG.clear()
+        builder = made(lambda: trt.Builder(LOG), "a builder")
+        network = made(lambda: versions.create_network(trt, builder), "a network")
+        parser = made(lambda: trt.OnnxParser(network, LOG), "an ONNX parser")
+        if not parser.parse(_plain(graph), str(graph.path)):
+            problems = "; ".join(parser.get_error(number).desc() for number in range(parser.num_errors))
+            raise ModelError(f"{graph.path}: TensorRT's parser cannot read it: {problems or 'no reason given'}")
+        inputs = network_inputs(trt, network)
+        self.inputs = _dtypes(network)
+        fed = {name: entry.opt for name, entry in ranges.items()}
+        calibration_shapes(inputs, fed, {}, None)  # raises for data that do not fit
+        self.outputs, self.others = _mark(trt, network, graph, names)
+        config = made(builder.create_builder_config, "a builder configuration")
+        versions.leave_out_tactics(trt, config)
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with 10 bits of mantissa
+        if workspace is not None:
+            versions.set_workspace(trt, config, workspace)
+        if any(item.dynamic for item in inputs):
+            profile = builder.create_optimization_profile()
+            for name in self.inputs:
+                profile.set_shape(name, ranges[name].min, ranges[name].opt, ranges[name].max)
+            config.add_optimization_profile(profile)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise BackendError(f"{graph.path}: TensorRT built no engine that shows its tensors: {LOG.words()}")
+        self._runtime = made(lambda: trt.Runtime(LOG), "a runtime")
+        self._engine = made(lambda: self._runtime.deserialize_cuda_engine(plan), "an engine of its plan")
+        self._context = made(self._engine.create_execution_context, "an execution context")
+        # An input that nothing shown here depends on may be none of the engine's.
+        self._names = {self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)}
+
+    def sizes(self, shapes: Mapping[str, Shape]) -> dict[str, int]:
+        """Shapes of the inputs -> elements of each output, by TensorRT's name."""
+        for name, shape in shapes.items():
+            if name in self._names and not self._context.set_input_shape(name, shape):
+                raise BackendError(f"TensorRT does not take shape {shape} for input {name!r}: {self._log.words()}")
+        sizes = {}
+        for name in self.outputs.values():
+            shape = tuple(self._context.get_tensor_shape(name))
+            if any(size < 0 for size in shape):
+                raise BackendError(f"the shape of tensor {name!r} depends on the data; collect its ranges on the CPU")
+            sizes[name] = int(np.prod(shape, dtype=np.int64))
+        return sizes
+
+    def run(self, addresses: Mapping[str, int], stream: int) -> None:
+        """Queue one inference; `sizes` has set the shapes."""
+        placed = [self._context.set_tensor_address(name, addresses[name]) for name in self._names]
+        if not all(placed) or not self._context.execute_async_v3(stream):
+            raise BackendError(f"TensorRT cannot run the engine: {self._log.words()}")
+
+
+def _mark(
+    trt: Any, network: Any, graph: CalibrationGraph, names: Iterable[str]
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Makes just the named float tensors outputs -> ONNX name to TensorRT's name, and the names of other types."""
+    tensors = {}
+    for number in range(network.num_layers):
+        layer = network.get_layer(number)
+        for place in range(layer.num_outputs):
+            tensor = layer.get_output(place)
+            if tensor is not None:
+                tensors[tensor.name] = tensor
+    for tensor in [network.get_output(number) for number in range(network.num_outputs)]:
+        network.unmark_output(tensor)
+    moved = [(node.input[0], node.output[0]) for node in graph.model.graph.node if node.op_type in MOVES]
+    outputs, others = {}, set()
+    for name in names:
+        found = name if name in tensors else _moved_to(name, moved, tensors)
+        if found is None:
+            continue
+        tensor = tensors[found]
+        # Marking a bool or a shape makes TensorRT 8 refuse the network, and there is nothing to calibrate in them.
+        if tensor.is_shape_tensor or tensor.dtype.name not in _FLOATS:
+            others.add(name)
+            continue
+        outputs[name] = found
+        if not tensor.is_network_output:
+            network.mark_output(tensor)
+        if tensor.dtype.name != "FLOAT":
+            tensor.dtype = trt.float32
+    if not outputs:
+        raise BackendError(f"{graph.path}: TensorRT's network has none of the tensors to calibrate")
+    return outputs, frozenset(others)
+
+
+def _dtypes(network: Any) -> dict[str, np.dtype]:
+    """Network -> what its inputs are fed as."""
+    dtypes = {}
+    for tensor in [network.get_input(number) for number in range(network.num_inputs)]:
+        name = versions.io_dtype(tensor.dtype)
+        if name is None:
+            raise BackendError(f"input {tensor.name!r} is {tensor.dtype.name}, which NumPy does not have")
+        dtypes[tensor.name] = np.dtype(name)
+    return dtypes
+
+
+def _moved_to(name: str, moved: Sequence[tuple[str, str]], tensors: Mapping[str, Any]) -> str | None:
+    """A tensor that TensorRT has under a name further down -> that name."""
+    for source, target in moved:
+        if source == name:
+            found = target if target in tensors else _moved_to(target, moved, tensors)
+            if found is not None:
+                return found
+    return None
+
+
+def _plain(graph: CalibrationGraph) -> bytes:
+    """The model without the outputs that `calibration_graph` added: they name no type, and TensorRT's parser asks."""
+    from trtcal.graph import copied
+
+    model = copied(graph.model)
+    kept = [value for value in graph.model.graph.output if value.type.WhichOneof("value") is not None]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    return bytes(model.SerializeToString())
+
+
+def _places(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Elements of each output -> its place in one allocation, and the bytes of that."""
+    places, end = {}, 0
+    for name, elements in sizes.items():
+        places[name] = end
+        end += -(-elements * 4 // ALIGNMENT) * ALIGNMENT
+    return places, end
+
+
+def _groups(outputs: Mapping[str, str], sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """ONNX names in order -> groups of neighbours whose outputs fit the limit; one too large is alone."""
+    groups: list[list[str]] = [[]]
+    for name in outputs:
+        wanted = {outputs[other]: sizes[outputs[other]] for other in [*groups[-1], name]}
+        if groups[-1] and _places(wanted)[1] > limit:
+            groups.append([])
+        groups[-1].append(name)
+    return groups
+
+
+def _wider(before: Range | None, shape: Shape) -> Range:
+    """Shapes so far and another -> a range that takes all of them, at its best for the latest."""
+    if before is None:
+        return Range.of(shape)
+    low, high = (
+        tuple(map(best, bound, shape)) for best, bound in ((min, before.min), (max, before.max))
+    )  # fmt: skip
+    return Range(low, shape, high)
