@@ -142,6 +142,12 @@ def test_text_formats_hold_a_tensor_per_line() -> None:
     assert written(cache, "ort-text") == b"a: b 1.0\nc 2.5\n"
 
 
+def test_a_name_that_begins_with_a_byte_order_mark_keeps_it() -> None:
+    cache = parsed(b"\n\xef\xbb\xbfc: 1\n", "int8api")
+    assert list(cache.scales) == ["\ufeffc"]
+    assert parsed(written(cache, "int8api"), "int8api").scales == cache.scales
+
+
 def test_nvdla_ranges_count_where_there_is_no_scale() -> None:
     tree = {
         "a": {"min": -2, "max": 1.0, "offset": 0},

@@ -61,6 +61,16 @@ def test_zeros_and_tiny_channels_have_scale_one(scales: WeightScales) -> None:
 
 
 @every_method
+@pytest.mark.parametrize(("shape", "axis"), [((0, 3), 0), ((3, 0), 0), ((3, 0), 1), ((0,), None)])
+def test_weights_without_elements_have_scale_one(
+    scales: WeightScales, shape: tuple[int, ...], axis: int | None
+) -> None:
+    found = scales(np.zeros(shape, np.float32), axis)
+    assert found.shape == (() if axis is None else (shape[axis],))
+    assert (found == 1).all()
+
+
+@every_method
 @given(arrays)
 def test_no_method_exceeds_the_largest_weight_of_a_channel(scales: WeightScales, array: np.ndarray) -> None:
     found = scales(array, 0)

@@ -40,7 +40,8 @@ def percentile_weight_scales(array: np.ndarray, axis: int | None, q: float) -> n
     """As :func:`weight_scales`, clipped at the smallest |w| that ``q`` percent of all weights do not exceed."""
     if not 0 < q <= 100:
         raise ValueError(f"percentile needs 0 < q <= 100, got {q}")
-    return _clipped(array, axis, np.percentile(np.abs(array), q, method="inverted_cdf"))
+    threshold = np.percentile(np.abs(array), q, method="inverted_cdf") if array.size else 0
+    return _clipped(array, axis, threshold)
 
 
 def entropy_weight_scales(array: np.ndarray, axis: int | None) -> np.ndarray:
@@ -127,8 +128,7 @@ def decibels(signal: float, noise: float) -> float:
 
 def _clipped(array: np.ndarray, axis: int | None, threshold: float | np.floating) -> np.ndarray:
     """Scales from the largest |w| of each channel, or from the threshold where that is smaller."""
-    rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-    amax = np.minimum(np.abs(rows).max(axis=1, initial=0), threshold).astype(np.float32)
-    scales: np.ndarray = amax / np.float32(127)
-    scales[scales < np.finfo(np.float32).tiny] = 1
-    return scales.reshape(()) if axis is None else scales
+    others = None if axis is None else tuple(other for other in range(array.ndim) if other != axis)
+    amax = np.minimum(np.abs(array).max(axis=others, initial=0), threshold)
+    scales = np.asarray(amax, np.float32) / np.float32(127)
+    return np.where(scales < np.finfo(np.float32).tiny, np.float32(1), scales)

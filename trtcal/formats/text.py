@@ -11,6 +11,8 @@ from trtcal.cache import CalibrationCache, Notes, text_lines
 from trtcal.errors import CacheFormatError
 from trtcal.formats.row import Format, amax_of, cache_without_header, is_number, number, scale_of
 
+_BOM = "\ufeff"
+
 
 def lines(separator: str, suffixes: tuple[str, ...] = ()) -> Format:
     """Lines of name, separator and amax, cut at the last separator: a name may hold it too.
@@ -39,7 +41,8 @@ def lines(separator: str, suffixes: tuple[str, ...] = ()) -> Format:
         return cache_without_header(scales, name, notes=notes.sentences())
 
     def format(cache: CalibrationCache) -> bytes:
-        return "".join(f"{n}{separator}{amax_of(n, scale)!r}\n" for n, scale in cache.scales.items()).encode()
+        text = "".join(f"{n}{separator}{amax_of(n, scale)!r}\n" for n, scale in cache.scales.items())
+        return (_BOM * text.startswith(_BOM) + text).encode()  # readers drop one, and must not drop a name's own
 
     def matches(data: bytes, tree: Any) -> bool:
         tensor, value = split(_first_line(data).rstrip())
@@ -54,7 +57,7 @@ def _is_tensorrt(data: bytes, tree: Any) -> bool:
 
 
 def _first_line(data: bytes) -> str:
-    first = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").split(b"\n", 1)[0]
+    first = data.removeprefix(_BOM.encode()).lstrip(b"\r\n").split(b"\n", 1)[0]
     try:
         return first.decode()
     except UnicodeDecodeError:
