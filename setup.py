@@ -57,20 +57,26 @@ setup(
         "typer>=0.12.4",
     ],
     extras_require={
-        # Official wheels, no compiler.
-        "cuda": ["cuda-bindings>=12"],
+        # Official wheels; NVRTC compiles the counting kernel for the GPU that is there.
+        "cuda": ["cuda-bindings>=12", "nvidia-cuda-nvrtc-cu12>=12"],
         # NVIDIA's metapackage; TensorRT 11 has no calibrators. On Jetson use JetPack's own TensorRT.
         "tensorrt": ["tensorrt>=8.5,<11"],
         # Builds from source and needs a CUDA toolkit; `cuda` serves as well without one.
         "pycuda": ["pycuda>=2024.1"],
+        # Tested with 2.10 and 2.60. Ray Data as a source needs ray[data], and a pyarrow of the same time.
         "ray": ["ray>=2.10"],
+        # s3://, gs:// and hf:// need s3fs, gcsfs and huggingface_hub besides.
+        "remote": ["fsspec[http]>=2023.6"],
+        "zoo": ["pyyaml>=6"],
         "mlflow": ["mlflow>=2.10"],
         "dev": [
             "build>=1,<2",
+            "coverage>=7.10",
             "hypothesis>=6.100,<7",
             # A new linter finds new things; it comes in with the commit that answers them.
             "mypy>=2.4,<2.5",
             "pytest>=8,<10",
+            "pytest-cov>=6.2",
             "ruff>=0.17,<0.18",
         ],
     },

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("calibrate", "histogram", "startup", "sweep", "threshold")
+SCRIPTS = ("calibrate", "histogram", "scale", "startup", "sweep", "threshold")
 
 pytestmark = pytest.mark.slow
 

@@ -175,6 +175,19 @@ def test_a_fresh_calibration_is_compared_with_another_cache(run: Run, folder: Pa
     assert not (folder / "c.cache").exists()
 
 
+def test_the_cache_that_is_compared_with_is_not_replaced(run: Run, folder: Path) -> None:
+    run("calibrate", "m.onnx", "--data", "x.npy", "-o", "c.cache", "--method", "minmax", "--stats", "s.npz")
+    before = (folder / "c.cache").read_bytes()
+    os.link(folder / "c.cache", folder / "hard")
+    for against in ("c.cache", "./c.cache", "hard"):
+        options = ("--against", against, "--force")
+        code, _, err = run("calibrate", "m.onnx", "--data", "x.npy", "-o", "c.cache", *options)
+        assert code == 2
+        assert "an input of this command, which would be lost" in err
+    assert (folder / "c.cache").read_bytes() == before
+    assert run("calibrate", "m.onnx", "--data", "s.npz", "-o", "n.cache", "--stats", "s.npz")[0] == 2
+
+
 def test_show_says_where_a_cache_comes_from(run: Run, folder: Path) -> None:
     run("calibrate", "m.onnx", "--data", "x.npy")
     out = run("cache", "show", "calibration.cache")[1]
@@ -196,7 +209,7 @@ def test_interrupting_exits_with_130_and_leaves_no_cache(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trtcal.cachefile.collect", interrupt)
+    monkeypatch.setattr("trtcal.cachefile.run_pass", interrupt)
     code, _, err = run("calibrate", "m.onnx", "--data", "x.npy")
     assert code == 130
     assert "interrupted" in err

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,12 +18,18 @@ from trtcal.conform import conform
 from trtcal.data import LABELS, key_of, sample_digest
 from trtcal.errors import DataError
 from trtcal.folders import files_below, reading, seen
+from trtcal.npy import Header, archive_headers, read_header
+from trtcal.remote import Remote
 from trtcal.spec import InputSpec
 
 EXTENSIONS = frozenset({".npy", ".npz"})
 
 # Arrays in .npz files cannot be memory-mapped; so much of them is held, all blocks together.
 MAX_NPZ_BYTES = 4 << 30
+
+
+MAX_SAMPLES = 1 << 24
+"""Each takes some memory before it is read; more than this is no set to calibrate on."""
 
 
 class ArrayFolder:
@@ -47,40 +55,34 @@ class ArrayFolder:
         chosen = [name for name in names if Path(name).suffix.lower() in EXTENSIONS]
         if not chosen:
             raise DataError(f"{path}: no .npy or .npz files; {seen(names)}")
-        self._rows: list[_Row] = []
+        self._files: list[tuple[str, _ArrayFile]] = []
+        self._ends: list[int] = []  # number of the first sample behind each file
         held = 0
         for name in chosen:
             file = _ArrayFile(root / name, self._inputs, single_samples=folder)
             held = held + file.npz_bytes if file.length is not None else max(held, file.npz_bytes)
-            if held > MAX_NPZ_BYTES:
-                raise DataError(
-                    f"{root / name}: arrays in .npz are held in memory, and with these they pass "
-                    f"{MAX_NPZ_BYTES / 2**30:.3g} GiB; save them as .npy, which is memory-mapped"
-                )
-            if file.length is None:
-                self._rows.append(_Row(name, file, None))
-                continue
-            width = len(str(file.length - 1))  # names of one length sort as their numbers do
-            self._rows += [_Row(f"{name}[{row:0{width}}]", file, row) for row in range(file.length)]
-        if not self._rows:
+            _refuse_beyond_memory(held, root / name)
+            self._files.append((name, file))
+            self._ends.append(len(self) + (1 if file.length is None else file.length))
+            _refuse_too_many(len(self), root / name)
+        if not len(self):
             raise DataError(f"{path}: no samples, the first axis of the arrays is 0; save some")
-        self._files = len(chosen)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._ends[-1] if self._ends else 0
 
     def load(self, index: int) -> dict[str, np.ndarray]:
         """Number of a sample -> input name to array."""
-        name, file, row = self._rows[index]
+        name, file, row = self._row(index)
         return conform(file.load(row), self._inputs, name)
 
     def name(self, index: int) -> str:
         """Number of a sample -> its file below the folder, with ``[row]`` if the file is a block."""
-        return self._rows[index].name
+        return self._row(index).name
 
     def label(self, index: int) -> int | None:
         """Number of a sample -> its class, None where the file has none."""
-        _, file, row = self._rows[index]
+        _, file, row = self._row(index)
         return None if file.labels is None else file.labels[row or 0]
 
     def key(self, indices: Sequence[int] | None = None) -> str:
@@ -90,8 +92,60 @@ class ArrayFolder:
 
     def describe(self) -> str:
         """Nothing -> one line for people."""
-        files = f"{self._files} array files in " if self._path.is_dir() else ""
+        files = f"{len(self._files)} array files in " if self._path.is_dir() else ""
         return f"{len(self)} samples of {files}{self._path}"
+
+    def _row(self, index: int) -> _Row:
+        index = range(len(self))[index]
+        number = bisect_right(self._ends, index)
+        name, file = self._files[number]
+        if file.length is None:
+            return _Row(name, file, None)
+        row = index - (self._ends[number - 1] if number else 0)
+        width = len(str(file.length - 1))  # names of one length sort as their numbers do
+        return _Row(f"{name}[{row:0{width}}]", file, row)
+
+
+class RemoteArrays(ArrayFolder):
+    """What ArrayFolder makes of a copy of a file or folder behind a URL.
+
+    Every process that reads it copies all of its array files into a temporary folder first.
+    """
+
+    def __init__(self, remote: Remote, *, inputs: Sequence[InputSpec]) -> None:
+        self._remote = remote
+        names = [""]
+        if remote.is_folder:
+            there = remote.files()
+            names = [name for name in there if Path(name).suffix.lower() in EXTENSIONS]
+            if not names:
+                raise DataError(f"{remote}: no .npy or .npz files; {seen(there)}")
+        self._copy = remote.copy(names)
+        with self._named():
+            super().__init__(self._copy if remote.is_folder else self._copy / remote.name, inputs=inputs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(RemoteArrays, inputs=self._inputs), (self._remote,)
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """Number of a sample -> input name to array."""
+        with self._named():
+            return super().load(index)
+
+    def describe(self) -> str:
+        """Nothing -> one line for people."""
+        return super().describe().replace(str(self._path), str(self._remote))
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors name the URL and not the copy."""
+        try:
+            yield
+        except DataError as error:
+            here, there = (
+                (self._copy, self._remote) if self._remote.is_folder else (self._copy / self._remote.name, self._remote)
+            )
+            raise type(error)(str(error).replace(str(here), str(there))) from error
 
 
 class ArraySource:
@@ -143,15 +197,6 @@ class ArraySource:
         return f"{len(self)} samples in memory"
 
 
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
 class _ArrayFile:
     """One file: ``length`` samples if it is a block, one sample if ``length`` is None."""
 
@@ -162,9 +207,17 @@ class _ArrayFile:
         self._lock = threading.Lock()
         with reading(path):
             headers = self._npz_headers() if self._is_npz else self._npy_headers()
-        self.length = self._length(headers, single_samples)
-        self.labels = self._read_labels(headers)
         self.npz_bytes = sum(header.nbytes for header in headers.values()) if self._is_npz else 0
+        _refuse_beyond_memory(self.npz_bytes, path)
+        self.length = self._length(headers, single_samples)
+        _refuse_too_many(self.length or 0, path)
+        self.labels = self._read_labels(headers)
+
+    def __getstate__(self) -> dict[str, object]:  # on the way to another process, which reads the block itself
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"} | {"_block": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def load(self, row: int | None) -> dict[str, np.ndarray]:
         """Row of a block, or None for a single sample -> array name to array."""
@@ -184,22 +237,17 @@ class _ArrayFile:
         with np.load(self._path, allow_pickle=False) as archive:
             return {spec.name: archive[spec.name] for spec in self._inputs}
 
-    def _npy_headers(self) -> dict[str, _Header]:
+    def _npy_headers(self) -> dict[str, Header]:
         if len(self._inputs) != 1:
             raise DataError(f"{self._path}: one array, the model takes {_names(self._inputs)}: use .npz")
         with open(self._path, "rb") as stream:
-            return {self._inputs[0].name: _header(stream, self._path.stat().st_size, str(self._path))}
+            return {self._inputs[0].name: read_header(stream, self._path.stat().st_size, str(self._path))}
 
-    def _npz_headers(self) -> dict[str, _Header]:
-        headers = {}
+    def _npz_headers(self) -> dict[str, Header]:
         with zipfile.ZipFile(self._path) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                with archive.open(member) as stream:
-                    headers[name] = _header(stream, member.file_size, f"{self._path}: array {name!r}")
-        return headers
+            return archive_headers(archive, str(self._path))
 
-    def _length(self, headers: Mapping[str, _Header], single_samples: bool) -> int | None:
+    def _length(self, headers: Mapping[str, Header], single_samples: bool) -> int | None:
         lengths: dict[str, int | None] = {}
         for spec in self._inputs:
             if spec.name not in headers:
@@ -224,7 +272,7 @@ class _ArrayFile:
             raise DataError(f"{self._path}: different numbers of samples ({found}); every sample needs all inputs")
         return next(iter(lengths.values()))
 
-    def _read_labels(self, headers: Mapping[str, _Header]) -> list[int] | None:
+    def _read_labels(self, headers: Mapping[str, Header]) -> list[int] | None:
         inputs = {spec.name for spec in self._inputs}
         key = next((name for name in LABELS if name in headers and name not in inputs), None)
         if key is None:
@@ -245,27 +293,17 @@ class _Row(NamedTuple):
     row: int | None
 
 
-def _header(stream: IO[bytes], size: int, where: str) -> _Header:
-    """Stream of ``size`` bytes -> its npy header, once the size bears it out.
-
-    A member of a .npz file may claim any shape in a few bytes, and numpy would allocate it.
-    """
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
-        raise DataError(f"{where}: npy format {version}, which is for tables; save arrays of numbers")
-    header = _Header(shape, dtype)
-    if dtype.kind not in "biuf":
-        raise DataError(f"{where}: holds {dtype}, expected numbers; pickled objects are never loaded")
-    if stream.tell() + header.nbytes != size:
+def _refuse_beyond_memory(held: int, path: Path) -> None:
+    if held > MAX_NPZ_BYTES:
         raise DataError(
-            f"{where}: claims {header.nbytes} bytes in shape {shape}, there are {size - stream.tell()}; "
-            "it is truncated or not what it says"
+            f"{path}: arrays in .npz are held in memory, and with these they pass "
+            f"{MAX_NPZ_BYTES / 2**30:.3g} GiB; save them as .npy, which is memory-mapped"
         )
-    return header
+
+
+def _refuse_too_many(samples: int, path: Path) -> None:
+    if samples > MAX_SAMPLES:  # of no values each, any number fits into a file of any size
+        raise DataError(f"{path}: with its samples there are {samples}; take at most {MAX_SAMPLES}")
 
 
 def _names(inputs: Sequence[InputSpec]) -> str:

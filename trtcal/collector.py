@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_SECONDS = 1.0  # at most this much of a pass is lost to an interruption,
 CHECKPOINT_SECONDS = 30.0  # and this much to a kill
 HELD_BYTES = 128 << 20  # a batch that has to be known before it is counted is kept up to here, and above run twice
+ROW_BYTES = 256  # what an array and its _Row take beside the elements
 
 Answer = Mapping[str, np.ndarray]
 Progress = Callable[[int], None]
@@ -207,8 +208,9 @@ class _Collector:
             if not self.tensors:
                 self.tensors = {name: _Tensor(self.growth) for name in answer}
             if hold is None:
-                unknown = [name for name, tensor in self.tensors.items() if tensor.both.limit == 0]
-                hold = wait and rows * sum(4 * np.size(answer[name]) for name in unknown) <= HELD_BYTES
+                unknown = [name for name, seen in self.tensors.items() if seen.both.limit == 0 and not seen.masked]
+                size = sum(4 * np.size(answer[name]) + ROW_BYTES for name in unknown)
+                hold = wait and rows * size <= HELD_BYTES
             for name in list(answer):
                 values = _float32(answer.pop(name))  # a tensor is let go of as soon as it is counted
                 amax = abs_max(values)

@@ -174,7 +174,9 @@ class Batches:
             )
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._decoded(self.source) if isinstance(self.source, Samples) else self._streamed(self.source)
+        if isinstance(self.source, Samples):
+            return load_batches(self.source, self.groups())
+        return self._streamed(self.source)
 
     def __len__(self) -> int:
         return self.accounting().batches
@@ -220,6 +222,16 @@ class Batches:
             return self.source.key(chosen if self.order == "explicit" else sorted(chosen))
         return key_of(self._survey.digests[:used])
 
+    def groups(self) -> Iterator[tuple[list[int], int]]:
+        """Nothing -> the sample numbers of each batch, and how many of its rows are no padding; TypeError for a stream.
+
+        Together with the source, what :func:`load_batches` needs to make some of the batches elsewhere.
+        """
+        if not isinstance(self.source, Samples):
+            raise TypeError(f"{self.source.describe()}: the samples of a stream have no numbers")
+        assert self._size is not None
+        return _grouped(self._order, self._size, self.partial)
+
     def accounting(self) -> Accounting:
         """Nothing -> what becomes of the samples. A stream is run through once to count them."""
         if isinstance(self.source, Samples):
@@ -232,23 +244,6 @@ class Batches:
         if rest == 0 or self.partial == "drop":
             return Accounting(available, chosen - rest, full, self._size, 0, rest)
         return Accounting(available, chosen, full + 1, self._size, self._size - rest, 0)
-
-    # --- samples with random access
-
-    def _decoded(self, source: Samples) -> Iterator[Batch]:
-        assert self._size is not None
-        workers = min(8, os.cpu_count() or 1)
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="trtcal-decode")
-        ahead: deque[tuple[list[int], int, dict[int, Future[Sample]]]] = deque()
-        try:
-            for rows, valid in _grouped(self._order, self._size, self.partial):
-                ahead.append((rows, valid, {i: pool.submit(_load, source, i) for i in dict.fromkeys(rows)}))
-                if len(ahead) > _LOOK_AHEAD:
-                    yield _finished(*ahead.popleft())
-            while ahead:
-                yield _finished(*ahead.popleft())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     # --- streams
 
@@ -308,6 +303,23 @@ class Batches:
         self._stream_length = len(names)
         _refuse_partial(self.source, len(names), self._size or 1, self.partial)
         return _Survey(tuple(names), tuple(labels), tuple(digests), tuple(sizes))
+
+
+def load_batches(
+    source: Samples, groups: Iterable[tuple[Sequence[int], int]], workers: int | None = None
+) -> Iterator[Batch]:
+    """Sample numbers of each batch, as :meth:`Batches.groups` has them -> the batches, decoded ahead in threads."""
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="trtcal-decode")
+    ahead: deque[tuple[Sequence[int], int, dict[int, Future[Sample]]]] = deque()
+    try:
+        for rows, valid in groups:
+            ahead.append((rows, valid, {i: pool.submit(_load, source, i) for i in dict.fromkeys(rows)}))
+            if len(ahead) > _LOOK_AHEAD:
+                yield _finished(*ahead.popleft())
+        while ahead:
+            yield _finished(*ahead.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def sample_digest(name: str, arrays: Mapping[str, np.ndarray]) -> str:
@@ -401,7 +413,7 @@ def _load(source: Samples, index: int) -> Sample:
         raise DataError(f"sample {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _finished(rows: list[int], valid: int, futures: Mapping[int, Future[Sample]]) -> Batch:
+def _finished(rows: Sequence[int], valid: int, futures: Mapping[int, Future[Sample]]) -> Batch:
     return _stacked([futures[index].result() for index in rows], valid)
 
 

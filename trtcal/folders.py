@@ -44,6 +44,33 @@ def files_below(folder: str | os.PathLike[str]) -> list[str]:
     return sorted(found, key=os.fsencode)
 
 
+class LocalFolder:
+    """Folder on this machine -> its files, as :class:`trtcal.remote.Remote` gives those behind a URL."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def files(self) -> list[str]:
+        """Nothing -> :func:`files_below` it."""
+        return files_below(self.path)
+
+    def read(self, name: str) -> bytes:
+        """Relative name of a file -> its content."""
+        with reading(self.path / name):
+            return (self.path / name).read_bytes()
+
+    def where(self, name: str) -> str:
+        """Relative name of a file -> its path for people."""
+        return str(self.path / name)
+
+    def folders(self) -> list[str]:
+        """Nothing -> the folders in it, not below, empty ones too; hidden ones are left out."""
+        return sorted(path.name for path in self.path.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def seen(files: Sequence[str]) -> str:
     """Names of files -> what kinds there are, for an error that found none of the right kind."""
     kinds = Counter(PurePosixPath(name).suffix.lower() or "without extension" for name in files)

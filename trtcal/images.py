@@ -1,21 +1,25 @@
-"""Folders of pictures, and the class labels that come with them."""
+"""Folders of pictures, here or behind a URL, and the class labels that come with them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from trtcal.conform import conform
 from trtcal.data import key_of
 from trtcal.errors import DataError
-from trtcal.folders import files_below, reading, seen
+from trtcal.folders import LocalFolder, seen
 from trtcal.labels import class_numbers, read_labels
 from trtcal.preprocess import Preprocess, decode, image_extensions, is_image
+from trtcal.remote import Remote
 from trtcal.spec import InputSpec
+
+_READERS = 16  # files read at once for their digests
+_MANY = 1024  # of them wait at once
 
 
 class ImageFolder:
@@ -33,18 +37,18 @@ class ImageFolder:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Remote,
         preprocess: Preprocess,
         *,
         input_name: str,
         labels: str | os.PathLike[str] | None = None,
         dtype: np.dtype | type[np.generic] = np.float32,
     ) -> None:
-        self.folder = self._root = Path(path)
-        files = files_below(self._root)
-        self._names = [name for name in files if is_image(self._root / name)]
+        self._folder = path if isinstance(path, Remote) else LocalFolder(path)
+        files = self._folder.files()
+        self._names = pictures(self._folder, files)
         if not self._names:
-            raise DataError(f"{path}: no pictures ({', '.join(sorted(image_extensions()))}); {seen(files)}")
+            raise DataError(f"{self._folder}: no pictures ({', '.join(sorted(image_extensions()))}); {seen(files)}")
         self.preprocess = preprocess
         self._input = InputSpec(input_name, np.dtype(dtype), preprocess.shape)
         self._rounds = self._input.dtype.kind in "iu"
@@ -53,7 +57,7 @@ class ImageFolder:
                 f"{path}: input {input_name!r} takes {self._input.dtype}, the preset makes fractions of "
                 "pixels; use one that leaves them whole, such as 'raw'"
             )
-        self._labels = _folder_labels(self._root, self._names)
+        self._labels = _folder_labels(self._folder, self._names)
         if labels is not None:
             self._labels = _csv_labels(labels, self._names)
 
@@ -63,11 +67,12 @@ class ImageFolder:
     def load(self, index: int) -> dict[str, np.ndarray]:
         """Number of a picture -> input name to preprocessed array."""
         name = self._names[index]
-        image = decode(self._root / name)
+        where = self._folder.where(name)
+        image = decode(where, self._folder.read(name) if isinstance(self._folder, Remote) else None)
         try:
             array = self.preprocess(image)
         except DataError as error:
-            raise DataError(f"{self._root / name}: {error}") from error
+            raise DataError(f"{where}: {error}") from error
         if self._rounds:
             array = np.rint(array).astype(np.int64)
         return conform({self._input.name: array}, [self._input], name)
@@ -83,24 +88,35 @@ class ImageFolder:
     def key(self, indices: Sequence[int] | None = None) -> str:
         """Numbers of pictures -> SHA-256 of their names and files, in this order; without preprocessing."""
         chosen = range(len(self)) if indices is None else indices
-        return key_of(self._digest(self._names[index]) for index in chosen)
+        return key_of(self._digests([self._names[index] for index in chosen]))
 
     def describe(self) -> str:
         """Nothing -> one line for people."""
         classes = "" if self._labels is None else f" of {len(set(self._labels))} classes"
-        return f"{len(self)} pictures{classes} in {self._root}"
+        return f"{len(self)} pictures{classes} in {self._folder}"
+
+    def _digests(self, names: Sequence[str]) -> Iterator[str]:
+        """One for each, several read at once: behind a URL a file is mostly waiting."""
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="trtcal-read") as pool:
+            for first in range(0, len(names), _MANY):
+                yield from pool.map(self._digest, names[first : first + _MANY])
 
     def _digest(self, name: str) -> str:
-        with reading(self._root / name):
-            content = (self._root / name).read_bytes()
-        return hashlib.sha256(os.fsencode(name) + b"\0" + content).hexdigest()
+        return hashlib.sha256(os.fsencode(name) + b"\0" + self._folder.read(name)).hexdigest()
 
 
-def _folder_labels(root: Path, names: Sequence[str]) -> list[int] | None:
+def pictures(folder: LocalFolder | Remote, files: Sequence[str]) -> list[str]:
+    """Files of a folder -> those that are pictures; behind a URL a name without extension is none."""
+    if isinstance(folder, Remote):
+        return [name for name in files if os.path.splitext(name)[1].lower() in image_extensions()]
+    return [name for name in files if is_image(folder.where(name))]
+
+
+def _folder_labels(folder: LocalFolder | Remote, names: Sequence[str]) -> list[int] | None:
     if not all("/" in name for name in names):
         return None
     # Folders that are empty here count, so that a part of a data set keeps the numbers of the whole.
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = folder.folders() if isinstance(folder, LocalFolder) else sorted({name.split("/", 1)[0] for name in names})
     numbers = {name: number for number, name in enumerate(classes)}
     return [numbers[name.split("/", 1)[0]] for name in names]
 

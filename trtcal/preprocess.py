@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
@@ -84,7 +85,7 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Picture -> float32 array of ``shape``.
 
-        Raises DataError where the picture, after resizing, is smaller than the crop.
+        Raises DataError where the picture, after resizing, is smaller than the crop or larger than Pillow's limit.
         """
         if image.mode != "F":  # as decode() leaves it, an F picture has pixels already
             image = to_pixels(image)
@@ -127,6 +128,7 @@ class Preprocess:
             ratio = min(height / image.height, width / image.width)
             # Rounding, and the smaller half of an odd border on top and left, as in Ultralytics' LetterBox.
             inner = self._resized(image, max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+            _refuse_size(width, height, image)
             fill = (self.pad_value,) * 3 if image.mode == "RGB" else self.pad_value
             canvas = Image.new(image.mode, (width, height), fill)
             canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
@@ -160,6 +162,7 @@ class Preprocess:
     def _resized(self, image: Image.Image, width: int, height: int) -> Image.Image:
         if image.size == (width, height):
             return image
+        _refuse_size(width, height, image)  # a small file can hold a line of pixels, which scales up to any size
         return image.resize((width, height), Image.Resampling[self.interpolation.upper()])
 
 
@@ -294,16 +297,16 @@ def is_image(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def decode(path: str | os.PathLike[str]) -> Image.Image:
+def decode(path: str | os.PathLike[str], content: bytes | None = None) -> Image.Image:
     """Picture file -> upright picture of mode RGB or L (8 bits), or F (grey, fractions kept); pixels 0..255.
 
-    EXIF orientation is applied, alpha is dropped (as torchvision's loader does), the first frame of
-    an animation is taken. Raises DataError, naming the file, for files that are damaged, no picture,
-    or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    ``content`` is what the file holds, where that is at hand. EXIF orientation is applied, alpha is dropped (as
+    torchvision's loader does), the first frame of an animation is taken. Raises DataError, naming the file, for files
+    that are damaged, no picture, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     _ignore_pillow_warnings()
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_formats()) as image:
             _refuse_bomb(image)
             image.load()
             if image.format != "TIFF":  # load() turns these upright, and Pillow 10.0 leaves the tag behind
@@ -315,6 +318,14 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
         raise DataError(f"{os.fspath(path)}: not a picture that Pillow can read; replace or remove it") from error
     except Exception as error:  # Pillow's plugins raise what they like on damaged files
         raise DataError(f"{os.fspath(path)}: cannot be decoded ({error}); replace or remove it") from error
+
+
+def from_pixels(array: np.ndarray) -> Image.Image:
+    """(H, W) or (H, W, 1, 3 or 4) uint8 -> picture; DataError for anything else."""
+    pixels = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
+        raise DataError(f"{array.dtype} {array.shape}, expected pixels: uint8 (H, W) or (H, W, C), C one of 1, 3 and 4")
+    return to_pixels(Image.fromarray(pixels))
 
 
 def to_pixels(image: Image.Image) -> Image.Image:
@@ -347,6 +358,15 @@ def _refuse_bomb(image: Image.Image) -> None:
         raise DataError(
             f"{image.width}x{image.height} pixels are more than Pillow's limit of {limit}; "
             "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+        )
+
+
+def _refuse_size(width: int, height: int, image: Image.Image) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise DataError(
+            f"the image is {image.width}x{image.height} (width x height) and would become {width}x{height}, more than "
+            f"Pillow's limit of {limit} pixels; leave it out, or use resize 'stretch' or 'letterbox'"
         )
 
 

@@ -7,17 +7,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from trtcal.arrays import EXTENSIONS, ArrayFolder, ArraySource
+from trtcal.arrays import EXTENSIONS, ArrayFolder, ArraySource, RemoteArrays
 from trtcal.conform import fits, shape_hint
 from trtcal.data import Samples, Stream
 from trtcal.errors import DataError
-from trtcal.folders import files_below, seen
-from trtcal.images import ImageFolder
+from trtcal.folders import LocalFolder, files_below, seen
+from trtcal.images import ImageFolder, pictures
 from trtcal.preprocess import PRESETS, Preprocess, is_image
+from trtcal.raydata import RayData
+from trtcal.remote import Remote, is_url
 from trtcal.spec import InputSpec
 from trtcal.streams import IterableSource, LoaderScript
 
-__all__ = ["ArrayFolder", "ArraySource", "ImageFolder", "IterableSource", "LoaderScript", "open_source"]
+__all__ = ["ArrayFolder", "ArraySource", "ImageFolder", "IterableSource", "LoaderScript", "RayData", "open_source"]
 
 
 def open_source(
@@ -29,38 +31,33 @@ def open_source(
 ) -> Samples | Stream:
     """Folder of pictures or of arrays, ``.npy`` or ``.npz`` file, or ``script.py[:function]`` -> its source.
 
+    Folders and files may lie behind a URL that fsspec opens, such as ``s3://bucket/photos``.
+
     ``preprocess`` and ``labels``, a CSV file, belong to pictures only. Raises DataError where the
     path, the model's ``inputs`` and these do not go together.
     """
-    where, root = os.fspath(path), Path(path)
+    where = os.fspath(path)
+    if is_url(where):
+        return _remote(Remote(where), inputs, preprocess, labels)
+    root = Path(path)
     script = re.search(r"\.py(:\w+)?$", where) is not None
     if not script and not root.exists():
         raise DataError(f"{where}: no such file or folder")
     if root.is_dir():
-        files = files_below(root)
-        images = sum(is_image(root / name) for name in files)
-        arrays = sum(Path(name).suffix.lower() in EXTENSIONS for name in files)
-        if not images and not arrays:
-            raise DataError(f"{where}: neither pictures nor .npy or .npz files; {seen(files)}")
-        if images and arrays and preprocess is None:
-            raise DataError(
-                f"{where}: {images} pictures and {arrays} array files; "
-                "name a preset to take the pictures, or put them into folders of their own"
-            )
-        if images:
+        if _holds_pictures(LocalFolder(root), preprocess):
             return _pictures(root, inputs, preprocess, labels)
     elif not script and root.suffix.lower() not in EXTENSIONS:
         raise DataError(f"{where}: expected a folder, a .npy or .npz file, or script.py[:function]")
-    if preprocess is not None or labels is not None:
-        raise DataError(
-            f"{where}: arrays are fed as they are, a preset or a labels file is for pictures; "
-            "prepare the arrays themselves, and put labels into the .npz file as 'labels'"
-        )
+    _refuse_for_arrays(where, preprocess, labels)
     return LoaderScript(where, inputs=inputs) if script else ArrayFolder(root, inputs=inputs)
 
 
 def holds_arrays(path: str | os.PathLike[str]) -> bool:
     """Path or script -> whether what it gives are arrays rather than pictures; False where nothing is there."""
+    if is_url(path):
+        remote = Remote(os.fspath(path))
+        files = remote.files() if remote.is_folder else [remote.name]
+        return not pictures(remote, files) and any(Path(name).suffix.lower() in EXTENSIONS for name in files)
     root = Path(path)
     if not root.is_dir():
         return not root.exists() or root.suffix.lower() in EXTENSIONS or root.suffix == ".py"
@@ -68,8 +65,45 @@ def holds_arrays(path: str | os.PathLike[str]) -> bool:
     return not any(is_image(root / name) for name in files) and any(Path(n).suffix.lower() in EXTENSIONS for n in files)
 
 
+def _remote(
+    remote: Remote,
+    inputs: Sequence[InputSpec],
+    preprocess: Preprocess | None,
+    labels: str | os.PathLike[str] | None,
+) -> Samples:
+    if remote.is_folder and _holds_pictures(remote, preprocess):
+        return _pictures(remote, inputs, preprocess, labels)
+    if not remote.is_folder and Path(remote.name).suffix.lower() not in EXTENSIONS:
+        raise DataError(f"{remote}: expected a folder, or a .npy or .npz file")
+    _refuse_for_arrays(str(remote), preprocess, labels)
+    return RemoteArrays(remote, inputs=inputs)
+
+
+def _holds_pictures(folder: LocalFolder | Remote, preprocess: Preprocess | None) -> bool:
+    """Are there pictures to take? DataError where nothing is of use, or nobody can tell what is meant."""
+    files = folder.files()
+    images = len(pictures(folder, files))
+    arrays = sum(Path(name).suffix.lower() in EXTENSIONS for name in files)
+    if not images and not arrays:
+        raise DataError(f"{folder}: neither pictures nor .npy or .npz files; {seen(files)}")
+    if images and arrays and preprocess is None:
+        raise DataError(
+            f"{folder}: {images} pictures and {arrays} array files; "
+            "name a preset to take the pictures, or put them into folders of their own"
+        )
+    return images > 0
+
+
+def _refuse_for_arrays(where: str, preprocess: Preprocess | None, labels: str | os.PathLike[str] | None) -> None:
+    if preprocess is not None or labels is not None:
+        raise DataError(
+            f"{where}: arrays are fed as they are, a preset or a labels file is for pictures; "
+            "prepare the arrays themselves, and put labels into the .npz file as 'labels'"
+        )
+
+
 def _pictures(
-    root: Path,
+    root: Path | Remote,
     inputs: Sequence[InputSpec],
     preprocess: Preprocess | None,
     labels: str | os.PathLike[str] | None,

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from trtcal import __version__
-from trtcal.cli import build, cache, calibrate, examine, judge, quantize, report, sweep
+from trtcal import __version__, terminal
+from trtcal.cli import build, cache, calibrate, examine, judge, quantize, report, sweep, zoo
 from trtcal.cli.common import Output
 
 
@@ -28,10 +28,10 @@ class _Commands(TyperGroup):
         except (TrtcalError, ValueError) as error:
             if not isinstance(error, TrtcalError) and logging.getLogger().isEnabledFor(logging.DEBUG):
                 raise
-            print(f"trtcal: error: {error}", file=sys.stderr)
+            print(terminal.line(f"trtcal: error: {error}"), file=sys.stderr)
             raise typer.Exit(2) from None
         except OSError as error:  # of files that no reader of ours had in hand, a name too long, say
-            print(f"trtcal: error: {error}", file=sys.stderr)
+            print(terminal.line(f"trtcal: error: {error}"), file=sys.stderr)
             raise typer.Exit(2) from None
         except MemoryError:
             print("trtcal: error: out of memory; smaller batches or fewer workers need less", file=sys.stderr)
@@ -56,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (calibrate, build, sweep, report, quantize, judge, examine):
+for module in (calibrate, build, sweep, report, quantize, judge, examine, zoo):
     module.register(app)
 app.add_typer(cache.app, name="cache")
 
@@ -71,7 +71,9 @@ def options(
 ) -> None:
     """Set up what all commands share."""
     level = logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(terminal.LineFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("numba").setLevel(logging.WARNING)
     logging.getLogger("PIL").setLevel(logging.WARNING)
     Output.quiet = quiet

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal.cli.common import AsJson, Model, Output, print_out, takes_samples
+from trtcal import terminal
+from trtcal.cli.common import AsJson, Model, OnRay, Output, RayAddress, RayCpus, on_ray, print_out, takes_samples
 
 if TYPE_CHECKING:
     from trtcal.cachefile import CacheFile
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
 @takes_samples()
 def calibrate(
     model: Model,
+    data: str,
     batches: Batches,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The cache to write.")] = Path(
         "calibration.cache"
@@ -68,16 +70,24 @@ def calibrate(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Calibrate even where the cache is up to date.")] = False,
+    ray: OnRay = False,
+    ray_address: RayAddress = None,
+    ray_cpus: RayCpus = None,
     as_json: AsJson = False,
 ) -> None:
     """Calibrate a model into a cache that TensorRT, DeepStream and DLA read."""
     from trtcal.cachefile import calibrate_to_file
     from trtcal.formats import load
+    from trtcal.outputs import refuse_input
+    from trtcal.provenance import sidecar_path
 
+    for written in (output, sidecar_path(output), stats):
+        if written is not None:
+            refuse_input(written, [model, data, against])
     other = None if against is None else load(against)[0]
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
-    with say.progress("calibrating", batches.num_samples) as progress:
+    with on_ray(ray, ray_address, ray_cpus) as cluster, say.progress("calibrating", batches.num_samples) as progress:
         result = calibrate_to_file(
             model,
             batches,
@@ -89,6 +99,7 @@ def calibrate(
             force=force,
             stats=stats,
             workers=workers,
+            cluster=cluster,
             progress=progress,
             announce=say,
         )
@@ -100,7 +111,7 @@ def calibrate(
         from trtcal.cache_doctor import diff
         from trtcal.cli.cache import difference_lines
 
-        say("\n".join(difference_lines(diff(other, result.cache), str(against), str(result.path))))
+        say(terminal.lines(difference_lines(diff(other, result.cache), str(against), str(result.path))))
 
 
 def demo(
@@ -141,7 +152,7 @@ def _summary(result: CacheFile) -> str:
         lines += [f"  ... and {len(result.clipped) - 5} more (--json lists all)"] * (len(result.clipped) > 5)
         if result.provenance.method == "entropy":
             lines.append("Entropy collapses on tensors that hold few different values; minmax and percentile do not.")
-    return "\n".join(lines)
+    return terminal.lines(lines)
 
 
 def _as_json(result: CacheFile) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from trtcal import terminal
+
 if TYPE_CHECKING:
+    from trtcal.cluster import Cluster
     from trtcal.data import Batches
     from trtcal.spec import InputSpec
 
@@ -40,15 +43,57 @@ Placement = Annotated[
     ),
 ]
 
+OnRay = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Work on Ray (extra ray): the cluster in RAY_ADDRESS, one that runs here, or a local one for this run.",
+        rich_help_panel="Ray",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Work on this Ray cluster, such as ray.example:6379 or auto.",
+        show_default=False,
+        rich_help_panel="Ray",
+    ),
+]
+RayCpus = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        help="CPUs that a task takes; it runs as many samples at once.",
+        show_default="1",
+        rich_help_panel="Ray",
+    ),
+]
+
+
+@contextmanager
+def on_ray(ray: bool, address: str | None, cpus: float | None) -> Iterator[Cluster | None]:
+    """The options -> the cluster they ask for, while the block lasts; None where they ask for none."""
+    if not ray and address is None:
+        if cpus is not None:
+            raise ValueError("--ray-cpus says what a task on Ray takes; it goes with --ray or --ray-address")
+        yield None
+        return
+    from trtcal.cluster import Cluster
+
+    with Cluster(address, cpus=cpus or 1) as cluster:
+        yield cluster
+
 
 def _samples(
-    model: Model,
+    inputs: tuple[InputSpec, ...],
     data: Annotated[
         str,
         typer.Option(
             metavar="PATH",
             help="Folder of images, .npy or .npz file or folder of them (first axis: samples), "
-            "or script.py[:function] with a function load_data as Polygraphy takes it.",
+            "or script.py[:function] with a function load_data as Polygraphy takes it, which is run as your own code. "
+            "Folders and files may be URLs such as s3://bucket/photos (extra remote).",
             show_default=False,
         ),
     ],
@@ -107,7 +152,7 @@ def _samples(
     from trtcal.feeding import fix_shapes, image_preprocess
     from trtcal.sources import holds_arrays, open_source
 
-    inputs = fix_shapes(_inputs(model), shape or [])
+    inputs = fix_shapes(inputs, shape or [])
     knobs = {
         "resize": resize,
         "resize_to": resize_to,
@@ -139,22 +184,23 @@ _IMAGES = frozenset(
 def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of :func:`_samples`, and hand it the ``batches`` they make.
 
-    Less those in ``without``; with other ``defaults``; a ``model`` of the command's own says what it may be.
+    Less those in ``without``; with other ``defaults``. The command's own ``model`` says what the samples are for; where
+    that is an engine, a command that takes one has it ``opened``, and None otherwise.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         every: Mapping[str, inspect.Parameter] = inspect.signature(
-            _samples, eval_str=True, locals={"Batches": object}
+            _samples, eval_str=True, locals={"Batches": object, "InputSpec": object}
         ).parameters
         shared = {
             name: parameter.replace(default=defaults.get(name, parameter.default))
             for name, parameter in every.items()
-            if name not in without
+            if name not in ("inputs", *without)
         }
         for name, parameter in shared.items():
             if name in defaults:
                 parameter.annotation.__metadata__[0].show_default = True
-            if name not in ("model", "data"):
+            if name != "data":
                 panel = "Image preprocessing" if name in _IMAGES else "Samples"
                 parameter.annotation.__metadata__[0].rich_help_panel = panel
         own = inspect.signature(command, eval_str=True, locals={"Batches": object}).parameters
@@ -164,14 +210,15 @@ def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., Non
             # A loader script may print what it likes: standard output is for --json.
             Output.stdout = sys.stdout
             try:
-                with redirect_stdout(sys.stderr):
-                    batches = _samples(**{name: values[name] for name in shared})
-                    command(batches=batches, **{name: values[name] for name in own if name != "batches"})
+                with redirect_stdout(sys.stderr), _opened(values["model"]) as (inputs, opened):
+                    batches = _samples(inputs, **{name: values[name] for name in shared})
+                    command(**{name: {"batches": batches, "opened": opened, **values}[name] for name in own})
             finally:
                 Output.stdout = None
 
-        parameters = {**{"model": shared["model"], "data": shared["data"]}, **own, **shared, "model": own["model"]}
-        del parameters["batches"]
+        parameters = {**{"model": own["model"], "data": shared["data"]}, **own, **shared}
+        for handed in ("batches", "opened"):
+            parameters.pop(handed, None)
         keyword = inspect.Parameter.KEYWORD_ONLY
         run.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in parameters.values()])  # type: ignore[attr-defined]
         run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
@@ -180,13 +227,16 @@ def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., Non
     return decorate
 
 
-def _inputs(model: Path) -> tuple[InputSpec, ...]:
+@contextmanager
+def _opened(model: Path) -> Iterator[tuple[tuple[InputSpec, ...], Any]]:
+    """Model -> what it is to be fed, and the engine that it is, while the block lasts."""
     from trtcal.graph import load_model, model_inputs
 
     if not is_engine(model):
-        return model_inputs(load_model(model))
+        yield model_inputs(load_model(model)), None
+        return
     with open_engine(model) as engine:
-        return tuple(engine.inputs)
+        yield tuple(engine.inputs), engine
 
 
 def is_engine(model: Path) -> bool:
@@ -199,16 +249,13 @@ def open_engine(path: Path) -> Any:
     from trtcal.errors import BackendError
 
     try:
-        from calibrators import engine as module
+        from calibrators import Engine
 
-        kind: Any = getattr(module, "Engine", None)
+        return Engine(path)
     except ImportError as error:
         raise BackendError(
             f"{path}: an engine runs only where TensorRT and calibrators are installed: {error}"
         ) from error
-    if kind is None:
-        raise BackendError(f"{path}: this version of calibrators cannot run engines; evaluate the model and its cache")
-    return kind(path)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -220,7 +267,7 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 def print_out(text: str) -> None:
     """What a command was asked for -> standard output, past the redirection that keeps a loader's prints off it."""
-    print(text, file=Output.stdout or sys.stdout)
+    print(terminal.lines(text.split("\n")), file=Output.stdout or sys.stdout)
 
 
 class Output:
@@ -232,7 +279,7 @@ class Output:
     def __call__(self, text: str) -> None:
         """Say it, unless asked to be quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            print(terminal.lines(text.split("\n")), file=sys.stderr)
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Any]:

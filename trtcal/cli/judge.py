@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, float or Q/DQ, or a TensorRT engine.")],
     batches: Batches,
+    opened: Any,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -102,7 +103,11 @@ def evaluate(
     if against is None and cache is not None:
         against = model
     with ExitStack() as stack:
-        runner, skipped = _open(model, batches, stack, cache, placement=placement, exclude=exclude or ())
+        runner, skipped = (
+            (opened, ())
+            if opened is not None
+            else _open(model, batches, stack, cache, placement=placement, exclude=exclude or ())
+        )
         reference = None if against is None else _open(against, batches, stack)[0]
         result = compare(runner, batches, reference=reference, labels=truth, metrics=metrics)
         runners: dict[Path | None, Any] = {against: reference, model: runner}

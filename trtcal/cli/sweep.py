@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal.cli.common import AsJson, Exclude, Model, Output, print_out, takes_samples
+from trtcal import terminal
+from trtcal.cli.common import (
+    AsJson,
+    Exclude,
+    Model,
+    OnRay,
+    Output,
+    RayAddress,
+    RayCpus,
+    on_ray,
+    print_out,
+    takes_samples,
+)
 
 if TYPE_CHECKING:
     from trtcal.data import Batches
@@ -49,6 +61,10 @@ def sweep(
     exact: Annotated[
         bool, typer.Option("--exact", help="A second pass, bit-equal to calibrating each configuration by itself.")
     ] = False,
+    engine: Annotated[
+        bool,
+        typer.Option("--engine", help="Judge by TensorRT engines, one built for every distinct set of ranges."),
+    ] = False,
     accuracy: Annotated[
         bool, typer.Option("--accuracy/--no-accuracy", help="Run the model as INT8 with every distinct set of ranges.")
     ] = True,
@@ -75,6 +91,9 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Samples run at once.", show_default="one per core")
     ] = None,
+    ray: OnRay = False,
+    ray_address: RayAddress = None,
+    ray_cpus: RayCpus = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what the calibration batch size and the order of the samples do to histograms and accuracy."""
@@ -86,9 +105,15 @@ def sweep(
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
     judge, judge_key = None, ""
+    if engine and (exclude or not accuracy):
+        other = "--exclude, which engines built from ranges cannot follow" if exclude else "--no-accuracy"
+        raise ValueError(f"--engine does not go with {other}; leave one of them out")
+    if engine and (ray or ray_address):
+        raise ValueError("--engine builds and judges on this machine; leave out --ray")
     if accuracy:
-        judge, judge_key = _judge(model, batches, labels, metric, eval_data, eval_samples, exclude or [])
-    with say.progress("sweeping", 1) as bar:
+        timings = output / "timing.cache" if engine else None
+        judge, judge_key = _judge(model, batches, labels, metric, eval_data, eval_samples, exclude or [], timings)
+    with on_ray(ray, ray_address, ray_cpus) as cluster, say.progress("sweeping", 1) as bar:
 
         def progress(stage: str, done: int, total: int) -> None:
             if bar is not None:
@@ -110,6 +135,7 @@ def sweep(
             resume=resume,
             force=force,
             workers=workers,
+            cluster=cluster,
             progress=progress,
         )
     if mlflow:
@@ -140,7 +166,7 @@ def sweep(
         }
         print_out(json.dumps(summary, indent=2))
         return
-    say("\n".join([advice.headline, *(f"- {sentence}" for sentence in (*advice.evidence, *run.sweep.notes))]))
+    say(terminal.lines([advice.headline, *(f"- {sentence}" for sentence in (*advice.evidence, *run.sweep.notes))]))
     say(f"{run.folder}: report.html, trials.csv, trials.json, stats.npz")
     if all(trial.error is not None for trial in run.sweep.trials):
         say(f"every trial failed, the first one with {run.sweep.trials[0].error}")
@@ -155,8 +181,9 @@ def _judge(
     eval_data: str | None,
     eval_samples: int | None,
     exclude: list[str],
+    timings: Path | None,
 ) -> tuple[Judge, str]:
-    """The judge on this CPU, and what tells its judgements from another's."""
+    """The judge, of engines where their ``timings`` have a file, and what tells its judgements from another's."""
     from trtcal.calibration import open_graph
     from trtcal.data import Batches
     from trtcal.evaluation import labels_of
@@ -174,7 +201,12 @@ def _judge(
     judged = Batches(source, batches.batch_size, samples=eval_samples or (None if eval_data else batches.num_samples))
     known = labels_of(judged, labels, [metric])
     key = f"{judged.key()} {metric} {labels} {exclude}"
-    return CpuJudge(graph, judged, known, named(metric) if known is not None else None, exclude), key
+    rule = named(metric) if known is not None else None
+    if timings is None:
+        return CpuJudge(graph, judged, known, rule, exclude), key
+    from calibrators.judging import EngineJudge, identity
+
+    return EngineJudge(graph, judged, known, rule, timing_cache=timings), f"{key} {identity()}"
 
 
 def _whole(text: str) -> int:
