@@ -12,6 +12,7 @@ import errno
 import io
 import logging
 import os
+import pathlib
 import re
 import shutil
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 _TEMPORARY = re.compile(r"\.trtcal-[0-9a-f]{16}\.tmp")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | getattr(os, "O_TMPFILE", 0) & ~getattr(os, "O_DIRECTORY", 0)
+_KEPT = ("open", "mkdir", "rename", "replace")
 
 
 class Disk:
@@ -78,12 +80,19 @@ class Disk:
         os.fsync = self._fsync  # type: ignore[assignment]
         for name in ("replace", "rename", "mkdir", "truncate"):
             setattr(os, name, self._counted(name))
+        # On Python 3.10 pathlib keeps its own references to these functions.
+        self._pathlib = getattr(pathlib, "_NormalAccessor", None)
+        self._kept = {name: getattr(self._pathlib, name) for name in _KEPT} if self._pathlib else {}
+        for name in self._kept:
+            setattr(self._pathlib, name, staticmethod(self._opened if name == "open" else getattr(os, name)))
         return self
 
     def __exit__(self, *_: object) -> None:
         builtins.open = io.open = self._open
         for name, real in self._real.items():
             setattr(os, name, real)
+        for name, real in self._kept.items():
+            setattr(self._pathlib, name, staticmethod(real))
 
     def _counted(self, name: str) -> Callable[..., Any]:
         real = self._real[name]

@@ -434,7 +434,7 @@ def test_a_lock_of_a_killed_run_binds_nobody_and_goes_with_the_next(
 WRITERS = {"savez", "savez_compressed", "tofile", "write_html", "write_image", "write_text", "save_model", "dump"}
 NOT_RESULTS = {
     ("trtcal/outputs.py", "TemporaryFile"),  # whether a folder takes files at all
-    ("trtcal/sweeprun.py", "open"),  # the journal: a line that is cut off is not read
+    ("trtcal/journal.py", "open"),  # the journal: a line that is cut off is not read
     ("trtcal/atomic.py", "open"),
     ("trtcal/modelfile.py", "save_model"),  # ours, which calls atomic
     ("trtcal/qdqfile.py", "save_model"),

@@ -17,19 +17,24 @@ from trtcal import report, sweepfile
 from trtcal.accuracy import Distances, Labels, Scores, prediction
 from trtcal.atomic import write_bytes
 from trtcal.calibration import FloatRunner, carried, open_graph
-from trtcal.collector import Progress, collect, load_checkpoint
+from trtcal.cluster import Cluster
+from trtcal.collector import Progress, load_checkpoint
 from trtcal.contact_sheet import thumbnails
 from trtcal.data import Batches
+from trtcal.distributed import run_pass
+from trtcal.drift import Looks
 from trtcal.errors import DataError, OutputError
 from trtcal.evaluation import with_batch_size
 from trtcal.exact import ExactCounts, count_exactly
 from trtcal.graph import CalibrationGraph
+from trtcal.journal import Journal
 from trtcal.metrics import Metric, Outputs
 from trtcal.modelfile import load_whole_model
+from trtcal.outputs import only_writer
 from trtcal.provenance import installed_versions, model_sha256
 from trtcal.qdq import insert_qdq
 from trtcal.recommend import Recommendation, enough_samples, recommend
-from trtcal.runners import OrtRunner
+from trtcal.runners import OrtRunner, Runner
 from trtcal.stats import ActivationStats
 from trtcal.sweep import (
     BATCH_SIZES,
@@ -51,8 +56,6 @@ from trtcal.sweep import (
 from trtcal.thresholds import method as threshold_method
 
 logger = logging.getLogger(__name__)
-
-DRIFT_METHODS = ("entropy", "minmax", "percentile:99.99", "mse")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,7 @@ def run_sweep(
     resume: bool = False,
     force: bool = False,
     workers: int | None = None,
+    cluster: Cluster | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> SweepRun:
     """ONNX file and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
@@ -88,11 +92,13 @@ def run_sweep(
     The order of ``batches`` is the sweep's ``given`` order; their batch size only decides against which
     arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges
     by, ``metric`` what its accuracy is (more is better). With ``resume``, statistics and judgements of an
-    interrupted run with the same settings are taken up. Raises OutputError where the folder cannot be used, holds
-    something else, or a sweep that neither ``resume`` goes on with nor ``force`` replaces; and what a
-    calibration raises.
+    interrupted run with the same settings are taken up. On a ``cluster``, the pass and the judgements are spread over
+    its nodes; the second pass of ``exact`` runs here. Raises OutputError where the folder cannot be used, holds
+    something else, or a sweep that neither ``resume`` goes on with nor ``force`` replaces, or one that is under way;
+    and what a calibration raises.
     """
     folder = Path(folder)
+    workers = workers or os.cpu_count() or 1
     for name in methods:
         threshold_method(name)
     graph = open_graph(model)
@@ -101,55 +107,59 @@ def run_sweep(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used as a folder: {error.strerror}") from error
-    key = _key(graph, batches)
-    settings = {
-        "model and samples": key,
-        "batch sizes": list(batch_sizes),
-        "orders": list(orders),
-        "seeds": seeds,
-        "methods": list(methods),
-        "growth rules": list(growths),
-        "exact": exact,
-        "judged by": judge_key,
-    }
-    _take(folder, settings, resume, force)
-    stats, drift = _statistics(graph, batches, folder, key, resume, workers, progress)
-    shapes = _exact_shapes(graph, batches, stats, grid, workers, progress) if exact else None
-    journal = folder / "judgements.jsonl"
-    done = _open_journal(journal, f"{key} {judge_key}", resume)
-    result = sweep(
-        stats,
-        grid,
-        methods,
-        partial=batches.partial,
-        streamed_batch_size=batches.batch_size,
-        metric=metric,
-        judge=None if judge is None else _journalled(judge, journal, usable(stats)),
-        shapes=shapes,
-        done=done,
-        on_trial=_counting(len(grid) * len(methods), progress),
-        notes=notes,
-    )
-    if result.off is not None and any(a.growth not in INVARIANT for a in grid):
-        result = replace(result, notes=(*result.notes, _replayed(result.off)))
-    advice = recommend(result, stats)
-    enough = enough_samples(drift)
-    if enough is not None:
-        advice = replace(advice, evidence=(*advice.evidence, enough))
-    undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
-    content = sweepfile.to_json(
-        result,
-        stats,
-        advice,
-        model=graph.path.name,
-        data=batches.source.describe(),
-        provenance={"samples": str(batches.accounting()), "order": batches.order, **installed_versions()},
-        drift=drift,
-        thumbnails=thumbnails(batches, [outlier.sample for outlier in advice.outliers], undo=undo),
-    )
-    sweepfile.save(folder, result, content)
-    report.write(folder)
-    journal.unlink(missing_ok=True)
+    with only_writer(folder / "settings.json"):
+        key = _key(graph, batches)
+        settings = {
+            "model and samples": key,
+            "batch sizes": list(batch_sizes),
+            "orders": list(orders),
+            "seeds": seeds,
+            "methods": list(methods),
+            "growth rules": list(growths),
+            "exact": exact,
+            "judged by": judge_key,
+        }
+        _take(folder, settings, resume, force)
+        stats, drift, known = _statistics(graph, batches, folder, key, resume, workers, cluster, progress)
+        shapes = _exact_shapes(graph, batches, stats, grid, workers, progress) if exact else None
+        journal = Journal(folder / "judgements.jsonl", f"{key} {judge_key}", resume=resume)
+        result = sweep(
+            stats,
+            grid,
+            methods,
+            partial=batches.partial,
+            streamed_batch_size=batches.batch_size,
+            metric=metric,
+            judge=None if judge is None or cluster is not None else journal.noting(judge, usable(stats)),
+            shapes=shapes,
+            done=journal.done,
+            on_trial=_counting(len(grid) * len(methods), progress),
+            notes=notes,
+            known=known,
+            workers=workers,
+        )
+        if judge is not None and cluster is not None:
+            result = _judged_on(cluster, judge, result, journal, progress)
+        if result.off is not None and any(a.growth not in INVARIANT for a in grid):
+            result = replace(result, notes=(*result.notes, _replayed(result.off)))
+        advice = recommend(result, stats)
+        enough = enough_samples(drift)
+        if enough is not None:
+            advice = replace(advice, evidence=(*advice.evidence, enough))
+        undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
+        content = sweepfile.to_json(
+            result,
+            stats,
+            advice,
+            model=graph.path.name,
+            data=batches.source.describe(),
+            provenance={"samples": str(batches.accounting()), "order": batches.order, **installed_versions()},
+            drift=drift,
+            thumbnails=thumbnails(batches, [outlier.sample for outlier in advice.outliers], undo=undo),
+        )
+        sweepfile.save(folder, result, content)
+        report.write(folder)
+        journal.path.unlink(missing_ok=True)
     return SweepRun(folder, result, advice)
 
 
@@ -171,8 +181,10 @@ def _take(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) 
     there = [name for name in OURS if (folder / name).exists()]
     try:
         old: Any = json.loads(path.read_bytes()) if path.is_file() else None
-    except ValueError:
+    except (ValueError, RecursionError):
         old = None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
     if there and not isinstance(old, dict):
         raise OutputError(f"{folder}: holds {there[0]}, which no sweep of trtcal left there; choose another folder")
     if there and not resume and not force:
@@ -184,10 +196,10 @@ def _take(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) 
                 f"{folder}: holds a sweep with other settings ({', '.join(changed)}); replace it by force, or choose "
                 f"another folder"
             )
-    if force:
+    write_bytes(path, json.dumps(dict(settings), indent=1).encode() + b"\n")
+    if force:  # now that there is room for at least that much
         for name in there:
             (folder / name).unlink()
-    write_bytes(path, json.dumps(dict(settings), indent=1).encode() + b"\n")
 
 
 class CpuJudge:
@@ -218,12 +230,11 @@ class CpuJudge:
         scales = {
             name: value / np.float32(127) for name, value in carried(self.graph, amax).items() if 0 < value < np.inf
         }
-        quantized = insert_qdq(self.model, scales, placement="all", exclude=self.exclude).model
         distances = Distances()
         scores = None
         if self.labels is not None and self.metric is not None:
             scores = Scores(self.labels, {"metric": self.metric})
-        with OrtRunner(quantized) as runner:
+        with self.quantized(scales) as runner:
             for batch, expected in zip(self.batches, self._expected, strict=True):
                 names, found = prediction(runner, batch, len(distances.samples))
                 distances.add(names, expected, found)
@@ -239,6 +250,10 @@ class CpuJudge:
             accuracy = score.values if score.values.size else np.array([score.value])
         return Judgement(accuracy, agreement, min(output.sqnr_db for output in outputs))
 
+    def quantized(self, scales: Mapping[str, np.float32]) -> Runner:
+        """Tensor -> scale; the model as INT8 with these."""
+        return OrtRunner(insert_qdq(self.model, scales, placement="all", exclude=self.exclude).model)
+
 
 def _statistics(
     graph: CalibrationGraph,
@@ -246,71 +261,38 @@ def _statistics(
     folder: Path,
     key: str,
     resume: bool,
-    workers: int | None,
+    workers: int,
+    cluster: Cluster | None,
     progress: Callable[[str, int, int], None],
-) -> tuple[ActivationStats, dict[str, Any]]:
-    """The pass, or what an earlier one left; with it, how thresholds drift as samples come in."""
+) -> tuple[ActivationStats, dict[str, Any], dict[str, np.ndarray]]:
+    """The pass, or what an earlier one left; how thresholds drift as samples come in; those of all, where it ran."""
     path, drift_path, partial = folder / "stats.npz", folder / "drift.json", folder / "stats.partial.npz"
     if not resume:
         for old in (path, drift_path, partial):
             old.unlink(missing_ok=True)
-    snapshots = _read_snapshots(drift_path, key)
+    looks = Looks(drift_path, key)
     kept = load_checkpoint(path, key)
-    if kept is not None and len(kept.samples) in snapshots:
-        return kept, _drift(snapshots, len(usable(kept)))
+    if kept is not None and len(kept.samples) in looks:
+        return kept, looks.drift(len(usable(kept))), {}
+
+    found: dict[str, np.ndarray] = {}
 
     def look(stats: ActivationStats) -> None:
-        snapshots[len(stats.samples)] = {
-            name: [float(threshold_method(name)(tensor.histogram)) for tensor in usable(stats).values()]
-            for name in DRIFT_METHODS
-        }
-        write_bytes(drift_path, json.dumps({"key": key, "snapshots": snapshots}).encode())
+        nonlocal found
+        found = looks.take(stats, workers)
 
-    with FloatRunner(graph) as runner:
-        stats = collect(
-            runner,
-            batches,
-            workers=workers or os.cpu_count() or 1,
-            checkpoint=partial,
-            checkpoint_key=key,
-            progress=_stage("collecting", batches.num_samples, progress),
-            look=look,
-        )
+    stats = run_pass(
+        graph,
+        batches,
+        cluster,
+        workers,
+        checkpoint=partial,
+        checkpoint_key=key,
+        progress=_stage("collecting", batches.num_samples, progress),
+        look=look,
+    )
     write_bytes(path, stats.to_bytes(key=key))
-    return stats, _drift(snapshots, len(usable(stats)))
-
-
-_Snapshots = dict[int, dict[str, list[float]]]
-"""Number of samples -> method -> thresholds."""
-
-
-def _read_snapshots(path: Path, key: str) -> _Snapshots:
-    try:
-        content = json.loads(path.read_bytes())
-        if content["key"] == key:
-            return {int(samples): dict(methods) for samples, methods in content["snapshots"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # not there, of something else or broken: the pass makes it anew
-    return {}
-
-
-def _drift(snapshots: _Snapshots, tensors: int) -> dict[str, Any]:
-    """Thresholds after so many samples -> their relative distance to those of all samples, by method."""
-    if not snapshots:
-        return {}
-    last = {name: np.array(amax) for name, amax in snapshots[max(snapshots)].items()}
-    drift: dict[str, Any] = {}
-    for name, final in last.items():
-        rows: dict[str, list[float]] = {"samples": [], "change_median": [], "change_max": []}
-        for samples, amax in sorted(snapshots.items()):
-            if len(amax[name]) != tensors:  # a mask showed itself only later
-                continue
-            change = np.abs(np.array(amax[name]) / np.where(final > 0, final, 1) - 1)[final > 0]
-            rows["samples"].append(samples)
-            rows["change_median"].append(float(np.median(change)) if change.size else 0.0)
-            rows["change_max"].append(float(change.max(initial=0)))
-        drift[name] = rows
-    return drift
+    return stats, looks.drift(len(usable(stats))), found
 
 
 def _exact_shapes(
@@ -318,7 +300,7 @@ def _exact_shapes(
     batches: Batches,
     stats: ActivationStats,
     grid: Sequence[Arrangement],
-    workers: int | None,
+    workers: int,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, ExactCounts]:
     with FloatRunner(graph) as runner:
@@ -327,7 +309,7 @@ def _exact_shapes(
             batches,
             limits_of(stats, grid, batches.partial),
             uneven_samples(stats, grid, batches.partial),
-            workers=workers or os.cpu_count() or 1,
+            workers=workers,
             progress=_stage("counting exactly", batches.num_samples, progress),
         )
 
@@ -346,28 +328,34 @@ def _key(graph: CalibrationGraph, batches: Batches) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _open_journal(path: Path, key: str, resume: bool) -> dict[bytes, Judgement]:
-    """Judgements that are already there, and a journal that begins with them; nothing where the key differs."""
-    first = json.dumps({"key": key}).encode() + b"\n"
-    if resume and path.is_file():
-        content = path.read_bytes()
-        if content.startswith(first):
-            whole = content[: content.rfind(b"\n") + 1]  # a line that was being written is not taken
-            write_bytes(path, whole)
-            return sweepfile.read_journal(whole[len(first) :])
-    write_bytes(path, first)
-    return {}
-
-
-def _journalled(judge: Judge, path: Path, tensors: Mapping[str, Any]) -> Judge:
-    def judged(amax: Mapping[str, np.float32]) -> Judgement:
-        found = judge(amax)
-        line = sweepfile.judgement_line(np.array([amax[name] for name in tensors], np.float32), found)
-        with open(path, "ab") as file:
-            file.write(line)
-        return found
-
-    return judged
+def _judged_on(
+    cluster: Cluster,
+    judge: Judge,
+    result: Sweep,
+    journal: Journal,
+    progress: Callable[[str, int, int], None],
+) -> Sweep:
+    """A sweep without judgements -> with them, each distinct set of ranges judged somewhere on the cluster."""
+    found: dict[bytes, Judgement | str] = dict(journal.done)
+    ranges = {trial.amax.tobytes(): trial.amax for trial in result.trials}
+    open_ = [(key, amax) for key, amax in ranges.items() if key not in journal.done]
+    items = [dict(zip(result.tensors, amax, strict=True)) for _, amax in open_]
+    for count, (number, made) in enumerate(cluster.spread(judge, items), 1 + len(ranges) - len(open_)):
+        key, amax = open_[number]
+        if isinstance(made, MemoryError):
+            raise made
+        if isinstance(made, Exception):  # a row, not the end of the others
+            logger.warning("a set of ranges could not be judged: %s", made)
+            found[key] = f"{type(made).__name__}: {made}"
+        else:
+            found[key] = made
+            journal.note(amax, made)
+        progress("judging", count, len(ranges))
+    trials = []
+    for trial in result.trials:
+        what = found[trial.amax.tobytes()]
+        trials.append(replace(trial, error=what) if isinstance(what, str) else replace(trial, judgement=what))
+    return replace(result, trials=tuple(trials))
 
 
 def _stage(name: str, total: int, progress: Callable[[str, int, int], None]) -> Progress:

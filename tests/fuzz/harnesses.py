@@ -24,7 +24,7 @@ from fuzz import mutations
 from models import conv_model
 from PIL import Image
 
-from trtcal import cachefile, provenance, report, sensitivity, stats, sweepfile, sweeprun
+from trtcal import cachefile, drift, provenance, report, sensitivity, stats, sweepfile, sweeprun
 from trtcal.arrays import ArrayFolder
 from trtcal.cache import CalibrationCache
 from trtcal.cli import calibrate
@@ -448,13 +448,12 @@ def journals() -> list[bytes]:
 def check_snapshots(data: bytes) -> None:
     """Thresholds that an interrupted sweep kept: whatever is taken can be drawn."""
     with refused():
-        found = sweeprun._read_snapshots(written("drift.json", data), "k")
-        sweeprun._drift(found, 2)
+        drift.Looks(written("drift.json", data), "k").drift(2)
 
 
 def snapshots() -> list[bytes]:
     """Thresholds after 2 and after 4 samples."""
-    taken = {samples: {name: [samples, 0.5] for name in sweeprun.DRIFT_METHODS} for samples in (2, 4)}
+    taken = {samples: {name: [samples, 0.5] for name in drift.METHODS} for samples in (2, 4)}
     return [json.dumps({"key": "k", "snapshots": taken}).encode()]
 
 
