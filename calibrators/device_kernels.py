@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from calibrators.buffers import Buffers
-from calibrators.memory import DeviceMemory, Staging
-from calibrators.nvrtc import Nvrtc, libraries
+from calibrators.memory import Attribute, Compiler, DeviceMemory, Staging
 from trtcal.errors import BackendError
 from trtcal.histogram import FINE_BINS, FLOAT32_MAX, NUM_BINS
 
@@ -27,7 +26,6 @@ THREADS = 1024  # of a block
 ELEMENTS = 16  # that a thread is to see before another block pays
 MOST = 2**32 - 1  # elements of a tensor: a block counts in 32 bits
 
-MULTIPROCESSORS, MAJOR, MINOR, SHARED_MEMORY = 16, 75, 76, 97  # of CUdevice_attribute; the last with opt-in
 _STREAMED_BYTES, _FINE_BYTES = NUM_BINS * 4, FINE_BINS * 4
 _STATIC_BYTES = 1024  # more than the kernel's own variables in shared memory, and what the driver takes of it
 
@@ -73,10 +71,12 @@ class Observer:
     def __init__(self, memory: DeviceMemory) -> None:
         self.memory = memory
         self._buffers = Buffers(memory, slots=1)
-        capability = memory.attribute(MAJOR) * 10 + memory.attribute(MINOR)
-        self._blocks = max(memory.attribute(MULTIPROCESSORS), 1)
+        major, minor = Attribute.COMPUTE_CAPABILITY_MAJOR, Attribute.COMPUTE_CAPABILITY_MINOR
+        capability = memory.attribute(major) * 10 + memory.attribute(minor)
+        self._blocks = max(memory.attribute(Attribute.MULTIPROCESSORS), 1)
         # Room for both grids: on GPUs of data centres from 8.0. Others count the fine grid in device memory.
-        self._own_fine = memory.attribute(SHARED_MEMORY) >= _STREAMED_BYTES + _FINE_BYTES + _STATIC_BYTES
+        room = memory.attribute(Attribute.SHARED_MEMORY_OPT_IN)
+        self._own_fine = room >= _STREAMED_BYTES + _FINE_BYTES + _STATIC_BYTES
         self._shared = _STREAMED_BYTES + (_FINE_BYTES if self._own_fine else 0)
         self._function: object = None
         try:
@@ -87,12 +87,8 @@ class Observer:
 
     def _load(self, capability: int) -> object:
         """The function from the first compiler whose code runs here and counts right."""
-        if self.memory.name == "host":
-            function = self.memory.load(b"", KERNEL, self._shared)
-            self._check(function)
-            return function
         reasons = []
-        for compiler in libraries():
+        for compiler in self.memory.compilers():
             try:
                 function = self.memory.load(compile_kernel(compiler, capability), KERNEL, self._shared)
                 self._check(function)
@@ -198,7 +194,7 @@ class Observer:
             raise BackendError(f"the counting kernel, as compiled, counts wrong on this device: {places}, {seen}")
 
 
-def compile_kernel(compiler: Nvrtc, capability: int) -> bytes:
+def compile_kernel(compiler: Compiler, capability: int) -> bytes:
     """Compiler and compute capability (90 is 9.0) -> the kernel's image."""
     return compiler.compile(SOURCE.read_text(encoding="utf-8"), SOURCE.name, capability)
 

@@ -67,6 +67,7 @@ def build_engine(
     timing_cache: str | os.PathLike[str] | None = None,
     dla_core: int | None = None,
     gpu_fallback: bool = False,
+    builder: Any = None,
 ) -> BuiltEngine:
     """ONNX file -> engine; written to ``engine``, in one step, only where everything went well.
 
@@ -80,7 +81,8 @@ def build_engine(
     keeps the model's batch.
 
     ``workspace``: bytes of scratch memory. ``timing_cache``: file to read and extend. ``dla_core``: run on that DLA,
-    with ``gpu_fallback`` for layers it does not know.
+    with ``gpu_fallback`` for layers it does not know. ``builder``: a `calibrators.trtlog.new_builder` to share with
+    other builds on this thread; by default each makes its own.
 
     Raises the calibrator's kept error once the builder has returned; OutputError where a result would replace what is
     no result, or another run is writing it; BackendError with TensorRT's own words where it
@@ -106,7 +108,7 @@ def build_engine(
         try:
             if calibrator is not None and calibrator.cache_path is not None and calibrator.to_hand_over is None:
                 locks.enter_context(only_writer(calibrator.cache_path))
-            built = _build(trt, Path(model), calibrator, precision, recipe, ranges, batch_size, rewrite_batch)
+            built = _build(trt, builder, Path(model), calibrator, precision, recipe, ranges, batch_size, rewrite_batch)
         finally:
             if calibrator is not None and (calibrator.was_asked or calibrator.failure):  # else for another attempt
                 calibrator.close()
@@ -154,6 +156,7 @@ class _Recipe:
 
 def _build(
     trt: Any,
+    builder: Any,
     model: Path,
     calibrator: Calibrator | None,
     precision: str,
@@ -162,10 +165,11 @@ def _build(
     batch_size: int | None,
     rewrite_batch: bool,
 ) -> BuiltEngine:
-    from calibrators.trtlog import LOG, made
+    from calibrators.trtlog import LOG, made, new_builder
 
     LOG.clear()
-    builder = made(lambda: trt.Builder(LOG), "a builder")
+    if builder is None:
+        builder = new_builder()
     fed = {} if calibrator is None else calibrator.fed_shapes()
     # The parser owns the weights that the network points to, so it is kept until the build is over.
     network, _parser, fixed = _parse(trt, builder, model, fed, rewrite_batch)

@@ -18,10 +18,11 @@ import numpy as np
 from calibrators.buffers import Buffers
 from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Observer, Seen, Span, below
 from calibrators.memory import DeviceMemory, open_memory
+from calibrators.shapes import extremes
 from calibrators.visible import Visible, VisibleEngine
 from trtcal.calibration import open_graph
 from trtcal.collector import Progress, batch_rows, refuse_unless_mask
-from trtcal.data import Batches
+from trtcal.data import Batch, Batches
 from trtcal.errors import DataError
 from trtcal.graph import CalibrationGraph
 from trtcal.growth import growth_rule, power_of_two
@@ -57,14 +58,19 @@ def collect_on_gpu(
     """
     growth_rule(growth)
     graph = model if isinstance(model, CalibrationGraph) else open_graph(Path(model))
-    fed = batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs)
+
+    def fed() -> Iterable[Batch]:
+        return batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs)
+
     with ExitStack() as stack:
         opened = open_memory(memory, device)
         if opened is not memory:
             stack.callback(opened.close)
         observer = stack.enter_context(Observer(opened))
-        engine = stack.enter_context(VisibleEngine(graph, opened, limit=limit, workspace=workspace))
-        return observe_all(engine, observer, fed, growth, progress)
+        # An engine takes a range of shapes; data that can be read twice tell it before the first engine is built.
+        sizes = None if isinstance(batches, Iterator) else extremes(graph.inputs, fed())
+        engine = stack.enter_context(VisibleEngine(graph, opened, limit=limit, workspace=workspace, sizes=sizes))
+        return observe_all(engine, observer, fed(), growth, progress)
 
 
 class Shows(Protocol):
@@ -130,6 +136,7 @@ class _Pass:
         self._buffers = Buffers(observer.memory, slots=2)
         self._samples: list[str] = []
         self._tensors: dict[str, _Tensor] = {}
+        self._unsteady: set[str] = set()
         self._seen = 0
         self.batches = 0
 
@@ -206,7 +213,33 @@ class _Pass:
             self._tensors[shown.name].streamed.fit(float(self._tensors[shown.name].waiting))
         spans = [(NOTHING, below(self._tensors[shown.name].streamed.limit)) for shown in group]
         for shown, seen, (fine, streamed) in zip(group, self._read(group, spans), spans, strict=True):
-            self._count_rest(shown, seen, fine, streamed)
+            if seen.amax > self._tensors[shown.name].waiting:
+                self._count_excess(shown)
+            else:
+                self._count_rest(shown, seen, fine, streamed)
+
+    def _count_excess(self, shown: Visible) -> None:
+        """A second run that differs from the first -> what is now at or above the limit, in the last bin.
+
+        There it would have been counted, had it not grown: by its last bit, where a layer adds up in any order. A limit
+        that grew for that would be twice TensorRT's.
+        """
+        tensor = self._tensors[shown.name]
+        if shown.name not in self._unsteady:
+            self._unsteady.add(shown.name)
+            logger.warning(
+                "tensor %r came out larger when the first batch ran again; what is above its first maximum %s counts "
+                "as equal to that", shown.name, tensor.waiting,
+            )  # fmt: skip
+        self._fetch(tensor)
+        low, high = (int(np.float32(value).view(np.uint32)) for value in (tensor.streamed.limit, np.inf))
+        unread = self._buffers.device(1, "unread", SUMMARY_BYTES)
+        above = Span(2.0**128, low, high)
+        self._observer.observe(shown.address, shown.elements, tensor.counts, unread, streamed=above)
+        excess = int(self._observer.counts(tensor.counts)[1].sum())
+        self._memory.clear(tensor.counts, TABLE_BYTES)
+        tensor.streamed.counts[-1] += excess
+        tensor.streamed.clamp(tensor.streamed.limit, excess)
 
     def _read(self, group: Sequence[Visible], spans: Sequence[tuple[Span, Span]]) -> list[Seen]:
         """Each tensor read once, and counted where its limits reach -> what was seen."""

@@ -16,7 +16,7 @@ from calibrators.cached import DEFAULT, CachedCalibrator
 from calibrators.engine import BuiltEngine, build_engine
 from calibrators.memory import DeviceMemory
 from calibrators.runner import Engine
-from calibrators.shapes import Range
+from calibrators.shapes import Range, extremes
 from trtcal.accuracy import Labels
 from trtcal.cache import CalibrationCache, version_number
 from trtcal.calibration import TRT_VERSION
@@ -55,6 +55,7 @@ class EngineJudge(CpuJudge):
         super().__init__(graph, batches, labels, metric)
         self.timing_cache, self.memory = timing_cache, memory
         self._shapes: dict[str, Range] | None = None
+        self._builder: Any = None
 
     def quantized(self, scales: Mapping[str, np.float32]) -> Engine:
         """Tensor -> scale; the engine that TensorRT builds with these."""
@@ -68,26 +69,23 @@ class EngineJudge(CpuJudge):
         return Engine(built.plan, memory=self.memory, name=f"the engine of {self.graph.path}")
 
     def _build(self, model: Path, **how: Any) -> BuiltEngine:
+        from calibrators.trtlog import new_builder
+
         if self._shapes is None:
             self._shapes = self._ranges()
-        return build_engine(model, shapes=self._shapes, timing_cache=self.timing_cache, **how)
+        if self._builder is None:
+            self._builder = new_builder()
+        return build_engine(model, shapes=self._shapes, timing_cache=self.timing_cache, builder=self._builder, **how)
 
     def _ranges(self) -> dict[str, Range]:
         """Inputs with dynamic axes -> from one sample, where the file allows, up to a batch, in every shape to come."""
         batch = batch_size(load_model(self.graph.path))
-        dynamic = {spec.name: spec.shape for spec in self.graph.inputs if batch is None or None in spec.shape}
-        seen = {name: [shape] for name, shape in dynamic.items()}
-        if any(None in shape for shape in dynamic.values()):
-            seen = {name: [] for name in dynamic}
-            for arrays in self.batches:
-                for name, shapes in seen.items():
-                    shapes.append(arrays[name].shape[1:])
+        dynamic = [spec for spec in self.graph.inputs if batch is None or None in spec.shape]
         first, last = (1, self.batches.batch_size) if batch is None else (batch, batch)
-        ranges = {}
-        for name, shapes in seen.items():
-            low, high = ([bound(sizes) for sizes in zip(*shapes, strict=True)] for bound in (min, max))
-            ranges[name] = Range((first, *low), (last, *high), (last, *high))
-        return ranges
+        return {
+            name: Range((first, *low), (last, *high), (last, *high))
+            for name, (low, high) in extremes(dynamic, self.batches).items()
+        }
 
 
 def identity() -> str:

@@ -6,12 +6,15 @@ static shape of each input or, where an axis is dynamic, the OPT shape of the ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from calibrators import versions
 from trtcal.errors import DataError, ModelError
+from trtcal.spec import InputSpec
 
 Shape = tuple[int, ...]
 
@@ -49,6 +52,23 @@ class Range:
             return cls(low, best, high)
         shape = tuple(int(size) for size in value)
         return cls(shape, shape, shape)
+
+
+def extremes(
+    inputs: Iterable[InputSpec], batches: Iterable[Mapping[str, np.ndarray]]
+) -> dict[str, tuple[Shape, Shape]]:
+    """Inputs and batches -> input: the smallest and the largest size of each axis but the first.
+
+    The batches are read only where an input leaves such an axis open. Inputs without any data are left out.
+    """
+    seen: dict[str, set[tuple[Any, ...]]] = {spec.name: {spec.shape} for spec in inputs}
+    if any(None in shape for shapes in seen.values() for shape in shapes):
+        seen = {name: set() for name in seen}
+        for arrays in batches:
+            for name, shapes in seen.items():
+                shapes.add(arrays[name].shape[1:])
+    axes = {name: list(zip(*shapes, strict=True)) for name, shapes in seen.items() if shapes}
+    return {name: (tuple(map(min, sizes)), tuple(map(max, sizes))) for name, sizes in axes.items()}
 
 
 def network_inputs(trt: Any, network: Any) -> list[NetworkInput]:

@@ -62,6 +62,11 @@ LOG = Log()
 """The one log of the process: TensorRT keeps the first logger it is given and ignores later ones."""
 
 
+def new_builder() -> Any:
+    """A `trt.Builder` that logs to `LOG`. Making one loads kernels, for seconds on TensorRT 8, and it builds often."""
+    return made(lambda: tensorrt().Builder(LOG), "a builder")
+
+
 def made(make: Callable[[], Any], what: str) -> Any:
     """What TensorRT makes, or BackendError with its words where it makes nothing."""
     try:

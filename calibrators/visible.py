@@ -49,9 +49,12 @@ class Visible(NamedTuple):
 class VisibleEngine:
     """Runs samples through TensorRT in FP32, without TF32, and shows each tensor that `calibration_graph` finds.
 
-    Engines are built at the first sample, for its shapes, and again for shapes that no sample before had. ``limit``
-    is how many bytes of outputs may exist at once (default: half of what is free), ``workspace`` that of
-    `build_engine`.
+    Engines are built at the first sample, for its shapes and those of ``sizes``, and again for shapes outside of all
+    before. ``sizes`` is what `calibrators.shapes.extremes` says of the samples to come, where it can be known.
+    ``limit`` is how many bytes of outputs may exist at once (default: half of what is free), ``workspace`` that of
+    `build_engine`. Scratch memory is there for one engine at a time, however many show a part each.
+
+    A model in FP16 runs as it is: TensorRT is then free to compute any layer in FP16, and the log says so.
 
     What TensorRT's parser folds into constants, as computations with shapes, is no tensor there and is not shown; the
     log names it. Raises BackendError for a tensor whose shape depends on data, and with TensorRT's words where it
@@ -65,10 +68,12 @@ class VisibleEngine:
         *,
         limit: int | None = None,
         workspace: int | None = None,
+        sizes: Mapping[str, tuple[Shape, Shape]] | None = None,
     ) -> None:
         self._trt = versions.tensorrt()
         self._graph, self._memory = graph, memory
-        self._limit, self._workspace = limit, workspace
+        self._limit, self._workspace, self._sizes = limit, workspace, sizes or {}
+        self._builder: Any = None
         self._copies = 1
         self._ranges: dict[str, Range] = {}
         self._parts: list[_Part] = []
@@ -96,6 +101,10 @@ class VisibleEngine:
             yield shown
         for part in self._parts:
             yield self._execute(part, inputs, shapes)
+            if len(self._parts) > 1:
+                with self._memory.current():
+                    self._memory.synchronize()  # no work may be under way in a context that goes
+                    part.release_scratch()
 
     def _place(self, place: str, array: np.ndarray, dtype: np.dtype) -> int:
         values = array if dtype.kind == "f" else as_dtype(array, dtype)
@@ -113,7 +122,9 @@ class VisibleEngine:
         """Engines for the sample's shapes and those of the samples before -> the sample's shapes, copies included."""
         while True:
             shapes = {name: (self._copies, *array.shape[1:]) for name, array in sample.items()}
-            self._ranges = {name: _wider(self._ranges.get(name), shape) for name, shape in shapes.items()}
+            self._ranges = {
+                name: _wider(self._ranges.get(name) or self._known(name), shape) for name, shape in shapes.items()
+            }
             try:
                 with self._memory.current():
                     self._build_parts(shapes)
@@ -129,11 +140,29 @@ class VisibleEngine:
                 )  # fmt: skip
                 self._graph, self._copies, self._ranges = calibration_graph(self._graph.path), fixed, {}
 
+    def _known(self, name: str) -> Range | None:
+        """What the samples to come need of an input, as far as it is known."""
+        if name not in self._sizes:
+            return None
+        low, high = ((self._copies, *sizes) for sizes in self._sizes[name])
+        return Range(low, high, high)
+
+    def _part(self, names: Sequence[str]) -> _Part:
+        from calibrators.trtlog import new_builder
+
+        if self._builder is None:
+            self._builder = new_builder()
+        return _Part(self._trt, self._builder, self._graph, names, self._ranges, self._workspace)
+
     def _build_parts(self, shapes: Mapping[str, Shape]) -> None:
         self._free()
         names = [name for name in self._graph.visible if name not in shapes]
-        part = _Part(self._trt, self._graph, names, self._ranges, self._workspace)
+        part = self._part(names)
         self._parts.append(part)
+        for flag in part.halves:
+            logger.warning(
+                "%s has tensors in %s; TensorRT may run any layer so, and ranges with it", self._graph.path, flag
+            )
         missing = [name for name in names if name not in part.outputs and name not in part.others]
         if missing:  # and so TensorRT asks for no range of theirs
             some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
@@ -147,7 +176,7 @@ class VisibleEngine:
             self._free()
             del part  # with its scratch memory, which the others need
             for group in groups:
-                self._parts.append(_Part(self._trt, self._graph, group, self._ranges, self._workspace))
+                self._parts.append(self._part(group))
 
     def _free(self) -> None:
         with self._memory.current():
@@ -156,6 +185,8 @@ class VisibleEngine:
     def close(self) -> None:
         """Free engines and buffers; closing twice is allowed."""
         self._free()
+        with self._memory.current():
+            self._builder = None
         self._buffers.close()
 
     def __enter__(self) -> VisibleEngine:
@@ -166,11 +197,12 @@ class VisibleEngine:
 
 
 class _Part:
-    """One engine and its context; ``outputs``: ONNX name -> the name that TensorRT has for the tensor, in order."""
+    """One engine; ``outputs``: ONNX name -> the name that TensorRT has for the tensor, in order."""
 
     def __init__(
         self,
         trt: Any,
+        builder: Any,
         graph: CalibrationGraph,
         names: Sequence[str],
         ranges: Mapping[str, Range],
@@ -180,7 +212,6 @@ class _Part:
 
         self._log = LOG
         LOG.clear()
-        builder = made(lambda: trt.Builder(LOG), "a builder")
         network = made(lambda: versions.create_network(trt, builder), "a network")
         parser = made(lambda: trt.OnnxParser(network, LOG), "an ONNX parser")
         if not parser.parse(_plain(graph), str(graph.path)):
@@ -190,10 +221,13 @@ class _Part:
         self.inputs = _dtypes(network)
         fed = {name: entry.opt for name, entry in ranges.items()}
         calibration_shapes(inputs, fed, {}, None)  # raises for data that do not fit
+        self.halves = [flag for flag in _halves(network) if hasattr(trt.BuilderFlag, flag)]  # 11 wants none
         self.outputs, self.others = _mark(trt, network, graph, names)
         config = made(builder.create_builder_config, "a builder configuration")
         versions.leave_out_tactics(trt, config)
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with 10 bits of mantissa
+        for flag in self.halves:  # else TensorRT 8 refuses a network with these types
+            versions.set_flag(trt, config, flag)
         if workspace is not None:
             versions.set_workspace(trt, config, workspace)
         if any(item.dynamic for item in inputs):
@@ -206,12 +240,20 @@ class _Part:
             raise BackendError(f"{graph.path}: TensorRT built no engine that shows its tensors: {LOG.words()}")
         self._runtime = made(lambda: trt.Runtime(LOG), "a runtime")
         self._engine = made(lambda: self._runtime.deserialize_cuda_engine(plan), "an engine of its plan")
-        self._context = made(self._engine.create_execution_context, "an execution context")
+        self._context: Any = None
         # An input that nothing shown here depends on may be none of the engine's.
         self._names = {self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)}
 
+    def release_scratch(self) -> None:
+        """Give up the context, which holds the engine's scratch memory; `sizes` makes another one."""
+        self._context = None
+
     def sizes(self, shapes: Mapping[str, Shape]) -> dict[str, int]:
         """Shapes of the inputs -> elements of each output, by TensorRT's name."""
+        from calibrators.trtlog import made
+
+        if self._context is None:
+            self._context = made(self._engine.create_execution_context, "an execution context")
         for name, shape in shapes.items():
             if name in self._names and not self._context.set_input_shape(name, shape):
                 raise BackendError(f"TensorRT does not take shape {shape} for input {name!r}: {self._log.words()}")
@@ -262,6 +304,16 @@ def _mark(
     if not outputs:
         raise BackendError(f"{graph.path}: TensorRT's network has none of the tensors to calibrate")
     return outputs, frozenset(others)
+
+
+def _halves(network: Any) -> list[str]:
+    """Network -> names of the builder's flags for the types of 16 bits that its tensors have."""
+    flags = {"HALF": "FP16", "BF16": "BF16"}
+    tensors = [network.get_input(number) for number in range(network.num_inputs)]
+    for layer in [network.get_layer(number) for number in range(network.num_layers)]:
+        tensors += [layer.get_output(place) for place in range(layer.num_outputs)]
+    found = {tensor.dtype.name for tensor in tensors if tensor is not None}
+    return [flag for name, flag in flags.items() if name in found]
 
 
 def _dtypes(network: Any) -> dict[str, np.dtype]:

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # this checkout, whatever is installed
 
 from acceptance import steps  # noqa: E402
-from acceptance.children import be_child, give_up, run_step  # noqa: E402
+from acceptance.children import be_child, die_with, give_up, run_step  # noqa: E402
 from acceptance.findings import NOT_MEASURED, Context, Step  # noqa: E402
 from acceptance.machine import NoGpu, describe_host, device, test_doubles  # noqa: E402
 from acceptance.networks import Model, by_path, embedded  # noqa: E402
@@ -87,6 +87,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -176,6 +177,7 @@ def _start_again_on_doubles(scratch: Path) -> None:
 
 def _child(options: argparse.Namespace, models: list[Model]) -> None:
     """One step, in this process; how it went is in ``--part``."""
+    die_with(options.parent)
     faulthandler.enable()
     faulthandler.dump_traceback_later(options.seconds + 3)  # so that a step that hangs says where
     step = next(step for step in steps.all_steps(models) if step.name == options.child)

@@ -27,13 +27,13 @@ from calibrators.device_kernels import (
     below,
     throughput,
 )
-from calibrators.memory import HostMemory
+from calibrators.memory import Attribute, HostMemory
 from trtcal.errors import BackendError
 from trtcal.growth import double, power_of_two
 from trtcal.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
 
-BOTH = {"_97": 232448}  # room for a block's own fine grid, as on a GPU of a data centre
-LITTLE = {"_97": 49152}  # none
+BOTH = {Attribute.SHARED_MEMORY_OPT_IN: 232448}  # room for a block's own fine grid, as on a GPU of a data centre
+LITTLE = {Attribute.SHARED_MEMORY_OPT_IN: 49152}  # none
 
 
 class Bench:
@@ -61,7 +61,7 @@ class Bench:
 @pytest.fixture(params=[BOTH, LITTLE], ids=["own-fine-grid", "shared-fine-grid"], scope="module")
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     try:
-        memory = kernel_memory(setup_env.kernels(), **request.param)
+        memory = kernel_memory(setup_env.kernels(), request.param)
     except setup_env.Unavailable as error:
         pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch:
@@ -125,7 +125,7 @@ def test_the_streamed_grid_equals_the_cpus(
 @pytest.mark.parametrize("limit", [2.0**128, float("inf")], ids=["2**128", "inf"])
 def test_a_limit_past_the_largest_float32_counts_as_on_the_cpu(bench: Bench, limit: float) -> None:
     values = np.array(
-        [HUGE, -HUGE, HUGE / 3, 1, 0, 2.0**127, 2.0**116, np.nextafter(np.float32(2.0**117), 0)], np.float32
+        [HUGE, -HUGE, HUGE / 3, 1, 0, 2.0**127, 2.0**116, np.nextafter(np.float32(2.0**117), np.float32(0))], np.float32
     )
     bench.observe(values, below(2.0**128), below(limit))
     np.testing.assert_array_equal(bench.counts[0], on_the_cpu(values, 2.0**128, FINE_BINS))

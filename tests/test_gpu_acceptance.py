@@ -7,12 +7,17 @@ we believe it to be or with one rule of it broken.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +33,9 @@ from fakecuda import setup_env
 
 from trtcal.cache import CalibrationCache
 from trtcal.calibration import FloatRunner, calibrate, open_graph
+from trtcal.errors import BackendError
+from trtcal.histogram import Histogram
+from trtcal.stats import ActivationStats
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "gpu_acceptance.py"
@@ -252,6 +260,44 @@ def test_a_step_that_hangs_is_ended_and_says_where(
     assert "in hangs" in step["error"]
 
 
+def test_a_run_that_is_killed_leaves_no_step_behind(tmp_path: Path) -> None:
+    front = tmp_path / "front.py"
+    front.write_text(FRONT.format(scripts=str(SCRIPT.parent)))
+    command = [sys.executable, str(front), "--only", "hangs", "--output", str(tmp_path / "out")]
+    environment = fakecuda.environment(full_name=True, TMPDIR=str(tmp_path))
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while run.poll() is None and not (found := findings_of_hangs(tmp_path / "out")):
+            time.sleep(0.05)
+        assert run.poll() is None
+    finally:
+        run.kill()
+        run.wait()
+    child, waited = found[0]["got"], 0
+    while is_alive(child) and waited < 200:
+        time.sleep(0.05)
+        waited += 1
+    if is_alive(child):
+        os.kill(child, signal.SIGKILL)
+        pytest.fail("the step is still running")
+
+
+def findings_of_hangs(folder: Path) -> list[dict[str, Any]]:
+    if not list(folder.glob("*.json")):
+        return []
+    found: list[dict[str, Any]] = record_in(folder)["steps"].get("hangs", {}).get("findings", [])
+    return found
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that has ended may wait for somebody to ask how."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
 def test_the_steps_after_it_run_all_the_same(
     broken: tuple[subprocess.CompletedProcess[str], dict[str, Any]],
 ) -> None:
@@ -432,6 +478,71 @@ def test_half_a_bin_shows_in_every_tensor_and_not_in_the_inputs_alone(name: str)
     assert bins.got["same"] <= 2  # two constants, which are ours in both caches here
 
 
+SMALL = Context(None, [], Path(), ["a double, so that the smallest case will do"], math.inf)
+
+
+def louder(stats: ActivationStats) -> ActivationStats:
+    """The statistics of a machine whose every layer but the input computes a tenth more."""
+    tensors = {
+        name: tensor
+        if name == "image"
+        else replace(
+            tensor,
+            sample_amax=tensor.sample_amax * np.float32(1.1),
+            streamed=Histogram(
+                tensor.streamed.counts, tensor.streamed.limit * 1.1, tensor.streamed.amax * np.float32(1.1)
+            ),
+        )
+        for name, tensor in stats.tensors.items()
+        if tensor.streamed is not None
+    }
+    return replace(stats, tensors=tensors)
+
+
+@pytest.fixture
+def parity_on_a_louder_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT follows our rules exactly, on a GPU whose activations are not the CPU's."""
+
+    def collected(graph: Any, batches: Any) -> ActivationStats:
+        return louder(calibrate(graph, batches).stats)
+
+    @contextmanager
+    def collecting(graph: Any) -> Iterator[Any]:
+        yield partial(collected, graph)
+
+    def calibrated(context: Context, model: networks.Model, batches: Any, algorithm: str) -> CalibrationCache:
+        kinds = {name: kind for kind, name in parity.ALGORITHMS.items()}
+        graph = open_graph(model.path)
+        return parity.ours_for(graph, collected(graph, batches), kinds[algorithm])
+
+    monkeypatch.setattr(parity, "collecting_on_gpu", collecting)
+    monkeypatch.setattr(parity, "calibrated", calibrated)
+
+
+@pytest.mark.usefixtures("parity_on_a_louder_gpu")
+def test_ranges_of_the_gpu_tell_other_activations_from_another_rule() -> None:
+    found = list(parity.model_parity(networks.demo_model(), SMALL))
+    bins = {finding.question: finding.verdict for finding in found if "|Δm|" in finding.question}
+    (cpu,) = [verdict for question, verdict in bins.items() if parity.ON_GPU not in question]
+    (gpu,) = [verdict for question, verdict in bins.items() if question.startswith(f"{parity.ON_GPU}, batch 16, given")]
+    assert (cpu, gpu) == ("differs", "ok")
+    assert {finding.verdict for finding in found if finding.question.startswith(parity.ON_GPU)} == {"ok"}
+
+
+@pytest.mark.usefixtures("parity_on_a_louder_gpu")
+def test_where_no_ranges_can_be_collected_on_the_gpu_parity_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def collecting(graph: Any) -> Iterator[Any]:
+        raise BackendError("no NVRTC")
+        yield
+
+    monkeypatch.setattr(parity, "collecting_on_gpu", collecting)
+    *others, last = parity.model_parity(networks.demo_model(), SMALL)
+    assert (last.question, last.verdict) == (parity.ON_GPU, "skipped")
+    assert last.got == "no ranges can be collected on this GPU: no NVRTC"
+    assert len(others) > 9
+
+
 def small(**scales: float) -> CalibrationCache:
     return CalibrationCache("8600", "MinMaxCalibration", {name: np.float32(value) for name, value in scales.items()})
 
@@ -440,7 +551,7 @@ def small(**scales: float) -> CalibrationCache:
     ("kind", "theirs"),
     [
         ("minmax", small(x=1.0, a=2.0, b=3.01)),  # one of three, by a third of a percent
-        ("minmax", small(x=np.nextafter(np.float32(1), 2), a=2.0, b=3.0)),  # an input, by one bit
+        ("minmax", small(x=np.nextafter(np.float32(1), np.float32(2)), a=2.0, b=3.0)),  # an input, by one bit
         ("minmax", small(x=1.0, a=2.0, b=3.0, c=1.0)),  # a tensor that we do not have
         ("minmax", small(a=2.0, b=3.0)),  # no input to look at
         ("minmax", small()),  # nothing

@@ -117,6 +117,29 @@ def test_a_sample_runs_once_but_in_the_batch_that_sets_a_limit(memory: HostMemor
     assert shown.runs == 12 + 4  # "dead" never has a limit, and is not worth a second run
 
 
+def test_a_second_run_that_comes_out_larger_grows_no_limit(
+    memory: HostMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = np.array([[1, -1, 0.5, 0.25], [0.75, 1, 0.1, 0], [0.2, 2, 1, 1.5], [3, 0, 1, 0]], np.float32)
+    again = (
+        x * np.array([[3, 1, 1, 1], [1, np.nextafter(np.float32(1), np.float32(2)), 1, 1]], np.float32)[[0, 1, 0, 1]]
+    )
+    ran = []
+
+    def unsteady(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ran.append(batch)
+        values = again[len(ran) - 3][None] if len(ran) in (3, 4) else batch["x"]
+        return {"x": batch["x"], "wide": values * 4, "half": values / 2}
+
+    found = on_the_device(memory, unsteady, cut(x, 2))
+    assert len(ran) == 6
+    steady = collect(lambda batch: {"x": batch["x"], "wide": batch["x"] * 4, "half": batch["x"] / 2}, cut(x, 2))
+    assert found.to_bytes() == steady.to_bytes()
+    for name in ("wide", "half"):
+        assert caplog.text.count(f"tensor '{name}' came out larger") == 1
+    assert "'x'" not in caplog.text
+
+
 def spoiled(value: float, above: float = 3) -> Runner:
     def network(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         bad = batch["x"] + np.where(batch["x"] > above, np.float32(value), 0)
@@ -218,10 +241,11 @@ from fakecuda import fakelib
 from fakecuda.hostkernels import Shown
 from fakecuda.report import failure, report
 import calibrators.device_kernels as kernels
+import calibrators.memory.cuda as backend
 from calibrators.gpu_stats import observe_all
 from calibrators.memory import open_memory
 kernels.compile_kernel = functools.cache(kernels.compile_kernel)
-kernels.libraries = functools.cache(lambda found=kernels.libraries: [next(found())])
+backend.libraries = functools.cache(lambda found=backend.libraries: [next(found())])
 kernels.THREADS = 32
 batches = [{"x": np.arange(1, 7, dtype=np.float32).reshape(2, 3) * k} for k in (1, 5)]
 def network(batch):

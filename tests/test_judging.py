@@ -66,6 +66,27 @@ report(codes=codes, same=trials[0] == trials[1], trials=len(trials[0].splitlines
     assert found["live"] == {}
 
 
+def test_all_engines_of_a_sweep_come_from_one_builder(tmp_path: Path) -> None:
+    found = drive(
+        tmp_path,
+        """
+from ctypes import CDLL
+import calibrators.judging as judging
+from calibrators import trtlog
+new_builder, build, builders, built = trtlog.new_builder, judging.build_engine, [], []
+def counted(*arguments, **named):
+    built.append(CDLL("libnvinfer.so.10").trtfake_live(0))  # of builders
+    return build(*arguments, **named)
+trtlog.new_builder = lambda: builders.append(1) or new_builder()
+judging.build_engine = counted
+code = run("sweep", *SWEEP, "-o", "s", "--engine")
+left = CDLL("libnvinfer.so.10").trtfake_live(0)
+report(code=code, builders=len(builders), built=built, left=left, live=fakelib.snapshot())
+""",
+    )
+    assert found == {"code": 0, "builders": 1, "built": [1, 1, 1], "left": 0, "live": {}}
+
+
 def test_an_interrupted_sweep_builds_only_the_engines_it_has_not_judged(tmp_path: Path) -> None:
     found = drive(
         tmp_path,
@@ -128,7 +149,7 @@ def test_without_tensorrt_there_is_one_clear_line(tmp_path: Path) -> None:
     program = START.replace("ortexec.install()", "") + 'sys.exit(run("sweep", *SWEEP, "-o", "s", "--engine"))'
     done = fakecuda.start(program, cwd=tmp_path, trt=None)
     assert done.returncode == 2
-    assert "TensorRT is not installed" in done.stderr
+    assert "TensorRT is not installed: tensorrt>=8.5 builds and runs engines" in done.stderr
     assert not (tmp_path / "s").exists()
 
 
@@ -211,15 +232,23 @@ batch = ("--minShapes", "image:1x1x28x28", "--optShapes", "image:8x1x28x28", "--
 printed("build", "-o", "m.onnx", "-e", "int8.engine", "--int8", "--calib_cache", "c.cache", *batch)
 printed("build", "-o", "m.onnx", "-e", "fp32.engine", "-p", "fp32", *batch)
 def evaluated(*arguments):
+    opened.clear()
     return json.loads(printed("evaluate", *arguments, "--data", "l.npz", "--json"))
+from calibrators.runner import Engine
+opened, start = [], Engine.__init__
+def started(self, plan, **named):
+    opened.append(str(plan))
+    start(self, plan, **named)
+Engine.__init__ = started
 report(
     cpu=evaluated("m.onnx", "--cache", "c.cache"), model=evaluated("int8.engine", "--against", "m.onnx"),
     engine=evaluated("int8.engine", "--against", "fp32.engine"), other=evaluated("m.onnx", "--against", "int8.engine"),
-    alone=evaluated("int8.engine"),
+    alone=evaluated("int8.engine"), opened=list(opened),
     text=printed("evaluate", "int8.engine", "--against", "fp32.engine", "--data", "l.npz"),
 )
 """,
     )
+    assert found["opened"] == ["int8.engine"]  # once, for its inputs and to run it
     for name in ("model", "engine"):
         for part in ("scores", "reference_scores", "changes", "agreement", "samples"):
             assert found[name][part] == found["cpu"][part], (name, part)

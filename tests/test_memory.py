@@ -7,7 +7,7 @@ import fakecuda
 import numpy as np
 import pytest
 
-from calibrators.memory import BACKENDS, HostMemory, available, open_memory
+from calibrators.memory import BACKENDS, Attribute, HostMemory, available, open_memory
 from trtcal.errors import BackendError
 
 CUDA = ("cuda", "pycuda")
@@ -259,7 +259,7 @@ def test_a_function_that_an_older_driver_lacks_is_not_taken_for_a_missing_driver
         def cuDeviceGet(number: int) -> None:
             raise RuntimeError('Function "cuDeviceGet_v3" not found')
 
-    monkeypatch.setattr("calibrators.memory._import", lambda name: Bindings)
+    monkeypatch.setattr("calibrators.memory.cuda.import_driver", lambda name: Bindings)
     with pytest.raises(BackendError, match=r'^cuDeviceGet: .*"cuDeviceGet_v3" not found; .*older than cuda-bindings'):
         open_memory("cuda", device=0)
 
@@ -271,7 +271,7 @@ def test_clearing_waits_its_turn_and_the_device_tells_what_it_is(name: str) -> N
         import numpy as np
         from fakecuda import fakelib
         from fakecuda.report import report
-        from calibrators.memory import open_memory
+        from calibrators.memory import Attribute, open_memory
         fakelib.lazy(True)
         memory = open_memory()
         before = memory.vacant()
@@ -282,7 +282,9 @@ def test_clearing_waits_its_turn_and_the_device_tells_what_it_is(name: str) -> N
         memory.download(staging, address)
         memory.synchronize()
         read, used = staging.tolist(), before - memory.vacant()
-        capability = [memory.attribute(75), memory.attribute(76)]
+        capability = [
+            memory.attribute(Attribute.COMPUTE_CAPABILITY_MAJOR), memory.attribute(Attribute.COMPUTE_CAPABILITY_MINOR)
+        ]
         memory.free(address); memory.free_staging(staging); memory.close()
         report(read=read, used=used, capability=capability, live=fakelib.snapshot())
         """,
@@ -380,3 +382,21 @@ def test_host_memory_gives_back_what_it_holds_and_times_by_the_clock() -> None:
     assert back.tolist() == [0, 1, 2, 3]
     with pytest.raises(BackendError, match="does not hold"):
         memory.download(np.zeros(5, np.uint8), address)
+
+
+def test_the_names_of_attributes_are_those_of_the_bindings() -> None:
+    found = fakecuda.run(
+        """
+        from cuda.bindings.driver import CUdevice_attribute
+        from fakecuda.report import report
+        report(**{name: int(value) for name, value in CUdevice_attribute.__members__.items()})
+        """,
+        trt=None,
+        memory="cuda",
+    )
+    names = {
+        "MULTIPROCESSORS": "MULTIPROCESSOR_COUNT",
+        "SHARED_MEMORY_OPT_IN": "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN",
+    }
+    for attribute in Attribute:
+        assert found[f"CU_DEVICE_ATTRIBUTE_{names.get(attribute.name, attribute.name)}"] == attribute

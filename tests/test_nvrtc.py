@@ -104,9 +104,8 @@ def test_both_layouts_of_nvidias_packages_are_found(tmp_path: Path, monkeypatch:
 def test_without_any_compiler_the_observer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from calibrators.device_kernels import Observer
 
-    monkeypatch.setattr("calibrators.device_kernels.libraries", lambda: iter(()))
     memory = HostMemory()
-    memory.name = "cuda"
+    monkeypatch.setattr(memory, "compilers", lambda: ())
     with pytest.raises(BackendError, match="pip install nvidia-cuda-nvrtc-cu12"):
         Observer(memory)
     assert memory.live == 0

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import pytest
 
-from calibrators.shapes import NetworkInput, Range, calibration_shapes, inference_ranges, static_batch
+from calibrators.shapes import NetworkInput, Range, calibration_shapes, extremes, inference_ranges, static_batch
 from trtcal.errors import DataError, ModelError
+from trtcal.spec import InputSpec
 
 STATIC = NetworkInput("x", (8, 3, 32, 32), "float32")
 DYNAMIC = NetworkInput("x", (-1, 3, -1, -1), "float32")
@@ -96,3 +100,24 @@ def test_a_range_is_one_shape_or_three() -> None:
 def test_an_input_without_axes_has_no_batch() -> None:
     scalar = NetworkInput("s", (), "float32")
     assert calibration_shapes([scalar], {"s": ()}, {}, 4) == {"s": ()}
+
+
+def spec(*shape: int | None) -> InputSpec:
+    return InputSpec("x", np.dtype(np.float32), shape)
+
+
+def test_extremes_of_open_axes_come_from_the_data() -> None:
+    batches = [{"x": np.zeros((2, 3, width))} for width in (5, 9, 4)]
+    assert extremes([spec(3, None)], batches) == {"x": ((3, 4), (3, 9))}
+
+
+def test_data_are_not_read_where_no_axis_is_open() -> None:
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        raise AssertionError("read")
+        yield {}
+
+    assert extremes([spec(3, 8)], batches()) == {"x": ((3, 8), (3, 8))}
+
+
+def test_without_data_there_are_no_extremes() -> None:
+    assert extremes([spec(None)], []) == {}

@@ -74,7 +74,7 @@ def test_every_tensor_is_shown_whatever_batch_the_file_fixes(
 
 def test_values_are_fp32_without_tf32(memory: HostMemory, tmp_path: Path) -> None:
     on_both(save(conv_model(), tmp_path / "m.onnx"), batched(images(3), 1), memory)
-    assert ort_tensorrt.BUILT[0]["flags"] == []
+    assert ort_tensorrt.BUILT[0]["flags"] == []  # nor FP16, which would be as free to round
 
 
 @pytest.mark.parametrize("limit", [1, 1100, 3000, 10**9])
@@ -110,15 +110,70 @@ def test_an_engine_that_shows_too_much_is_gone_before_the_others_are_built(
     assert alive == [0, 0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("limit", [1, 10**9])
+def test_scratch_memory_is_there_for_one_engine_at_a_time(
+    memory: HostMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    contexts: weakref.WeakSet[Any] = weakref.WeakSet()
+    made, alive = [], []
+    create, execute = ort_tensorrt.Engine.create_execution_context, ort_tensorrt.Context.execute_async_v3
+
+    def created(self: Any) -> Any:
+        made.append(len(contexts))
+        context = create(self)
+        contexts.add(context)
+        return context
+
+    def executed(self: Any, stream: int) -> bool:
+        alive.append(len(contexts))
+        return execute(self, stream)
+
+    monkeypatch.setattr(ort_tensorrt.Engine, "create_execution_context", created)
+    monkeypatch.setattr(ort_tensorrt.Context, "execute_async_v3", executed)
+    on_both(save(conv_model(), tmp_path / "m.onnx"), batched(images(3), 1), memory, limit=limit)
+    assert set(made) == {0}
+    assert alive == [1] * (12 if limit == 1 else 3)
+    assert len(made) == (13 if limit == 1 else 1)  # one that fits is kept
+
+
+def test_all_engines_of_a_pass_come_from_one_builder(
+    memory: HostMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builders: weakref.WeakSet[Any] = weakref.WeakSet()
+    made = []
+    start = ort_tensorrt.Builder.__init__
+
+    def started(self: Any, log: Any) -> None:
+        made.append(1)
+        builders.add(self)
+        start(self, log)
+
+    monkeypatch.setattr(ort_tensorrt.Builder, "__init__", started)
+    collect_on_gpu(dynamic(tmp_path), iter(of_widths(5, 9, 3)), memory=memory, limit=1)
+    assert len(ort_tensorrt.BUILT) == 9
+    assert (len(made), len(builders)) == (1, 0)
+
+
 def dynamic(tmp_path: Path) -> Path:
     nodes = [node("Relu", ["x"], ["relu"]), node("Mul", ["relu", "relu"], ["y"])]
     return save(make_model(nodes, {"x": ["N", 3, "W"]}, ["y"]), tmp_path / "m.onnx")
 
 
-def test_samples_of_other_shapes_widen_the_profile(memory: HostMemory, tmp_path: Path) -> None:
+def of_widths(*widths: int) -> Batches:
     rng = np.random.default_rng(0)
-    widths = [5, 5, 9, 7, 3, 9]
-    on_both(dynamic(tmp_path), [{"x": rng.normal(size=(2, 3, w)).astype(np.float32)} for w in widths], memory)
+    return [{"x": rng.normal(size=(2, 3, width)).astype(np.float32)} for width in widths]
+
+
+def test_data_that_can_be_read_twice_need_one_engine_for_all_their_shapes(memory: HostMemory, tmp_path: Path) -> None:
+    on_both(dynamic(tmp_path), of_widths(5, 5, 9, 7, 3, 9), memory)
+    assert [built["profile"]["x"] for built in ort_tensorrt.BUILT] == [((1, 3, 3), (1, 3, 5), (1, 3, 9))]
+
+
+def test_samples_of_other_shapes_widen_the_profile(memory: HostMemory, tmp_path: Path) -> None:
+    batches = of_widths(5, 5, 9, 7, 3, 9)
+    found = collect_on_gpu(dynamic(tmp_path), iter(batches), memory=memory)
+    assert found.to_bytes() == on_both(dynamic(tmp_path), batches, memory).to_bytes()
+    del ort_tensorrt.BUILT[3:]
     profiles = [built["profile"]["x"] for built in ort_tensorrt.BUILT]
     assert profiles == [
         ((1, 3, 5), (1, 3, 5), (1, 3, 5)),
@@ -183,13 +238,17 @@ def test_an_engine_need_not_have_every_input(memory: HostMemory, tmp_path: Path)
     assert [built["outputs"] for built in ort_tensorrt.BUILT[1:]] == [["first"], ["second"], ["y"]]
 
 
-def test_a_model_in_fp16_is_counted_in_float32(memory: HostMemory, tmp_path: Path) -> None:
+def test_a_model_in_fp16_is_counted_in_float32(
+    memory: HostMemory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     nodes = [node("Relu", ["x"], ["relu"]), node("Mul", ["relu", "relu"], ["y"])]
     half = TensorProto.FLOAT16
     model = make_model(nodes, {"x": ["N", 50]}, ["y"], dtypes={"x": half})
     model.graph.output[0].type.tensor_type.elem_type = half
     path = save(model, tmp_path / "m.onnx")
     on_both(path, [{"x": np.random.default_rng(0).normal(size=(3, 50)).astype(np.float16)}], memory)
+    assert [built["flags"] for built in ort_tensorrt.BUILT] == [["FP16"]]
+    assert caplog.text.count("has tensors in FP16; TensorRT may run any layer so") == 1
 
 
 def test_a_tensor_that_was_folded_away_is_named(
@@ -298,14 +357,14 @@ def names(trt: str) -> str:
                                   "mark_output unmark_output",
             "ILayer": "num_outputs get_output",
             "ITensor": "name dtype shape is_shape_tensor is_network_output",
-            "IBuilderConfig": "clear_flag set_memory_pool_limit add_optimization_profile",
+            "IBuilderConfig": "clear_flag set_flag set_memory_pool_limit add_optimization_profile",
             "Builder": "create_network create_builder_config create_optimization_profile build_serialized_network",
             "IOptimizationProfile": "set_shape",
             "OnnxParser": "parse num_errors get_error",
             "Runtime": "deserialize_cuda_engine",
             "ICudaEngine": "create_execution_context num_io_tensors get_tensor_name",
             "IExecutionContext": "set_input_shape get_tensor_shape set_tensor_address execute_async_v3",
-            "BuilderFlag": "TF32",
+            "BuilderFlag": "TF32 FP16",
         }}
         missing = [f"{{kind}}.{{name}}" for kind, names in wanted.items() for name in names.split()
                    if not hasattr(getattr(trt, kind), name)]

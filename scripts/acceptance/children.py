@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ from trtcal.atomic import write_bytes
 _LOOKS = 0.2  # seconds between two looks at what a step has found so far
 _SPARE = 5.0  # seconds a step is told to have less than it has
 _LOG_LINES = 20
+_SET_PDEATHSIG = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def run_step(
@@ -27,6 +30,7 @@ def run_step(
     part, log = scratch / f"{step.name}.json", scratch / f"{step.name}.log"
     begin = time.monotonic()
     arguments = ["--child", step.name, "--part", str(part), "--seconds", f"{max(seconds - _SPARE, 1):.1f}"]
+    arguments += ["--parent", str(os.getpid())]
     with log.open("wb") as output:
         child = subprocess.Popen(
             [*command, *arguments], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -98,6 +102,18 @@ def _result(step: Step, found: dict[str, Any], word: str, begin: float) -> dict[
 def give_up(part: Path, reason: str) -> None:
     """Say that there is nothing to ask here."""
     write_bytes(part, json.dumps({"findings": [], "done": True, "status": "error", "error": reason}).encode())
+
+
+def die_with(parent: int) -> None:
+    """From now on, on Linux, the end of the process ``parent``, however it comes, is this one's too.
+
+    A parent that is killed cannot end its child, and a step that hangs would keep the GPU.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before it could be said
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def be_child(step: Step, context: Context, machine: dict[str, Any], part: Path) -> None:

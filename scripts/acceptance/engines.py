@@ -61,24 +61,24 @@ def _judged(context: Context, model: Model) -> Iterator[Finding]:
     plan = [("minmax", "MinMaxCalibration", 16, "given")]
     plan += [("entropy", "EntropyCalibration2", size, order) for size in (16, 64, 4, 1) for order in orders]
     seen: dict[bytes, str] = {}
+
+    def int8(question: str, algorithm: str, size: int, order: str) -> Finding:
+        data = model.batches(orders[order], size)
+        ranges = calibrated(context, model, data[: 2 if context.small else None], algorithm)
+        key = ranges.format()
+        if key in seen:
+            return measured(question, f"the ranges of {seen[key]}")
+        seen[key] = question
+        simulated = _simulated(model, ranges, batches, labels)
+        got = _top1(context, _int8(context, model, ranges, shapes), batches, labels)
+        return compared(question, got, simulated, abs(got - simulated) <= NEAR, expected_from="our simulation")
+
     for method, algorithm, size, order in plan[: 2 if context.small else None]:
         question = f"{model.name}: INT8 {method}, batch {size}, {order}"
         if context.seconds_left < 20:
             yield measured(f"{question}: left out, for time", None)
             continue
-
-        def ask(question: str = question, algorithm: str = algorithm, size: int = size, order: str = order) -> Finding:
-            data = model.batches(orders[order], size)
-            ranges = calibrated(context, model, data[: 2 if context.small else None], algorithm)
-            key = ranges.format()
-            if key in seen:
-                return measured(question, f"the ranges of {seen[key]}")
-            seen[key] = question
-            simulated = _simulated(model, ranges, batches, labels)
-            got = _top1(context, _int8(context, model, ranges, shapes), batches, labels)
-            return compared(question, got, simulated, abs(got - simulated) <= NEAR, expected_from="our simulation")
-
-        yield from attempt(question, ask)
+        yield from attempt(question, partial(int8, question, algorithm, size, order))
 
 
 def _int8(

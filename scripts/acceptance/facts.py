@@ -117,7 +117,7 @@ EXPERIMENTS = (
         "growth: uniform, one ulp above in the last of 4 batches",
         lambda: [
             *(_peak(_uniform(seed), 1.0) for seed in range(3)),
-            _peak(_uniform(3), np.nextafter(np.float32(1), 2)),
+            _peak(_uniform(3), np.nextafter(np.float32(1), np.float32(2))),
         ],
         ("merge",),
     ),
@@ -194,12 +194,11 @@ def _calibrated(context: Context, batches: Batches, **options: Any) -> building.
 def settle(context: Context) -> Iterator[Finding]:
     """The experiments."""
     for experiment in EXPERIMENTS[:: 7 if context.small else 1]:
+        yield from attempt(experiment.question, partial(_settled, context, experiment))
 
-        def ask(experiment: Experiment = experiment) -> Finding:
-            observed = _calibrated(context, experiment.batches())
-            return judge(experiment, observed.written_or_raise())
 
-        yield from attempt(experiment.question, ask)
+def _settled(context: Context, experiment: Experiment) -> Finding:
+    return judge(experiment, _calibrated(context, experiment.batches()).written_or_raise())
 
 
 def batch_facts(context: Context) -> Iterator[Finding]:

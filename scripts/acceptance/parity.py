@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from acceptance import building
-from acceptance.findings import Context, Finding, attempt, compared, measured
+from acceptance.findings import Context, Finding, Skip, attempt, compared, measured
 from acceptance.networks import Model
 from trtcal.cache import CalibrationCache
 from trtcal.calibration import calibrate, from_stats, open_graph
+from trtcal.errors import BackendError, ModelError
 from trtcal.graph import CalibrationGraph
 from trtcal.histogram import NUM_BINS, abs_max
 from trtcal.stats import ActivationStats
+from trtcal.streams import batches_of
 
+ON_GPU = "entropy, ranges collected on the GPU"
+LEAST = 15  # seconds; with less left no further question is asked
 SAMPLES = 64
 SIZES = (16, 4, 1)
 LEGACY = 0.9999  # quantile, with a regression cutoff of 1
@@ -141,35 +146,75 @@ def ours_for(graph: CalibrationGraph, stats: ActivationStats, kind: str) -> Cali
     return from_stats(graph, stats, method, algorithm=ALGORITHMS[kind]).cache
 
 
+class _Questions:
+    """What is asked of one model; statistics are collected once for each batch size and order."""
+
+    def __init__(self, model: Model, context: Context) -> None:
+        self.model, self.context = model, context
+        self.graph = open_graph(model.path)
+        self.exact = frozenset(self.graph.visible) & {spec.name for spec in self.graph.inputs}
+        self.orders = model.orders(16 if context.small else SAMPLES)
+        self._stats: dict[tuple[int, str], ActivationStats] = {}
+        self._written: dict[tuple[int, str], CalibrationCache] = {}
+
+    def parity(self, kind: str, size: int, order: str) -> Iterator[Finding]:
+        """TensorRT's cache against ours, from activations on the CPU."""
+        batches = self.model.batches(self.orders[order], size)
+        if (size, order) not in self._stats:
+            self._stats[size, order] = calibrate(self.graph, batches).stats
+        stats = self._stats[size, order]
+        theirs = calibrated(self.context, self.model, batches, ALGORITHMS[kind])
+        if kind == "entropy":
+            self._written[size, order] = theirs
+        yield from compare(ours_for(self.graph, stats, kind), theirs, kind, limits_of(self.graph, stats), self.exact)
+        yield measured("tensors in TensorRT's cache", len(theirs.scales), cache=theirs.format().decode())
+
+    def parity_on_gpu(self) -> Iterator[Finding]:
+        """The same caches against ours from activations on the GPU: what differs here as well is a matter of rules."""
+        try:
+            with collecting_on_gpu(self.graph) as collect:
+                for (size, order), theirs in self._written.items():
+                    stats = collect(self.model.batches(self.orders[order], size))
+                    ours = ours_for(self.graph, stats, "entropy")
+                    for finding in compare(ours, theirs, "entropy", limits_of(self.graph, stats), self.exact):
+                        yield _prefixed(finding, f"{ON_GPU}, batch {size}, {order}")
+        except (BackendError, ModelError) as error:
+            raise Skip(f"no ranges can be collected on this GPU: {error}") from error
+
+
+@contextmanager
+def collecting_on_gpu(graph: CalibrationGraph) -> Iterator[Callable[[Iterable[Any]], ActivationStats]]:
+    """Graph -> what collects statistics of batches, by one engine for all of them."""
+    from calibrators.device_kernels import Observer
+    from calibrators.gpu_stats import observe_all
+    from calibrators.memory import open_memory
+    from calibrators.visible import VisibleEngine
+
+    with closing(open_memory()) as memory, Observer(memory) as observer, VisibleEngine(graph, memory) as engine:
+        yield lambda batches: observe_all(engine, observer, batches_of(batches, graph.inputs))
+
+
 def model_parity(model: Model, context: Context) -> Iterator[Finding]:
     """One model in every batch size and order, by each calibrator; what there is no time for is named."""
-    graph = open_graph(model.path)
-    exact = frozenset(graph.visible) & {spec.name for spec in graph.inputs}
+    questions = _Questions(model, context)
     plan = [
-        (size, order, kind)
+        (kind, size, order)
         for kind in ALGORITHMS
         for size in SIZES[: 1 if context.small else 3]
-        for order in range(1 if context.small else 2)
+        for order in list(questions.orders)[: 1 if context.small else 2]
     ]
-    stats: dict[tuple[int, int], ActivationStats] = {}
-    for number, (size, order, kind) in enumerate(plan):
-        if context.seconds_left < 15 and number:
-            yield measured("left out, for time", [f"{k}, batch {s}, order {o}" for s, o, k in plan[number:]])
-            return
-        name, rows = list(model.orders(16 if context.small else SAMPLES).items())[order]
-        batches = model.batches(rows, size)
-        where = f"{kind}, batch {size}, {name}"
-
-        def ask(size: int = size, order: int = order, kind: str = kind, batches: Any = batches) -> Iterator[Finding]:
-            if (size, order) not in stats:
-                stats[size, order] = calibrate(graph, batches).stats
-            theirs = calibrated(context, model, batches, ALGORITHMS[kind])
-            ours = ours_for(graph, stats[size, order], kind)
-            yield from compare(ours, theirs, kind, limits_of(graph, stats[size, order]), exact)
-            yield measured("tensors in TensorRT's cache", len(theirs.scales), cache=theirs.format().decode())
-
-        for finding in attempt(where, ask):
+    for number, (kind, size, order) in enumerate(plan):
+        if context.seconds_left < LEAST and number:
+            yield measured("left out, for time", [f"{k}, batch {s}, order {o}" for k, s, o in plan[number:]])
+            break
+        where = f"{kind}, batch {size}, {order}"
+        for finding in attempt(where, partial(questions.parity, kind, size, order)):
             yield _prefixed(finding, where)
+    # Last of all: it builds one more engine, and what stands above is kept whatever comes of that.
+    if context.seconds_left < LEAST:
+        yield measured("left out, for time", ON_GPU)
+    else:
+        yield from attempt(ON_GPU, questions.parity_on_gpu)
 
 
 def _prefixed(finding: Finding, where: str) -> Finding:

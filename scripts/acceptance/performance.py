@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -149,18 +150,19 @@ def against_polygraphy(context: Context) -> Iterator[Finding]:
     model = networks.large(context.folder, small=context.small)
     batches = model.batches(np.arange(model.count), 4 if context.small else 16)
     times: dict[str, list[float]] = {"ours": [], "Polygraphy's": []}
+
+    def timed(question: str, name: str, make: Any, turn: int) -> Finding:
+        calibrator = make(batches)
+        with calibrator:
+            built = _calibrate(context, model, calibrator, batches[0], expect=name == "ours")
+        if turn:  # the first build fills the timing cache and loads kernels
+            times[name].append(built.seconds)
+        return measured(question, round(built.seconds, 3))
+
     for turn in range(1 if context.small else 4):
         for name, make in (("ours", EntropyCalibrator), ("Polygraphy's", Calibrator)):
-
-            def ask(name: str = name, make: Any = make, turn: int = turn) -> Finding:
-                calibrator = make(batches)
-                with calibrator:
-                    built = _calibrate(context, model, calibrator, batches[0], expect=name == "ours")
-                if turn:  # the first build fills the timing cache and loads kernels
-                    times[name].append(built.seconds)
-                return measured(f"seconds of a calibrating build, {name}, turn {turn}", round(built.seconds, 3))
-
-            yield from attempt(f"seconds of a calibrating build, {name}, turn {turn}", ask)
+            question = f"seconds of a calibrating build, {name}, turn {turn}"
+            yield from attempt(question, partial(timed, question, name, make, turn))
     if all(times.values()):
         ratio = float(np.median(times["ours"]) / np.median(times["Polygraphy's"]))
         yield measured("median of ours / median of Polygraphy's, lower is better", round(ratio, 3))
@@ -201,39 +203,39 @@ def _kernel_rate(context: Context, nbytes: int) -> float:
 
 def gpu_statistics(context: Context) -> Iterator[Finding]:
     """Statistics that the GPU collects against the CPU's, tensor by tensor."""
+    for model in context.models[: 1 if context.small else None]:
+        yield from attempt(f"{model.name}: statistics on the GPU", partial(_both_statistics, context, model))
+
+
+def _both_statistics(context: Context, model: Model) -> Iterator[Finding]:
     from calibrators.gpu_stats import collect_on_gpu
 
-    for model in context.models[: 1 if context.small else None]:
-        batches = model.batches(np.arange(4 if context.small else 64), 2 if context.small else 8)
-
-        def ask(model: Model = model, batches: list[Batch] = batches) -> Iterator[Finding]:
-            begin = time.perf_counter()
-            with beyond_doubles(context, "run neither kernels nor engines"):
-                theirs = collect_on_gpu(model.path, batches)
-            middle = time.perf_counter()
-            ours = calibrate(model.path, batches).stats
-            end = time.perf_counter()
-            yield measured(
-                f"{model.name}: seconds on the GPU and on the CPU", [round(middle - begin, 3), round(end - middle, 3)]
-            )
-            inputs = list(batches[0])
-            equal = [name for name in inputs if theirs.tensors.get(name) == ours.tensors.get(name)]
-            yield compared(f"{model.name}: statistics of the inputs, every count", equal, inputs)
-            shared = [name for name in ours.tensors if name in theirs.tensors]
-            far = {
-                name: [float(theirs.tensors[name].amax), float(ours.tensors[name].amax)]
-                for name in shared
-                if not np.isclose(theirs.tensors[name].amax, ours.tensors[name].amax, rtol=1e-3, atol=1e-6)
-            }
-            missing = [name for name in ours.tensors if name not in theirs.tensors]
-            yield compared(
-                f"{model.name}: largest |x| of all tensors within 0.1%",
-                {"tensors": len(shared), "missing": missing, "far": far},
-                "none missing, none far",
-                not far and not missing,
-            )
-
-        yield from attempt(f"{model.name}: statistics on the GPU", ask)
+    batches = model.batches(np.arange(4 if context.small else 64), 2 if context.small else 8)
+    begin = time.perf_counter()
+    with beyond_doubles(context, "run neither kernels nor engines"):
+        theirs = collect_on_gpu(model.path, batches)
+    middle = time.perf_counter()
+    ours = calibrate(model.path, batches).stats
+    end = time.perf_counter()
+    yield measured(
+        f"{model.name}: seconds on the GPU and on the CPU", [round(middle - begin, 3), round(end - middle, 3)]
+    )
+    inputs = list(batches[0])
+    equal = [name for name in inputs if theirs.tensors.get(name) == ours.tensors.get(name)]
+    yield compared(f"{model.name}: statistics of the inputs, every count", equal, inputs)
+    shared = [name for name in ours.tensors if name in theirs.tensors]
+    far = {
+        name: [float(theirs.tensors[name].amax), float(ours.tensors[name].amax)]
+        for name in shared
+        if not np.isclose(theirs.tensors[name].amax, ours.tensors[name].amax, rtol=1e-3, atol=1e-6)
+    }
+    missing = [name for name in ours.tensors if name not in theirs.tensors]
+    yield compared(
+        f"{model.name}: largest |x| of all tensors within 0.1%",
+        {"tensors": len(shared), "missing": missing, "far": far},
+        "none missing, none far",
+        not far and not missing,
+    )
 
 
 def leaks(context: Context) -> Iterator[Finding]:
@@ -259,16 +261,17 @@ def leaks(context: Context) -> Iterator[Finding]:
 
     plan = [("builds", one_build, BUILDS), ("feeds", one_feed, FEEDS), ("feeds that are abandoned", abandoned, FEEDS)]
     for what, once, times in plan:
+        question = f"bytes lost over {what}"
+        yield from attempt(question, partial(_lost, context, question, once, times))
 
-        def ask(what: str = what, once: Any = once, times: int = times) -> Finding:
-            for _ in range(3):
-                once()
-            before = device().memory()[0]
-            done = 0
-            while done < (2 if context.small else times) and context.seconds_left > 5:
-                once()
-                done += 1
-            lost = before - device().memory()[0]
-            return compared(f"bytes lost over {what}", lost, f"at most {LEAK}", lost <= LEAK, times=done)
 
-        yield from attempt(f"bytes lost over {what}", ask)
+def _lost(context: Context, question: str, once: Callable[[], None], times: int) -> Finding:
+    for _ in range(3):
+        once()
+    before = device().memory()[0]
+    done = 0
+    while done < (2 if context.small else times) and context.seconds_left > 5:
+        once()
+        done += 1
+    lost = before - device().memory()[0]
+    return compared(question, lost, f"at most {LEAK}", lost <= LEAK, times=done)

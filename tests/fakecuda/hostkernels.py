@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from calibrators.buffers import Buffers
-from calibrators.memory import DeviceMemory, HostMemory
+from calibrators.memory import Attribute, DeviceMemory, HostMemory
 from calibrators.visible import Visible
 
 
-def kernel_memory(library: Path, **attributes: int) -> HostMemory:
-    """The library of `setup_env.kernels` -> host memory that launches its kernel; attributes by number, as "_97"."""
+def kernel_memory(library: Path, attributes: Mapping[Attribute, int] | None = None) -> HostMemory:
+    """The library of `setup_env.kernels` -> host memory that launches its kernel, with attributes of another device."""
     function = ctypes.CDLL(str(library)).run_observe
 
     def launch(blocks: int, threads: int, shared: int, arguments: Sequence[np.generic]) -> None:
@@ -24,7 +24,7 @@ def kernel_memory(library: Path, **attributes: int) -> HostMemory:
 
     memory = HostMemory()
     memory.functions["observe"] = launch
-    memory.attributes.update({int(code[1:]): value for code, value in attributes.items()})
+    memory.attributes.update(attributes or {})
     return memory
 
 

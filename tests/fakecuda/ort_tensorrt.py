@@ -1,7 +1,7 @@
 """A stand-in for the tensorrt module whose engines are run by ONNX Runtime, on addresses of ordinary memory.
 
 It has what `calibrators.visible` uses and refuses what TensorRT is known to refuse: outputs that are no floats, shapes
-outside the profile, unaligned addresses. Where TF32 was left on, values have its ten bits of mantissa. As in TensorRT's
+outside the profile, FP16 without its flag. Where TF32 was left on, values have its ten bits of mantissa. As in TensorRT's
 parser, an Identity makes no layer: its input's tensor goes by the output's name.
 """
 
@@ -177,6 +177,10 @@ class Builder:
     def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
         if not network.outputs or any(tensor.dtype.name != "FLOAT" for tensor in network.outputs):
             self._log.log(ILogger.ERROR, "an output is no float")
+            return None
+        tensors = [*network.inputs, *(tensor for layer in network.layers for tensor in layer._outputs if tensor)]
+        if any(tensor.dtype.name == "HALF" for tensor in tensors) and "FP16" not in config.flags:
+            self._log.log(ILogger.ERROR, "fp16 is not configured in the builder")
             return None
         dynamic = any(-1 in tensor.shape for tensor in network.inputs)
         if dynamic and config.profile is None:
