@@ -264,10 +264,18 @@ def test_bytes_that_are_not_text_are_refused(data: bytes, line: int) -> None:
         CalibrationCache.parse(data, name="model.cache")
 
 
+def test_bytes_without_a_file_are_called_bytes() -> None:
+    with pytest.raises(CacheFormatError, match=r"^<bytes>:1: "):
+        CalibrationCache.parse(b"x\n")
+
+
 def test_a_very_long_bad_line_is_shortened_in_the_message() -> None:
-    with pytest.raises(CacheFormatError) as caught:
-        CalibrationCache.parse(HEADER + b"x" * 100_000)
-    assert len(str(caught.value)) < 300
+    for length, whole in ((119, True), (120, True), (121, False), (100_000, False)):
+        with pytest.raises(CacheFormatError) as caught:
+            CalibrationCache.parse(HEADER + b"x" * length)
+        shown = str(caught.value).partition(", got ")[2]
+        assert (shown == repr("x" * length)) == whole
+        assert len(shown) == len("''") + min(length, 120)
 
 
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(HEADER.__add__))
@@ -282,10 +290,10 @@ def test_any_bytes_give_a_cache_that_survives_writing_or_one_of_our_errors(data:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "without a name"),
+        ("", "^a tensor without a name"),
         ("a\nb", "holds a line end"),
         ("a\rb", "holds a line end"),
-        ("\ud800", "cannot be written as UTF-8"),
+        ("\ud800", "^tensor name .* cannot be written as UTF-8"),
     ],
 )
 def test_a_name_that_cannot_be_written_is_refused(name: str, message: str) -> None:
@@ -305,7 +313,7 @@ def test_a_name_that_cannot_be_written_is_refused(name: str, message: str) -> No
     ],
 )
 def test_a_header_that_cannot_be_written_is_refused(version: str, algorithm: str) -> None:
-    with pytest.raises(CacheError, match="header"):
+    with pytest.raises(CacheError, match=r"^(expected a )?header"):
         CalibrationCache(version, algorithm, {})
 
 
@@ -332,6 +340,8 @@ def test_caches_are_equal_when_they_write_the_same_file() -> None:
     a, b = (CalibrationCache.parse(HEADER + b"x: 7fc00001\ny: 0\n") for _ in range(2))
     assert a == b
     assert hash(a) == hash(b)
+    assert len({a, b, CalibrationCache.parse(HEADER)}) == 2
+    assert hash(a) != hash(CalibrationCache.parse(HEADER))
     assert a != CalibrationCache.parse(HEADER + b"y: 0\nx: 7fc00001\n")
     assert a != CalibrationCache.parse(HEADER + b"x: 7fc00002\ny: 0\n")
     assert a != a.format()
@@ -393,6 +403,13 @@ def test_the_header_is_that_of_the_tensorrt_and_calibrator_asked_for() -> None:
     assert cache.format() == b"TRT-100300-MinMaxCalibration\n"
     with pytest.raises(ValueError, match=r"EntropyCalibration2, .*got 'entropy'"):
         CalibrationCache.from_amax({}, algorithm="entropy")
+
+
+def test_tensorrt_11_reads_no_cache_and_the_error_says_what_it_reads() -> None:
+    assert CalibrationCache.from_amax({}, trt_version="10.99.99").version == "109999"
+    for version in ("11.0", "11.0.0", "12.1"):
+        with pytest.raises(ValueError, match=rf"TensorRT {version} .*Q/DQ"):
+            CalibrationCache.from_amax({}, trt_version=version)
 
 
 # --- versions -----------------------------------------------------------------------------------------

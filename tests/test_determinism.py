@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from models import batched, conv_model, images, save
 from PIL import Image
@@ -149,6 +150,8 @@ def test_decoding_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("optimization", ["disabled", "extended"])
 def test_onnx_runtime_s_threads_do_not_change_what_these_models_compute(optimization: Any) -> None:
     """Measured, not promised by ONNX Runtime. The pass of a calibration asks it for one thread in any case."""
+    if tuple(map(int, ort.__version__.split(".")[:2])) < (1, 32):
+        pytest.skip(f"measured with ONNX Runtime 1.32; 1.18 does change the last bits, and this is {ort.__version__}")
     batch = {"image": demo.calibration_images()[:16]}
     found = []
     for threads in (1, 2, 4):

@@ -7,7 +7,7 @@ from test_emulation import samples, stats_of
 from trtcal.emulation import read_off
 from trtcal.histogram import NUM_BINS, Histogram
 from trtcal.measuring import Reference, in_threads, measured, thresholds
-from trtcal.thresholds import entropy, entropy_bin, method
+from trtcal.thresholds import entropy, entropy_bin, method, mse
 
 FINE = stats_of(samples()).histogram
 EMPTY = Histogram(np.zeros(32768, np.int64), 0.0, np.float32(0))
@@ -25,7 +25,7 @@ def test_many_histograms_at_once_are_measured_as_each_by_itself() -> None:
         hist = Histogram(counts[row], limit, FINE.amax)
         m = entropy_bin(hist.counts)
         assert found.m[row] == (-1 if m is None else m)
-        assert found.amax[row] == (FINE.amax if m is None else entropy(hist))
+        assert found.amax[row] == entropy(hist)
         assert found.amax.dtype == np.float32
         assert found.clipped[row] == hist.clipped(float(found.amax[row]))
         assert found.empty[row] == (hist.counts == 0).mean()
@@ -75,3 +75,18 @@ def test_threads_keep_the_order_and_hand_on_errors(workers: int) -> None:
     assert in_threads(lambda item: item * 2, range(50), workers) == list(range(0, 100, 2))
     with pytest.raises(ZeroDivisionError):
         in_threads(lambda item: 1 // item, [1, 0], workers)
+
+
+@pytest.mark.parametrize("place", [69, 167, 404, 1142, 1621, 1815])
+@pytest.mark.parametrize("elements", [1, 12, 7_590_185])
+def test_of_candidates_that_are_equally_good_for_a_constant_mse_takes_the_least(place: int, elements: int) -> None:
+    counts = np.zeros(NUM_BINS, np.int64)
+    counts[place] = elements
+    centre = 2 * place + 1  # in half bins, so that all of it is in whole numbers
+
+    def error(candidate: int) -> int:
+        # 254 times the distance to the level that is next, or to the last one.
+        return min(abs(127 * centre - 2 * level * candidate) for level in range(128))
+
+    best = min(range(64, NUM_BINS + 1), key=error)
+    assert mse(Histogram(counts, float(NUM_BINS), np.float32(NUM_BINS))) == best

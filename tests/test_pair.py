@@ -141,7 +141,7 @@ def test_more_elements_than_an_int32_counts_are_counted_in_parts(monkeypatch: py
             pair.start_batch()
             for part in batch:
                 pair.add(part, abs_max(part))
-                assert pair._elements <= many
+                assert pair._sums.sum() == pair._elements <= many
         assert pair.fine.build() == expected.fine.build()
         assert pair.streamed.build() == expected.streamed.build()
 

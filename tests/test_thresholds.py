@@ -134,9 +134,44 @@ def test_a_tensor_of_zeros_has_the_threshold_zero(name: str) -> None:
     assert METHODS[name](fine(np.zeros(9))) == 0
 
 
-def test_entropy_merges_a_finer_histogram_to_tensorrts_bins() -> None:
-    hist = fine(np.random.default_rng(2).normal(size=5000))
-    assert entropy(hist) == entropy(hist.coarse(NUM_BINS))
+@pytest.mark.parametrize("threshold", [entropy, mse])
+def test_a_finer_histogram_is_merged_to_tensorrts_bins(threshold: Callable[[Histogram], np.float32]) -> None:
+    for seed in range(5):
+        hist = fine(np.random.default_rng(seed).normal(size=5000))
+        assert threshold(hist) == threshold(hist.coarse(NUM_BINS))
+
+
+def only(bins: dict[int, int]) -> NDArray[np.int64]:
+    counts = np.zeros(NUM_BINS, np.int64)
+    counts[list(bins)] = list(bins.values())
+    return counts
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        only({2047: 5}),
+        only({0: 99, 2047: 1}),
+        only({1: 1}),
+        only({0: 7, 1: 5000, 2: 1, 300: 90, 301: 5, 2047: 1}),
+        only({0: 7, 1: 1, 2: 5000, 300: 90, 301: 5, 2047: 1}),
+        only({0: 1, 2: 9000, 130: 1, 140: 1, 200: 1}),
+        # Here bin 1, and no other, has to stand in for bin 0.
+        only({1: 82, 2: 835, 166: 462, 1160: 508, 1925: 654}),
+        only({1: 2894, 2: 77, 86: 12, 156: 298, 373: 417, 1632: 352, 2013: 783}),
+    ],
+)
+def test_entropy_is_the_reference_where_there_is_little_to_search(counts: NDArray[np.int64]) -> None:
+    assert entropy_bin(counts) == oracle.entropy_bin(counts)
+
+
+def test_the_bin_of_zeros_counts_as_much_as_its_neighbour() -> None:
+    rng = np.random.default_rng(0)
+    for counts in rng.geometric(0.02, (5, NUM_BINS)) // np.arange(1, NUM_BINS + 1):
+        found = entropy_bin(counts)
+        counts[0] = 10**9
+        assert entropy_bin(counts) == found
+    assert entropy_bin(only({0: 10**9})) is None
 
 
 def test_an_overflowed_limit_gives_inf_rather_than_a_number_that_looks_right() -> None:
@@ -148,6 +183,9 @@ def test_an_overflowed_limit_gives_inf_rather_than_a_number_that_looks_right() -
 def test_within_a_tie_the_first_minimum_wins() -> None:
     assert first_minimum(np.array([3.0, 1.0, 1.0 - 5e-13, 1.0 - 2e-12, 2.0])) == 3
     assert first_minimum(np.array([1.0, 1.0 - 6e-13, 1.0 - 9e-13])) == 0
+    assert first_minimum(np.array([1.0, 1.0 - 1e-12])) == 0
+    assert first_minimum(np.array([math.inf, math.inf, 2.0, 3.0])) == 2
+    assert first_minimum(np.array([math.inf, math.inf])) == 0
 
 
 def test_percentile_is_the_upper_edge_of_its_bin() -> None:
@@ -213,6 +251,21 @@ def test_mse_is_the_least_error_of_all_candidates() -> None:
     assert mse(hist) < hist.amax
 
 
+@given(st.dictionaries(st.integers(0, NUM_BINS - 1), st.integers(1, 1000), min_size=1, max_size=12))
+@example({2047: 1})
+@example({0: 500, 2046: 3, 2047: 2})
+@example({63: 7})
+def test_mse_is_the_first_of_the_candidates_with_the_least_error_of_bin_centres(bins: dict[int, int]) -> None:
+    """In whole numbers: 254 times as large as in bins, so that centres and levels are whole."""
+    x, number = np.array(list(bins)) * 254 + 127, np.array(list(bins.values()))
+    candidates = np.arange(64, NUM_BINS + 1)
+    step = 2 * candidates[:, None]
+    level = np.minimum((x + step // 2) // step, 127)
+    error = ((x - level * step) ** 2 * number).sum(axis=1)
+    hist = Histogram(only(bins), float(NUM_BINS), np.float32(NUM_BINS))
+    assert mse(hist) == candidates[np.argmin(error)]
+
+
 @pytest.mark.parametrize("spec", ["entropy", "minmax", "mse", "percentile", "percentile:99.9"])
 def test_a_method_is_found_by_its_name(spec: str) -> None:
     hist = fine(np.random.default_rng(5).normal(size=1000))
@@ -223,7 +276,7 @@ def test_a_method_is_found_by_its_name(spec: str) -> None:
 def test_a_method_has_one_way_to_be_written() -> None:
     specs = ["percentile", "percentile:99.99", "percentile:99.990", "percentile:9.999e1"]
     assert {canonical(spec) for spec in specs} == {"percentile:99.99"}
-    for spec in ("entropy", "minmax", "mse", "percentile:100"):
+    for spec in ("entropy", "minmax", "mse", "percentile:100", "percentile:0.5"):
         assert canonical(spec) == spec
 
 

@@ -187,7 +187,8 @@ def array_of(tensor: TensorProto, folder: str | Path = "") -> np.ndarray:
     try:
         return numpy_helper.to_array(tensor, base_dir=str(folder))
     except Exception as error:  # of ONNX, NumPy and the file system
-        raise ModelError(f"constant {tensor.name!r}: cannot be read: {error}") from error
+        places = [f" in {Path(folder) / item.value}" for item in tensor.external_data if item.key == "location"]
+        raise ModelError(f"constant {tensor.name!r}{''.join(places)}: cannot be read: {error}") from error
 
 
 def dtype_of(element_type: int, name: str) -> np.dtype:

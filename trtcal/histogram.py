@@ -96,7 +96,7 @@ class Histogram:
 
     def clipped(self, amax: float) -> float:
         """Share of the elements in bins that lie wholly above ``amax``; 0.0 for an empty histogram."""
-        if self.limit == 0 or not self.total:
+        if not self.total:
             return 0.0
         first = min(int(amax / self.bin_width) + 1, self.num_bins) if amax < self.limit else self.num_bins
         return float(self.counts[first:].sum() / self.total)

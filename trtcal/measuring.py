@@ -38,6 +38,7 @@ def measured(fine: Histogram, counts: np.ndarray, limit: np.ndarray, amax: np.nd
     m = np.array([-1 if kept is None else kept for kept in entropy_bins(counts)])
     m[limit == 0] = -1
     threshold = np.where(m < 0, amax, entropy_amax(m, limit, num_bins))
+    threshold[np.isinf(limit)] = np.inf  # as entropy() has it
     below = np.zeros((len(counts), num_bins + 1), np.int64)
     np.cumsum(counts, axis=1, out=below[:, 1:])
     with np.errstate(invalid="ignore", divide="ignore"):  # limits of 0 and inf

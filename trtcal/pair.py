@@ -93,7 +93,7 @@ def _first_sums(fine_limit: float, limit: float) -> np.ndarray:
     edge = np.asarray(bins * (limit / NUM_BINS), np.float32)
     # Two roundings stand between an element and its bin: the first float32 of a bin is within 2 of the edge.
     near = (edge.view(np.int32)[:, None] + np.arange(-2, 3, dtype=np.int32)).view(np.float32)
-    inside = (near / np.float32(limit) * np.float32(NUM_BINS)).astype(np.int64) >= bins[:, None]
+    inside = near / np.float32(limit) * np.float32(NUM_BINS) >= bins[:, None]
     first = near[np.arange(bins.size), inside.argmax(axis=1)]
     fine = np.minimum(first * _scale(fine_limit), np.float32(FINE_BINS - 1)).astype(np.int64)
     return np.concatenate([[0], fine + bins])

@@ -187,5 +187,11 @@ def _with_external_data(model: ModelProto, folder: Path, options: Any) -> ModelP
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    onnx.load_external_data_for_model(copy, str(folder))
+    try:
+        onnx.load_external_data_for_model(copy, str(folder))
+    except (OSError, ValueError) as error:
+        files = {
+            item.value for each in model.graph.initializer for item in each.external_data if item.key == "location"
+        }
+        raise ModelError(f"{folder}: weights in {', '.join(sorted(files))} cannot be read: {error}") from error
     return copy

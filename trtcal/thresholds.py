@@ -41,19 +41,19 @@ def percentile(hist: Histogram, q: float = DEFAULT_PERCENTILE) -> np.float32:
     return np.float32(min((held + 1) * hist.bin_width, float(hist.amax)))
 
 
-def entropy(hist: Histogram, m: int | None = None) -> np.float32:
+def entropy(hist: Histogram) -> np.float32:
     """Threshold of least Kullback-Leibler divergence, bit for bit as TensorRT's entropy calibrators set it.
 
     Wants TensorRT's 2048 bins; a finer histogram is merged to them. The amax is the *middle* of the bin
     after the chosen one, ``(m + 0.5) * limit / 2048`` in float32, so data that is not clipped at all gets a
-    little more than its largest |x|. ``m``, the number of bins kept, may be given where it is known.
+    little more than its largest |x|.
     Source: "8-bit inference with TensorRT" (S. Migacz, GTC 2017) for the idea; start, levels and rounding as
     seen in caches of TensorRT 7 to 10.
     """
-    hist = hist.coarse(NUM_BINS) if hist.num_bins > NUM_BINS else hist
+    hist = hist.coarse(min(NUM_BINS, hist.num_bins))
     if math.isinf(hist.limit):
         return np.float32(np.inf)
-    m = entropy_bin(hist.counts) if m is None else m
+    m = entropy_bin(hist.counts)
     if m is None:
         return hist.amax
     return np.float32(entropy_amax(m, hist.limit, hist.num_bins))
@@ -71,9 +71,7 @@ def mse(hist: Histogram) -> np.float32:
 
     The error is that of bin centres on at most 2048 bins; candidates are the upper edges from bin 64 on.
     """
-    hist = hist.coarse(NUM_BINS) if hist.num_bins > NUM_BINS else hist
-    if hist.limit == 0 or not hist.total:
-        return hist.amax
+    hist = hist.coarse(min(NUM_BINS, hist.num_bins))
     centre = np.arange(hist.num_bins) + 0.5  # in bins, so that limits of any size keep their precision
     candidates, begin = _mse_grid(hist.num_bins)
     cumulative, moment = _prefix(hist.counts), _prefix(hist.counts * centre)
@@ -81,7 +79,7 @@ def mse(hist: Histogram) -> np.float32:
     # 2 step x and (2j - 1) step**2 from level j - 1 to j, for all elements that are on level j or above. With 127 times
     # the step all of it is whole numbers, so that candidates that are equally good, as for a constant, are equal.
     above = cumulative[-1] - cumulative, moment[-1] - moment
-    counted = above[0].take(begin) @ np.arange(1.0, 2 * NUM_LEVELS - 1, 2)
+    counted = above[0].take(begin) @ (2 * np.arange(NUM_LEVELS - 1) + 1.0)
     summed = above[1].take(begin).sum(axis=1)
     error = candidates * (candidates * counted - 2 * (NUM_LEVELS - 1) * summed)
     return np.float32(min(candidates[int(np.argmin(error))] * hist.bin_width, float(hist.amax)))
@@ -130,9 +128,9 @@ def canonical(spec: str) -> str:
     return f"percentile:{number:.15g}"
 
 
-def entropy_bin(counts: np.ndarray, start: int = NUM_LEVELS) -> int | None:
+def entropy_bin(counts: np.ndarray) -> int | None:
     """:func:`entropy_bins` for one histogram, (num_bins,)."""
-    return entropy_bins(np.asarray(counts)[None], start)[0]
+    return entropy_bins(np.asarray(counts)[None])[0]
 
 
 def entropy_bins(counts: np.ndarray, start: int = NUM_LEVELS) -> list[int | None]:
