@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from trtcal.cli import main
 
 # No deadline: a busy machine is not a failure. In CI the examples are the same on every run, so
 # that a red run can be repeated; elsewhere they are drawn anew each time.
 settings.register_profile("trtcal", deadline=None, derandomize=bool(os.environ.get("CI")))
+# For mutmut (docs/reliability.md): a mutant is killed by the first example that fails, and need not be explained.
+settings.register_profile(
+    "mutation", deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile("trtcal")
 
 Run = Callable[..., tuple[int, str, str]]

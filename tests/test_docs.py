@@ -14,7 +14,10 @@ import typer.main
 from trtcal.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/fuzz/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
