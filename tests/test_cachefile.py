@@ -131,7 +131,7 @@ def test_a_file_that_lies_where_the_sidecar_goes_is_not_replaced(model: Path, tm
 
 @pytest.mark.parametrize("stats", ["c.cache", "c.cache.json", "c.cache.partial.npz"])
 def test_statistics_do_not_replace_the_cache_they_were_kept_for(model: Path, tmp_path: Path, stats: str) -> None:
-    with pytest.raises(OutputError, match="to become both .* and the statistics"):
+    with pytest.raises(OutputError, match=r"to become both .* and the statistics"):
         calibrate_to_file(model, batches(), tmp_path / "c.cache", stats=tmp_path / stats)
     assert files(tmp_path) == {"m.onnx"}
 
