@@ -246,6 +246,16 @@ def test_an_engine_without_something_to_run_it_is_one_clear_line(
 # --- sensitivity
 
 
+def test_where_int8_loses_nothing_no_layer_recovers_nan(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trtcal.sensitivity._recovered", lambda *trials: float("nan"))  # as it is without noise
+    code, out, err = run("sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "r.json")
+    assert (code, err) == (0, "")
+    assert "nan" not in out
+    assert "nothing lost" in out
+
+
 def test_sensitivity_prints_ranks_and_names_and_writes_the_report(run: Run, folder: Path) -> None:
     options = ["--cache", "c.cache", "--data", "x.npy", "-o", "r.json"]
     code, out, err = run("sensitivity", "m.onnx", *options)

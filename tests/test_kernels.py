@@ -75,7 +75,7 @@ def test_an_element_at_the_limit_is_in_the_last_bin_and_elements_at_the_edge_are
 
 
 @pytest.mark.parametrize("num_bins", [2048, 32768])
-@pytest.mark.parametrize("size", [511, 512, 513, 2048, 8192, 8193, 70001])
+@pytest.mark.parametrize("size", [511, 512, 513, 2048, 8192, 8193, 70001, (1 << 20) + 7])
 def test_crowds_of_zeros_and_a_constant_are_counted_like_anything_else(size: int, num_bins: int) -> None:
     x = np.maximum(np.random.default_rng(size).normal(size=size), 0).astype(np.float32)
     for values in (x, -x, np.full(size, 0.7, np.float32), np.zeros(size, np.float32)):

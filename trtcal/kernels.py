@@ -44,12 +44,15 @@ def numpy_add_counts(
     ``|x| * scale`` rounded down, at most what makes the sum an index of ``counts``: none if they have ``num_bins``.
     ``counts`` are int32, so MANY elements are enough for them.
     """
-    magnitude = np.abs(x)
-    index = np.minimum((magnitude / limit * np.float32(num_bins)).astype(np.int64), num_bins - 1)
-    if counts.size > num_bins:
-        index += np.minimum((magnitude * scale).astype(np.int64), counts.size - num_bins)
-    counts += np.bincount(index, minlength=counts.size).astype(np.int32)
-    return int((magnitude >= edge).sum())
+    hits = 0
+    for begin in range(0, x.size, 1 << 20):  # the indices of many elements take several times their memory
+        magnitude = np.abs(x[begin : begin + (1 << 20)])
+        index = np.minimum((magnitude / limit * np.float32(num_bins)).astype(np.int64), num_bins - 1)
+        if counts.size > num_bins:
+            index += np.minimum((magnitude * scale).astype(np.int64), counts.size - num_bins)
+        counts += np.bincount(index, minlength=counts.size).astype(np.int32)
+        hits += int((magnitude >= edge).sum())
+    return hits
 
 
 def numpy_divergences(

@@ -256,7 +256,9 @@ def _sensitivity(result: Sensitivity) -> str:
     for layer in shown:
         line = f"  {layer.layer:{width}}  {layer.op_type:17}"
         if layer.without is not None and layer.only is not None:
-            line += f"  recovers {result.recovered(layer.without):6.1%}   alone in INT8: {_trial(result, layer.only)}"
+            share = result.recovered(layer.without)
+            recovers = "nothing lost   " if share != share else f"recovers {share:6.1%}"
+            line += f"  {recovers}   alone in INT8: {_trial(result, layer.only)}"
         else:
             line += f"  not measured; what it reads has {layer.estimate_db:.1f} dB"
         lines.append(line)
