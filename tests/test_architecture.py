@@ -32,7 +32,8 @@ LAYERS = (
     ("stats", "arrays", "images", "streams", "raydata", "feeding", "weights"),
     ("sources", "collector", "emulation", "measuring", "qdq"),
     ("calibration", "accuracy", "formats", "cache_doctor", "exact", "parts"),
-    ("evaluation", "damage", "distributed"),
+    ("evaluation", "damage", "shards"),
+    ("distributed",),
     ("cachefile", "qdqfile", "sensitivity", "sweep", "contact_sheet", "doctor"),
     ("recommend", "drift"),
     ("sweepfile",),
@@ -71,6 +72,7 @@ TESTED_ELSEWHERE = {
     "errors": "test_public_api.py",
     "spec": "test_feeding.py",
     "cluster": "test_distributed.py",
+    "shards": "test_distributed.py",
     "zoopage": "test_zoo.py",
 }
 

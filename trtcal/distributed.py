@@ -14,21 +14,20 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from trtcal import shards
 from trtcal.calibration import FloatRunner
-from trtcal.cluster import Cluster, Shared, fetched
-from trtcal.collector import CHECKPOINT_SECONDS, Progress, batch_rows, load_checkpoint, save_checkpoint
+from trtcal.cluster import Cluster, fetched
+from trtcal.collector import CHECKPOINT_SECONDS, Progress, load_checkpoint, save_checkpoint
 from trtcal.collector import collect as collect_here
-from trtcal.data import Batch, Batches, Samples, load_batches
 from trtcal.errors import BackendError, DataError
 from trtcal.graph import CalibrationGraph
-from trtcal.parts import Part, added, collect_part, continued, first_limits, recounted, uncounted
+from trtcal.parts import Part, added, continued, first_limits, recounted, uncounted
 from trtcal.stats import ActivationStats
 
 logger = logging.getLogger(__name__)
@@ -38,11 +37,9 @@ FEW_SAMPLES = 32  # of the first shards of a source whose length nobody knows
 SHARD_BYTES = 64 << 20  # of a shard whose arrays travel to the worker
 SHARDS_PER_SLOT = 8  # at least, so that the last ones end at about the same time
 
-OpenRunner = Callable[[], AbstractContextManager[Any]]
-
 
 def collect(
-    open_runner: OpenRunner,
+    open_runner: shards.OpenRunner,
     batches: Iterable[Mapping[str, Any]],
     *,
     cluster: Cluster,
@@ -144,19 +141,10 @@ class _Segment:
         self.closed = False
 
 
-class _Unit(NamedTuple):
-    """A batch: the numbers of its samples and how many are valid, or itself; how many samples and bytes it is."""
-
-    work: Any
-    first: str
-    samples: int
-    size: int
-
-
 class _Pass:
     def __init__(
         self,
-        open_runner: OpenRunner,
+        open_runner: shards.OpenRunner,
         batches: Iterable[Mapping[str, Any]],
         cluster: Cluster,
         growth: str,
@@ -170,12 +158,12 @@ class _Pass:
         self.look = look or (lambda stats: None)
         self.least_shards = SHARDS_PER_SLOT * cluster.slots
         self.shard_samples = shard_samples  # None, where nobody knows how many samples there are: more and more
-        numbered = _by_number(batches)
+        numbered = shards.by_number(batches)
         if shard_samples is None and numbered is not None:
             self.shard_samples = max(1, min(SHARD_SAMPLES, numbered.num_samples // self.least_shards))
         threads = max(1, int(cluster.cpus))
         shared = cluster.share((open_runner, numbered and numbered.source))
-        begin, shard = cluster.remote(_begin), cluster.remote(_shard, num_returns=2)
+        begin, shard = cluster.remote(shards.begin), cluster.remote(shards.shard, num_returns=2)
         self._begin: Callable[..., Any] = lambda work: begin.remote(shared, work, growth, threads)
         self._shard: Callable[..., Any] = lambda work, limits, again: shard.remote(
             shared, work, limits, growth, threads, again
@@ -188,7 +176,7 @@ class _Pass:
         self.failed: tuple[int, Exception] | None = None
 
     def run(self, save: Callable[[], None]) -> ActivationStats:
-        units = _units(self.batches)
+        units = shards.units(self.batches)
         if self.stats is None:
             first = next(units, None)
             if first is None:
@@ -245,13 +233,13 @@ class _Pass:
             logger.warning("%s; what the shards under way had counted is lost", error)
         return stats
 
-    def _starts(self, units: Iterator[_Unit]) -> Iterator[Callable[[], Any]]:
+    def _starts(self, units: Iterator[shards.Unit]) -> Iterator[Callable[[], Any]]:
         """The shards, each as what starts it; no more of them after an error."""
         assert self.stats is not None
         samples, begin, number = len(self.stats.samples), self.stats.batches, 0
         more = True
         while more and self.failed is None:
-            shard: list[_Unit] = []
+            shard: list[shards.Unit] = []
             cut = False
             try:
                 for unit in units:
@@ -275,7 +263,7 @@ class _Pass:
                 yield self._start(number, shard)
                 begin, number = begin + len(shard), number + 1
 
-    def _start(self, number: int, shard: list[_Unit]) -> Callable[[], Any]:
+    def _start(self, number: int, shard: list[shards.Unit]) -> Callable[[], Any]:
         def start() -> Any:
             assert self.stats is not None
             ended, part = self._shard([unit.work for unit in shard], first_limits(self.stats), False)
@@ -306,7 +294,7 @@ class _Pass:
 
     def _count_again(self, segment: _Segment, part: Part, limits: Mapping[str, float]) -> Part:
         assert self.stats is not None
-        units = islice(_units(self.batches), self.stats.batches, None)
+        units = islice(shards.units(self.batches), self.stats.batches, None)
         parts: list[Any] = []
 
         def starts() -> Iterator[Callable[[], Any]]:
@@ -338,66 +326,3 @@ class _Pass:
         if cut:
             assert self.stats is not None
             self.look(self.stats)
-
-
-def _by_number(batches: object) -> Batches | None:
-    """The batches, if their samples have numbers, so that workers can read them."""
-    return batches if isinstance(batches, Batches) and isinstance(batches.source, Samples) else None
-
-
-def _units(batches: Iterable[Mapping[str, Any]]) -> Iterator[_Unit]:
-    numbered = _by_number(batches)
-    if numbered is not None:
-        assert isinstance(numbered.source, Samples)
-        for numbers, valid in numbered.groups():
-            yield _Unit((numbers, valid), numbered.source.name(numbers[0]), valid, 0)
-        return
-    seen = 0
-    for feed in batches:
-        rows = batch_rows(feed)
-        names = getattr(feed, "samples", None) or [f"sample {seen + row}" for row in range(rows)]
-        batch = Batch(feed, samples=names, valid=min(getattr(feed, "valid", rows), rows))
-        seen += batch.valid
-        yield _Unit(batch, batch.samples[0], batch.valid, sum(array.nbytes for array in batch.values()))
-
-
-# --- what runs in the workers
-
-
-def _open(shared: tuple[OpenRunner, Samples | None]) -> tuple[Any, Samples | None]:
-    return shared[0]().__enter__(), shared[1]
-
-
-def _loaded(source: Samples | None, work: Sequence[Any], threads: int) -> Iterable[Batch]:
-    return work if source is None else load_batches(source, work, threads)
-
-
-def _begin(shared: Shared, work: Sequence[Any], growth: str, threads: int) -> ActivationStats:
-    runner, source = shared.kept(_open)
-    return collect_here(runner, _loaded(source, work, threads), growth=growth, workers=threads)
-
-
-def _shard(
-    shared: Shared,
-    work: Sequence[Any],
-    limits: Mapping[str, float],
-    growth: str,
-    threads: int,
-    again: bool,
-) -> tuple[int, Part]:
-    runner, source = shared.kept(_open)
-    with _only(runner, limits) if again else nullcontext(runner) as runner:
-        part = collect_part(runner, _loaded(source, work, threads), limits, growth=growth, workers=threads)
-    return len(part.samples), part
-
-
-@contextmanager
-def _only(runner: Any, names: Iterable[str]) -> Iterator[Callable[[Mapping[str, Any]], dict[str, Any]]]:
-    only = getattr(runner, "only", lambda names: nullcontext(runner))
-    with only(names) as runner:
-
-        def some(batch: Mapping[str, Any]) -> dict[str, Any]:
-            answer = runner(batch)
-            return {name: answer[name] for name in names}
-
-        yield some
