@@ -20,12 +20,12 @@ from calibrators.shapes import Range, extremes
 from trtcal.accuracy import Labels
 from trtcal.cache import CalibrationCache, version_number
 from trtcal.calibration import TRT_VERSION
+from trtcal.cpujudge import CpuJudge
 from trtcal.data import Batches
 from trtcal.errors import BackendError
 from trtcal.graph import CalibrationGraph, batch_size, load_model
 from trtcal.metrics import Metric
 from trtcal.qdqfile import qdq_to_file
-from trtcal.sweeprun import CpuJudge
 
 
 class EngineJudge(CpuJudge):
@@ -35,7 +35,7 @@ class EngineJudge(CpuJudge):
     faster, as ``trtcal build`` does it. TensorRT 11 takes no cache: there they become Q/DQ pairs, and what is not INT8
     stays in the model's own precision.
 
-    Compared is with the FP32 model in ONNX Runtime, as `trtcal.sweeprun.CpuJudge` does it: so the two judges differ
+    Compared is with the FP32 model in ONNX Runtime, as `trtcal.cpujudge.CpuJudge` does it: so the two judges differ
     in the INT8 model alone, and whatever else TensorRT does to the numbers counts as well.
 
     ``timing_cache``: file in which all builds keep their timings, so that what was measured for one engine need not

@@ -13,10 +13,11 @@ import sys
 from trtcal import demo
 from trtcal.calibration import open_graph
 from trtcal.cli import app
+from trtcal.cpujudge import CpuJudge
 from trtcal.data import Batches
 from trtcal.metrics import METRICS
 from trtcal.sources import ArraySource
-from trtcal.sweeprun import CpuJudge, run_sweep
+from trtcal.sweeprun import run_sweep
 
 
 def main() -> None:

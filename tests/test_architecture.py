@@ -35,7 +35,7 @@ LAYERS = (
     ("evaluation", "damage", "shards"),
     ("distributed",),
     ("cachefile", "qdqfile", "sensitivity", "sweep", "contact_sheet", "doctor"),
-    ("recommend", "drift"),
+    ("recommend", "drift", "cpujudge"),
     ("sweepfile",),
     ("journal",),
     ("report", "zoopage", "demo", "cache_plot"),

@@ -331,7 +331,7 @@ def test_a_sweep_out_of_memory_is_no_sweep_with_failed_rows(tmp_path: Path, monk
     case = CASES["sweep"]
     template = made_folder(case, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr("trtcal.sweeprun.CpuJudge.__call__", exhausted("trtcal.sweeprun.CpuJudge.__call__", 1))
+        patch.setattr("trtcal.cpujudge.CpuJudge.__call__", exhausted("trtcal.cpujudge.CpuJudge.__call__", 1))
         code, err = command(template, *case.arguments[:-6], "--batch-sizes", "1,4", "--growths", "double")
     assert code == 2
     assert "out of memory" in err

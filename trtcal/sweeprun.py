@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,21 @@ from typing import Any
 import numpy as np
 
 from trtcal import report, sweepfile
-from trtcal.accuracy import Distances, Labels, Scores, prediction
 from trtcal.atomic import write_bytes
-from trtcal.calibration import FloatRunner, carried, open_graph
+from trtcal.calibration import FloatRunner, open_graph
 from trtcal.cluster import Cluster
 from trtcal.collector import Progress, load_checkpoint
 from trtcal.contact_sheet import thumbnails
 from trtcal.data import Batches
 from trtcal.distributed import run_pass
 from trtcal.drift import Looks
-from trtcal.errors import DataError, OutputError
-from trtcal.evaluation import with_batch_size
+from trtcal.errors import OutputError
 from trtcal.exact import ExactCounts, count_exactly
 from trtcal.graph import CalibrationGraph
 from trtcal.journal import Journal
-from trtcal.metrics import Metric, Outputs
-from trtcal.modelfile import load_whole_model
 from trtcal.outputs import only_writer
 from trtcal.provenance import installed_versions, model_sha256
-from trtcal.qdq import insert_qdq
 from trtcal.recommend import Recommendation, enough_samples, recommend
-from trtcal.runners import OrtRunner, Runner
 from trtcal.stats import ActivationStats
 from trtcal.sweep import (
     BATCH_SIZES,
@@ -200,59 +194,6 @@ def _take(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) 
     if force:  # now that there is room for at least that much
         for name in there:
             (folder / name).unlink()
-
-
-class CpuJudge:
-    """Judges a set of ranges by running the model with them as INT8 on this CPU (:func:`trtcal.accuracy.simulate`).
-
-    ``labels`` and ``metric`` give the accuracy, if there are any; agreement is with the FP32 model, per sample
-    where an output is (N, classes), and the SQNR is the lowest of all outputs'.
-    """
-
-    def __init__(
-        self,
-        graph: CalibrationGraph,
-        batches: Batches,
-        labels: Labels | None = None,
-        metric: Metric | None = None,
-        exclude: Iterable[str] = (),
-    ) -> None:
-        self.graph, self.batches, self.labels, self.metric = graph, batches, labels, metric
-        self.exclude = tuple(exclude)
-        self.model = with_batch_size(load_whole_model(graph.path)[0], batches.batch_size, str(graph.path))
-        self._expected: list[Outputs] | None = None
-
-    def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
-        """Tensor -> amax; how the model performs with these."""
-        if self._expected is None:
-            with OrtRunner(self.model) as runner:
-                self._expected = [prediction(runner, batch, 0)[1] for batch in self.batches]
-        scales = {
-            name: value / np.float32(127) for name, value in carried(self.graph, amax).items() if 0 < value < np.inf
-        }
-        distances = Distances()
-        scores = None
-        if self.labels is not None and self.metric is not None:
-            scores = Scores(self.labels, {"metric": self.metric})
-        with self.quantized(scales) as runner:
-            for batch, expected in zip(self.batches, self._expected, strict=True):
-                names, found = prediction(runner, batch, len(distances.samples))
-                distances.add(names, expected, found)
-                if scores is not None:
-                    scores.add(names, found)
-        outputs = distances.result().outputs.values()
-        agreement = next((output.top1.values for output in outputs if output.top1 is not None), None)
-        accuracy = None
-        if scores is not None:
-            score = scores.result().scores["metric"]
-            if np.isnan(score.value):
-                raise DataError("the metric is nan")
-            accuracy = score.values if score.values.size else np.array([score.value])
-        return Judgement(accuracy, agreement, min(output.sqnr_db for output in outputs))
-
-    def quantized(self, scales: Mapping[str, np.float32]) -> Runner:
-        """Tensor -> scale; the model as INT8 with these."""
-        return OrtRunner(insert_qdq(self.model, scales, placement="all", exclude=self.exclude).model)
 
 
 def _statistics(

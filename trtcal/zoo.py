@@ -16,6 +16,7 @@ from trtcal.atomic import write_bytes
 from trtcal.cachefile import calibrate_to_file
 from trtcal.calibration import open_graph
 from trtcal.cluster import Cluster
+from trtcal.cpujudge import CpuJudge
 from trtcal.data import Batches
 from trtcal.errors import DataError, OutputError
 from trtcal.evaluation import compare, labels_of, open_model
@@ -27,7 +28,7 @@ from trtcal.provenance import installed_versions, model_sha256
 from trtcal.qdq import check_exclude
 from trtcal.remote import is_url, shown
 from trtcal.sources import holds_arrays, open_source
-from trtcal.sweeprun import CpuJudge, run_sweep
+from trtcal.sweeprun import run_sweep
 from trtcal.zoofile import PATHS, Row
 
 logger = logging.getLogger(__name__)

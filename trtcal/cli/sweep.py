@@ -185,13 +185,13 @@ def _judge(
 ) -> tuple[Judge, str]:
     """The judge, of engines where their ``timings`` have a file, and what tells its judgements from another's."""
     from trtcal.calibration import open_graph
+    from trtcal.cpujudge import CpuJudge
     from trtcal.data import Batches
     from trtcal.evaluation import labels_of
     from trtcal.metrics import metric as named
     from trtcal.modelfile import load_whole_model
     from trtcal.qdq import check_exclude
     from trtcal.sources import open_source
-    from trtcal.sweeprun import CpuJudge
 
     check_exclude(load_whole_model(model)[0], exclude)
     graph = open_graph(model)
