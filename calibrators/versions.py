@@ -63,8 +63,8 @@ def tensorrt() -> Any:
             f"LD_LIBRARY_PATH"
         )
     raise CalibratorsUnavailable(
-        "TensorRT is not installed: tensorrt>=8.5 builds and runs engines, and below 11 it calibrates, too; "
-        "trtcal.calibrate() finds ranges on the CPU, without it"
+        "TensorRT is not installed; install tensorrt>=8.5,<11 to calibrate, build and run engines with it, or find "
+        "ranges on the CPU with trtcal.calibrate(), which needs none"
     )
 
 

@@ -79,12 +79,12 @@ CASES = {
 
 
 # A sweep writes most and takes longest.
-@pytest.fixture(
-    params=[
-        pytest.param(name, id=name.replace(" ", "-"), marks=[pytest.mark.slow] * name.startswith("sweep"))
-        for name in CASES
-    ]
-)
+MARKS = {
+    name: [pytest.mark.slow] + [pytest.mark.exhaustive] * ("old" in name) for name in CASES if name.startswith("sweep")
+}
+
+
+@pytest.fixture(params=[pytest.param(name, id=name.replace(" ", "-"), marks=MARKS.get(name, ())) for name in CASES])
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
@@ -163,7 +163,9 @@ def check_left(
     assert before.keys() - left.keys() <= asked_to_go | fragile, f"{struck}: lost"
 
 
-@pytest.mark.parametrize("lasting", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["stays-full", "once"])
+@pytest.mark.parametrize(
+    "lasting", [True, pytest.param(False, marks=(pytest.mark.slow, pytest.mark.exhaustive))], ids=["stays-full", "once"]
+)
 def test_a_full_disk_at_any_write_loses_nothing(case: Case, folder: Path, lasting: bool) -> None:
     def names_an_output(struck: str, message: str) -> bool:
         return message.startswith("trtcal: error: ") and any(

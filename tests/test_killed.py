@@ -129,7 +129,7 @@ def killed(name: str, how: str, moments: int, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["calibrate", "sweep"])
-@pytest.mark.parametrize("how", ["moments", "writes"])
+@pytest.mark.parametrize("how", ["moments", pytest.param("writes", marks=pytest.mark.exhaustive)])
 def test_a_killed_run_leaves_nothing_half_done_and_a_rerun_ends_with_the_same_bytes(
     tmp_path: Path, name: str, how: str
 ) -> None:
