@@ -227,6 +227,8 @@ def test_ctrl_c_while_data_is_read_ends_the_script_and_leaves_no_file(tmp_path: 
         tmp_path,
         """
         import signal, time
+        # A shell that starts the tests in the background has it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         def data():
             yield from batches(2)
             os.kill(os.getpid(), signal.SIGINT)
