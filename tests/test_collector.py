@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
+from network import Batches, cut, data, network
 
 from trtcal import collector
 from trtcal.collector import collect
@@ -17,23 +18,6 @@ from trtcal.data import Batch
 from trtcal.errors import DataError, NonFiniteError
 from trtcal.growth import GROWTH
 from trtcal.stats import ActivationStats, merge
-
-Batches = list[dict[str, np.ndarray]]
-
-
-def network(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    x = batch["x"]
-    return {"x": x, "relu": np.maximum(x, 0), "dead": np.maximum(-np.abs(x), 0), "wide": x[..., None] * [1, 30]}
-
-
-def data(number: int = 23, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    x = rng.laplace(size=(number, 40)) * rng.uniform(0.2, 4, size=(number, 1))
-    return np.rint(x * 8).astype(np.float32) / 8  # few levels: many elements lie exactly on limits
-
-
-def cut(x: np.ndarray, size: int) -> Batches:
-    return [{"x": x[i : i + size]} for i in range(0, len(x), size)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 7, 23])
