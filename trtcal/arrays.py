@@ -234,8 +234,14 @@ class _ArrayFile:
     def _read(self) -> Mapping[str, np.ndarray]:
         if not self._is_npz:
             return {self._inputs[0].name: np.load(self._path, mmap_mode="r", allow_pickle=False)}
-        with np.load(self._path, allow_pickle=False) as archive:
+        with self._archive() as archive:
             return {spec.name: archive[spec.name] for spec in self._inputs}
+
+    @contextmanager
+    def _archive(self) -> Iterator[Mapping[str, np.ndarray]]:
+        # Opened here: NumPy does not close a file whose directory it cannot read.
+        with open(self._path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            yield archive
 
     def _npy_headers(self) -> dict[str, Header]:
         if len(self._inputs) != 1:
@@ -283,7 +289,7 @@ class _ArrayFile:
                 f"{self._path}: {key!r} is {headers[key].dtype} {headers[key].shape}, "
                 f"expected integers of shape {expected}, one for each sample"
             )
-        with reading(self._path), np.load(self._path, allow_pickle=False) as archive:
+        with reading(self._path), self._archive() as archive:
             return [int(label) for label in np.atleast_1d(archive[key])]
 
 

@@ -291,7 +291,7 @@ def is_image(path: str | os.PathLike[str]) -> bool:
         return extension in image_extensions()
     _ignore_pillow_warnings()
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")):
+        with open(path, "rb") as stream, Image.open(stream, formats=("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")):
             return True
     except Exception:  # anything at all may be in a file without an extension
         return False
@@ -306,7 +306,11 @@ def decode(path: str | os.PathLike[str], content: bytes | None = None) -> Image.
     """
     _ignore_pillow_warnings()
     try:
-        with Image.open(path if content is None else io.BytesIO(content), formats=_formats()) as image:
+        # Opened here: Pillow does not close a file whose first bytes it cannot read.
+        with (
+            open(path, "rb") if content is None else io.BytesIO(content) as stream,
+            Image.open(stream, formats=_formats()) as image,
+        ):
             _refuse_bomb(image)
             image.load()
             if image.format != "TIFF":  # load() turns these upright, and Pillow 10.0 leaves the tag behind
