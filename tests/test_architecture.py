@@ -35,7 +35,7 @@ LAYERS = (
     ("evaluation", "damage", "shards"),
     ("distributed",),
     ("cachefile", "qdqfile", "sensitivity", "sweep", "contact_sheet", "doctor"),
-    ("recommend", "drift", "cpujudge"),
+    ("recommend", "drift", "judge", "cpujudge"),
     ("sweepfile",),
     ("journal",),
     ("report", "zoopage", "demo", "cache_plot"),

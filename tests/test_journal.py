@@ -11,16 +11,12 @@ from trtcal.journal import Journal
 from trtcal.sweep import Judgement
 
 AMAX = np.array([1.5, 0.25], np.float32)
-
-
-def judge(amax: object) -> Judgement:
-    return Judgement(None, None, 12.5)
+JUDGEMENT = Judgement(None, None, 12.5)
 
 
 def test_an_interrupted_sweep_finds_what_was_judged(tmp_path: Path) -> None:
     path = tmp_path / "judgements.jsonl"
-    noting = Journal(path, "k", resume=False).noting(judge, ["a", "b"])
-    assert noting({"b": AMAX[1], "a": AMAX[0]}).sqnr_db == 12.5
+    Journal(path, "k", resume=False).note(AMAX, JUDGEMENT)
     done = Journal(path, "k", resume=True).done
     assert list(done) == [AMAX.tobytes()]
     assert done[AMAX.tobytes()].sqnr_db == 12.5
@@ -28,7 +24,7 @@ def test_an_interrupted_sweep_finds_what_was_judged(tmp_path: Path) -> None:
 
 def test_judgements_of_something_else_or_of_a_sweep_that_begins_anew_are_not_taken(tmp_path: Path) -> None:
     path = tmp_path / "judgements.jsonl"
-    Journal(path, "k", resume=False).note(AMAX, judge(None))
+    Journal(path, "k", resume=False).note(AMAX, JUDGEMENT)
     content = path.read_bytes()
     assert not Journal(path, "another", resume=True).done
     path.write_bytes(content)
@@ -39,12 +35,12 @@ def test_judgements_of_something_else_or_of_a_sweep_that_begins_anew_are_not_tak
 def test_a_line_that_was_cut_off_is_judged_again_and_the_next_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "judgements.jsonl"
     journal = Journal(path, "k", resume=False)
-    journal.note(AMAX, judge(None))
-    journal.note(AMAX * 2, judge(None))
+    journal.note(AMAX, JUDGEMENT)
+    journal.note(AMAX * 2, JUDGEMENT)
     path.write_bytes(path.read_bytes()[:-5])
     again = Journal(path, "k", resume=True)
     assert list(again.done) == [AMAX.tobytes()]
-    again.note(AMAX * 3, judge(None))
+    again.note(AMAX * 3, JUDGEMENT)
     assert list(Journal(path, "k", resume=True).done) == [AMAX.tobytes(), (AMAX * 3).tobytes()]
 
 
@@ -54,7 +50,7 @@ def test_a_disk_that_is_full_costs_a_warning(
     journal = Journal(tmp_path / "judgements.jsonl", "k", resume=False)
     journal.path = tmp_path / "gone" / "judgements.jsonl"
     with caplog.at_level(logging.WARNING):
-        journal.note(AMAX, judge(None))
+        journal.note(AMAX, JUDGEMENT)
     assert "an interruption will cost judgements" in caplog.text
 
 

@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 from test_sweep import GRID, STATS, X, stats_of
 
+from trtcal import judge
 from trtcal.recommend import enough_samples, find_outliers, recommend
 from trtcal.sweep import Judgement, Sweep, Trial, arrangements, sweep
 
+PLAIN = sweep(STATS, GRID)
 Grade = Callable[[Trial], float]
 
 
 def judged(grade: Grade, samples: int = 400) -> Sweep:
     """A sweep whose trials get about ``grade`` of 400 samples right, always the same ones first."""
-    plain = sweep(STATS, GRID)
     trials = tuple(
         Trial(t.arrangement, t.method, t.amax, Judgement((np.arange(samples) < grade(t) * samples).astype(float)))
-        for t in plain.trials
+        for t in PLAIN.trials
     )
-    return Sweep(plain.tensors, plain.samples, plain.measures, trials, plain.invariant, plain.exact)
+    return replace(PLAIN, trials=trials)
 
 
 def test_the_smallest_batch_size_that_cannot_be_told_from_the_best_is_recommended() -> None:
@@ -62,10 +63,10 @@ def test_a_better_method_leads() -> None:
 def test_a_difference_within_the_noise_is_none() -> None:
     rng = np.random.default_rng(0)
 
-    def judge(amax: Mapping[str, np.float32]) -> Judgement:
+    def noise(amax: Mapping[str, np.float32]) -> Judgement:
         return Judgement((rng.random(200) < 0.8).astype(float))
 
-    advice = recommend(sweep(STATS, GRID, judge=judge), STATS)
+    advice = recommend(judge.judged(PLAIN, noise), STATS)
     assert not advice.order_matters
 
 

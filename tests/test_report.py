@@ -17,6 +17,7 @@ from test_sweep import STATS
 
 from trtcal import sensitivity, sweepfile
 from trtcal.errors import OutputError, StatsError
+from trtcal.judge import judged
 from trtcal.recommend import recommend
 from trtcal.report import render, write
 from trtcal.sweep import ORDERS, Judgement, arrangements, sweep
@@ -48,9 +49,11 @@ def swept(growths: tuple[str, ...] = ("double", "power-of-two"), accuracy: bool 
         return Judgement(right.astype(float), np.ones(50), 20.0)
 
     grid, notes = arrangements((1, 4, 24, 100), tuple(ORDERS), 2, growths, 24)
-    result = sweep(STATS, grid, streamed_batch_size=4, judge=judge if accuracy else None, notes=notes)
+    result = sweep(STATS, grid, streamed_batch_size=4, notes=notes)
+    if accuracy:
+        result = judged(result, judge)
     curve = {"samples": [6, 12, 24], "change_median": [0.2, 0.1, 0.0], "change_max": [0.5, 0.2, 0.0]}
-    data = sweepfile.to_json(
+    content = sweepfile.content(
         result,
         STATS,
         recommend(result, STATS),
@@ -59,8 +62,8 @@ def swept(growths: tuple[str, ...] = ("double", "power-of-two"), accuracy: bool 
         provenance={"trtcal": "0"},
         drift={"entropy": curve},
     )
-    content: dict[str, Any] = json.loads(data)
-    return content
+    found: dict[str, Any] = json.loads(sweepfile.to_json(content))
+    return found
 
 
 CONTENT = swept()

@@ -14,7 +14,6 @@ from trtcal.sweep import (
     METHODS,
     ORDERS,
     Arrangement,
-    Judgement,
     arrangements,
     limits_of,
     loudness,
@@ -111,42 +110,6 @@ def test_the_largest_first_is_the_loudest_sample() -> None:
     assert ORDERS["largest-last"](STATS, 0)[-1] == np.argmax(ranks)
     assert sorted(ORDERS["shuffled"](STATS, 3)) == list(range(24))
     assert ORDERS["shuffled"](STATS, 3).tolist() != ORDERS["shuffled"](STATS, 4).tolist()
-
-
-def test_each_distinct_set_of_ranges_is_judged_once() -> None:
-    asked: list[bytes] = []
-
-    def judge(amax: Mapping[str, np.float32]) -> Judgement:
-        asked.append(np.array(list(amax.values())).tobytes())
-        return Judgement(np.ones(3), np.ones(3), 30.0)
-
-    result = sweep(STATS, GRID, judge=judge)
-    assert len(asked) == len(set(asked)) == len({trial.amax.tobytes() for trial in result.trials})
-    assert all(trial.judgement is not None for trial in result.trials)
-
-
-def test_a_judgement_that_is_there_is_not_asked_for_again() -> None:
-    first = sweep(STATS, GRID, judge=lambda amax: Judgement(sqnr_db=float(sum(amax.values()))))
-    done = {t.amax.tobytes(): t.judgement for t in first.trials if t.judgement}
-
-    def never(amax: Mapping[str, np.float32]) -> Judgement:
-        raise AssertionError("judged again")
-
-    again = sweep(STATS, GRID, judge=never, done=done)
-    assert [t.judgement for t in again.trials] == [t.judgement for t in first.trials]
-
-
-def test_a_judge_that_fails_makes_a_row_and_not_a_crash() -> None:
-    def judge(amax: Mapping[str, np.float32]) -> Judgement:
-        if amax["x"] < 40:
-            raise RuntimeError("no engine")
-        return Judgement(sqnr_db=1.0)
-
-    result = sweep(STATS, GRID, judge=judge)
-    failed = [trial for trial in result.trials if trial.error]
-    assert 0 < len(failed) < len(result.trials)
-    assert failed[0].error == "RuntimeError: no engine"
-    assert failed[0].judgement is None
 
 
 def test_batch_sizes_beyond_the_samples_are_left_out_and_said() -> None:

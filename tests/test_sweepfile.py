@@ -11,14 +11,23 @@ from test_sweep import GRID, STATS
 
 from trtcal import sweepfile
 from trtcal.errors import StatsError
+from trtcal.judge import judged
 from trtcal.recommend import recommend
 from trtcal.sweep import Judgement, sweep
 
-SWEEP = sweep(STATS, GRID, streamed_batch_size=4, judge=lambda amax: Judgement(np.array([1.0, 0.0]), None, np.inf))
+SWEEP = judged(sweep(STATS, GRID, streamed_batch_size=4), lambda amax: Judgement(np.array([1.0, 0.0]), None, np.inf))
 
 
-def content() -> bytes:
-    return sweepfile.to_json(SWEEP, STATS, recommend(SWEEP, STATS), model="m", data="d", provenance={"trtcal": "0"})
+CONTENT = sweepfile.content(
+    SWEEP,
+    STATS,
+    recommend(SWEEP, STATS),
+    model="m",
+    data="d",
+    provenance={"trtcal": "0", "seed": None},
+    drift={"mse": {"samples": [1], "change_median": [np.inf], "change_max": [np.nan]}},
+    thumbnails={"s0": "data:,"},
+)
 
 
 def test_the_table_has_a_row_per_trial_and_the_columns_that_were_promised() -> None:
@@ -30,7 +39,7 @@ def test_the_table_has_a_row_per_trial_and_the_columns_that_were_promised() -> N
 
 
 def test_the_json_is_strict_and_holds_what_its_docstring_says(tmp_path: Path) -> None:
-    (tmp_path / "trials.json").write_bytes(content())
+    (tmp_path / "trials.json").write_bytes(sweepfile.to_json(CONTENT))
     loaded = sweepfile.load_json(tmp_path / "trials.json")
     documented = sweepfile.__doc__ or ""
     for key in loaded:
@@ -40,6 +49,8 @@ def test_the_json_is_strict_and_holds_what_its_docstring_says(tmp_path: Path) ->
     assert all(len(arrangement["amax"]) == tensors for arrangement in loaded["arrangements"])
     assert all(sum(h["counts"]) > 0 for h in loaded["histograms"])
     json.dumps(loaded, allow_nan=False)
+    assert loaded == CONTENT
+    assert repr(loaded) == repr(CONTENT)  # lists, not tuples: what reads the file may be given this instead
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"format": "trtcal-sweep-9"}', b"\xff", b"[" * 100000])
@@ -55,7 +66,7 @@ def test_a_formula_in_an_error_is_harmless_in_a_spreadsheet() -> None:
     def judge(amax: object) -> Judgement:
         raise RuntimeError("x")
 
-    failed = sweep(STATS, GRID[:1], judge=judge)
+    failed = judged(sweep(STATS, GRID[:1]), judge)
     object.__setattr__(failed.trials[0], "error", '=HYPERLINK("x")')
     table = list(csv.DictReader(io.StringIO(sweepfile.to_csv(failed).decode())))
     assert table[0]["error"] == '\'=HYPERLINK("x")'

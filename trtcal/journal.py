@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from trtcal import sweepfile
 from trtcal.atomic import write_bytes
-from trtcal.sweep import Judge, Judgement
+from trtcal.sweep import Judgement
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +40,3 @@ class Journal:
                 file.write(sweepfile.judgement_line(amax, judgement))
         except OSError as error:  # a full disk ends the convenience, not the sweep
             logger.warning("%s: cannot be written: %s; an interruption will cost judgements", self.path, error.strerror)
-
-    def noting(self, judge: Judge, tensors: Iterable[str]) -> Judge:
-        """A judge whose judgements are noted; ``tensors`` gives the order of the thresholds."""
-        names = tuple(tensors)
-
-        def judged(amax: Mapping[str, np.float32]) -> Judgement:
-            found = judge(amax)
-            self.note(np.array([amax[name] for name in names], np.float32), found)
-            return found
-
-        return judged

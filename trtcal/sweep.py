@@ -1,11 +1,10 @@
 """The batch-size sweep: one pass's statistics -> what every batch size, order and method would have given.
 
-Knows neither ONNX Runtime nor TensorRT: how a set of scales performs is asked of a ``judge``.
+Knows neither ONNX Runtime nor TensorRT: how a set of ranges performs is asked later (:mod:`trtcal.judge`).
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,8 +14,6 @@ from trtcal.emulation import RULES, Paths, Shape, groups, lowered, paths, read_o
 from trtcal.measuring import Measured, in_threads, measured, thresholds
 from trtcal.stats import ActivationStats, TensorStats
 from trtcal.thresholds import entropy
-
-logger = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 METHODS = ("entropy", "minmax", "percentile:99.9", "percentile:99.99", "percentile:99.999", "mse")
@@ -111,10 +108,6 @@ class Sweep:
     notes: tuple[str, ...] = field(default=())
 
 
-Judge = Callable[[Mapping[str, np.float32]], Judgement]
-"""Tensor -> amax; how the model performs with these ranges."""
-
-
 # --- orders
 
 
@@ -192,23 +185,18 @@ def sweep(
     *,
     partial: str = "pad",
     streamed_batch_size: int | None = None,
-    judge: Judge | None = None,
     metric: str = "top1",
     shapes: Mapping[str, Shape] | None = None,
-    done: Mapping[bytes, Judgement] | None = None,
-    on_trial: Callable[[Trial], None] = lambda trial: None,
     notes: Sequence[str] = (),
     known: Mapping[str, np.ndarray] | None = None,
     workers: int = 1,
 ) -> Sweep:
-    """Statistics of a pass and a grid of arrangements -> thresholds and histograms of each, and how they perform.
+    """Statistics of a pass and a grid of arrangements -> thresholds and histograms of each.
 
     ``shapes`` are the exact counts of a second pass (:mod:`trtcal.exact`) by tensor. Without them,
-    ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. Each *distinct*
-    set of ranges is judged once; ``done`` are judgements that an interrupted sweep left, by the bytes of the
-    ranges. A judge that fails makes a row with its error. ``known`` are batch-invariant thresholds that need
-    not be found again, by method. ``workers`` tensors are measured at once; they change nothing but the time.
-    ValueError for an unknown method.
+    ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. ``known`` are
+    batch-invariant thresholds that need not be found again, by method. ``workers`` tensors are measured at once; they
+    change nothing but the time. ValueError for an unknown method.
     """
     tensors = usable(stats)
     fine = [tensor.histogram for tensor in tensors.values()]
@@ -222,7 +210,6 @@ def sweep(
     table = _measured(tensors, replays, shapes, workers)
     measures: dict[Arrangement, Measures] = {}
     trials: list[Trial] = []
-    judged: dict[bytes, Judgement | str] = dict(done or {})
     for arrangement, made, row in zip(grid, replays, table, strict=False):
         found = measures[arrangement] = _measures(made, row, reference)
         for name in methods:
@@ -232,9 +219,7 @@ def sweep(
                 amax = made.amax
             else:
                 amax = invariant[name]
-            trial = _judged(Trial(arrangement, name, amax), tuple(tensors), judge, judged)
-            trials.append(trial)
-            on_trial(trial)
+            trials.append(Trial(arrangement, name, amax))
     off = None if own is None else _off(tensors, table[-1].amax, workers)
     return Sweep(
         tuple(tensors),
@@ -248,29 +233,6 @@ def sweep(
         metric,
         tuple(notes),
     )
-
-
-def _judged(
-    trial: Trial,
-    tensors: tuple[str, ...],
-    judge: Judge | None,
-    judged: dict[bytes, Judgement | str],
-) -> Trial:
-    if judge is None:
-        return trial
-    key = trial.amax.tobytes()
-    if key not in judged:
-        try:
-            judged[key] = judge(dict(zip(tensors, trial.amax, strict=True)))
-        except MemoryError:  # no failure of this configuration
-            raise
-        except Exception as error:  # one configuration's failure is a row, not the end of the others
-            logger.warning("%s in batches of %d: %s", trial.method, trial.arrangement.batch_size, error)
-            judged[key] = f"{type(error).__name__}: {error}"
-    found = judged[key]
-    if isinstance(found, str):
-        return Trial(trial.arrangement, trial.method, trial.amax, None, found)
-    return Trial(trial.arrangement, trial.method, trial.amax, found)
 
 
 def _paths(stats: ActivationStats, tensors: Mapping[str, TensorStats], arrangement: Arrangement, partial: str) -> Paths:

@@ -23,7 +23,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def to_csv(sweep: Sweep) -> bytes:
     return buffer.getvalue().encode(errors="backslashreplace")
 
 
-def to_json(
+def content(
     sweep: Sweep,
     stats: ActivationStats,
     recommendation: Recommendation,
@@ -94,18 +94,21 @@ def to_json(
     provenance: Mapping[str, Any],
     drift: Mapping[str, Any] | None = None,
     thumbnails: Mapping[str, str] | None = None,
-) -> bytes:
-    """Sweep and what belongs to it -> trials.json; inf and nan become null."""
+) -> dict[str, Any]:
+    """Sweep and what belongs to it -> the object in trials.json, as it is read back; inf and nan become null."""
     tensors = usable(stats)
     index = {arrangement: number for number, arrangement in enumerate(sweep.measures)}
-    table = rows(sweep)
-    content = {
+    trials = [
+        {"arrangement": index[trial.arrangement], **{k: v for k, v in row.items() if k not in _ARRANGEMENT}}
+        for trial, row in zip(sweep.trials, rows(sweep), strict=True)
+    ]
+    return {
         "format": FORMAT,
         "model": model,
         "data": data,
-        "provenance": provenance,
-        "tensors": sweep.tensors,
-        "samples": sweep.samples,
+        "provenance": _plain(provenance),
+        "tensors": list(sweep.tensors),
+        "samples": list(sweep.samples),
         "exact": sweep.exact,
         "partial": sweep.partial,
         "metric": sweep.metric,
@@ -127,16 +130,17 @@ def to_json(
             }
             for arrangement, measures in sweep.measures.items()
         ],
-        "trials": [
-            {"arrangement": index[trial.arrangement], **{k: v for k, v in row.items() if k not in _ARRANGEMENT}}
-            for trial, row in zip(sweep.trials, table, strict=True)
-        ],
-        "drift": drift or {},
-        "thumbnails": thumbnails or {},
-        "recommendation": asdict(recommendation),
-        "notes": sweep.notes,
+        "trials": _plain(trials),
+        "drift": _plain(drift or {}),
+        "thumbnails": dict(thumbnails or {}),
+        "recommendation": _plain(asdict(recommendation)),
+        "notes": list(sweep.notes),
     }
-    text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """What :func:`content` makes -> trials.json."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode(errors="backslashreplace")  # JSON's escapes for what is no text in a file's name
 
 
@@ -154,9 +158,9 @@ def load_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def save(folder: str | Path, sweep: Sweep, trials_json: bytes) -> None:
+def save(folder: str | Path, sweep: Sweep, content: Mapping[str, Any]) -> None:
     """Write trials.csv and trials.json, each replaced in one step."""
-    write_bytes(Path(folder) / "trials.json", trials_json)
+    write_bytes(Path(folder) / "trials.json", to_json(content))
     write_bytes(Path(folder) / "trials.csv", to_csv(sweep))
 
 
@@ -200,18 +204,23 @@ def _scored(name: str, values: np.ndarray | None) -> dict[str, float | None]:
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
-def _numbers(values: np.ndarray | Sequence[float]) -> list[float]:
-    """Seven significant digits, as many as float32 has: the page stays small."""
-    return [float(f"{value:.7g}") if isinstance(value, float) else value for value in np.asarray(values).tolist()]
+def _numbers(values: np.ndarray) -> list[Any]:
+    """Seven significant digits, as many as float32 has: the page stays small. inf and nan become None."""
+    if values.dtype.kind != "f":
+        return list(values.tolist())
+    if np.isfinite(values).all():
+        return [float(f"{value:.7g}") for value in values.tolist()]
+    return [float(f"{value:.7g}") if math.isfinite(value) else None for value in values.tolist()]
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
+        return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no place in trials.json")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from trtcal.errors import OutputError
 from trtcal.exact import ExactCounts, count_exactly
 from trtcal.graph import CalibrationGraph
 from trtcal.journal import Journal
+from trtcal.judge import Judge, judged, one_by_one
 from trtcal.outputs import only_writer
 from trtcal.provenance import installed_versions, model_sha256
 from trtcal.recommend import Recommendation, enough_samples, recommend
@@ -37,10 +38,7 @@ from trtcal.sweep import (
     ORDERS,
     SEEDS,
     Arrangement,
-    Judge,
-    Judgement,
     Sweep,
-    Trial,
     arrangements,
     limits_of,
     sweep,
@@ -48,8 +46,6 @@ from trtcal.sweep import (
     usable,
 )
 from trtcal.thresholds import method as threshold_method
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,45 +110,56 @@ def run_sweep(
             "judged by": judge_key,
         }
         _take(folder, settings, resume, force)
-        stats, drift, known = _statistics(graph, batches, folder, key, resume, workers, cluster, progress)
-        shapes = _exact_shapes(graph, batches, stats, grid, workers, progress) if exact else None
+        pass_ = _collected(graph, batches, folder, key, resume, workers, cluster, progress)
+        stats = pass_.stats
         journal = Journal(folder / "judgements.jsonl", f"{key} {judge_key}", resume=resume)
-        result = sweep(
-            stats,
-            grid,
-            methods,
-            partial=batches.partial,
-            streamed_batch_size=batches.batch_size,
-            metric=metric,
-            judge=None if judge is None or cluster is not None else journal.noting(judge, usable(stats)),
-            shapes=shapes,
-            done=journal.done,
-            on_trial=_counting(len(grid) * len(methods), progress),
-            notes=notes,
-            known=known,
-            workers=workers,
-        )
-        if judge is not None and cluster is not None:
-            result = _judged_on(cluster, judge, result, journal, progress)
+        with ThreadPoolExecutor(1, thread_name_prefix="trtcal-write") as beside:  # compressing takes a while
+            written = beside.submit(pass_.write)
+            shapes = None
+            if exact:
+                written.result()  # a full disk is not worth a second pass
+                shapes = _exact_shapes(graph, batches, stats, grid, workers, progress)
+            result = sweep(
+                stats,
+                grid,
+                methods,
+                partial=batches.partial,
+                streamed_batch_size=batches.batch_size,
+                metric=metric,
+                shapes=shapes,
+                notes=notes,
+                known=pass_.thresholds,
+                workers=workers,
+            )
+            written.result()
+        if judge is not None:
+            result = judged(
+                result,
+                judge,
+                done=journal.done,
+                note=journal.note,
+                spread=one_by_one if cluster is None else cluster.spread,
+                progress=lambda done, total: progress("judging", done, total),
+            )
         if result.off is not None and any(a.growth not in INVARIANT for a in grid):
             result = replace(result, notes=(*result.notes, _replayed(result.off)))
         advice = recommend(result, stats)
-        enough = enough_samples(drift)
+        enough = enough_samples(pass_.drift)
         if enough is not None:
             advice = replace(advice, evidence=(*advice.evidence, enough))
         undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
-        content = sweepfile.to_json(
+        content = sweepfile.content(
             result,
             stats,
             advice,
             model=graph.path.name,
             data=batches.source.describe(),
             provenance={"samples": str(batches.accounting()), "order": batches.order, **installed_versions()},
-            drift=drift,
+            drift=pass_.drift,
             thumbnails=thumbnails(batches, [outlier.sample for outlier in advice.outliers], undo=undo),
         )
         sweepfile.save(folder, result, content)
-        report.write(folder)
+        report.write(folder, content)
         journal.path.unlink(missing_ok=True)
     return SweepRun(folder, result, advice)
 
@@ -196,7 +203,22 @@ def _take(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) 
             (folder / name).unlink()
 
 
-def _statistics(
+class _Pass(NamedTuple):
+    """The statistics of all samples, how thresholds drift as samples come in, and those of all that are known."""
+
+    stats: ActivationStats
+    drift: Mapping[str, Any]
+    thresholds: Mapping[str, np.ndarray]
+    path: Path
+    key: str
+    kept: bool  # from an interrupted run: its file is there
+
+    def write(self) -> None:
+        if not self.kept:
+            write_bytes(self.path, self.stats.to_bytes(key=self.key))
+
+
+def _collected(
     graph: CalibrationGraph,
     batches: Batches,
     folder: Path,
@@ -205,8 +227,8 @@ def _statistics(
     workers: int,
     cluster: Cluster | None,
     progress: Callable[[str, int, int], None],
-) -> tuple[ActivationStats, dict[str, Any], dict[str, np.ndarray]]:
-    """The pass, or what an earlier one left; how thresholds drift as samples come in; those of all, where it ran."""
+) -> _Pass:
+    """The pass, or what an earlier one left."""
     path, drift_path, partial = folder / "stats.npz", folder / "drift.json", folder / "stats.partial.npz"
     if not resume:
         for old in (path, drift_path, partial):
@@ -214,7 +236,7 @@ def _statistics(
     looks = Looks(drift_path, key)
     kept = load_checkpoint(path, key)
     if kept is not None and len(kept.samples) in looks:
-        return kept, looks.drift(len(usable(kept))), {}
+        return _Pass(kept, looks.drift(len(usable(kept))), {}, path, key, True)
 
     found: dict[str, np.ndarray] = {}
 
@@ -232,8 +254,7 @@ def _statistics(
         progress=_stage("collecting", batches.num_samples, progress),
         look=look,
     )
-    write_bytes(path, stats.to_bytes(key=key))
-    return stats, looks.drift(len(usable(stats))), found
+    return _Pass(stats, looks.drift(len(usable(stats))), found, path, key, False)
 
 
 def _exact_shapes(
@@ -269,40 +290,5 @@ def _key(graph: CalibrationGraph, batches: Batches) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _judged_on(
-    cluster: Cluster,
-    judge: Judge,
-    result: Sweep,
-    journal: Journal,
-    progress: Callable[[str, int, int], None],
-) -> Sweep:
-    """A sweep without judgements -> with them, each distinct set of ranges judged somewhere on the cluster."""
-    found: dict[bytes, Judgement | str] = dict(journal.done)
-    ranges = {trial.amax.tobytes(): trial.amax for trial in result.trials}
-    open_ = [(key, amax) for key, amax in ranges.items() if key not in journal.done]
-    items = [dict(zip(result.tensors, amax, strict=True)) for _, amax in open_]
-    for count, (number, made) in enumerate(cluster.spread(judge, items), 1 + len(ranges) - len(open_)):
-        key, amax = open_[number]
-        if isinstance(made, MemoryError):
-            raise made
-        if isinstance(made, Exception):  # a row, not the end of the others
-            logger.warning("a set of ranges could not be judged: %s", made)
-            found[key] = f"{type(made).__name__}: {made}"
-        else:
-            found[key] = made
-            journal.note(amax, made)
-        progress("judging", count, len(ranges))
-    trials = []
-    for trial in result.trials:
-        what = found[trial.amax.tobytes()]
-        trials.append(replace(trial, error=what) if isinstance(what, str) else replace(trial, judgement=what))
-    return replace(result, trials=tuple(trials))
-
-
 def _stage(name: str, total: int, progress: Callable[[str, int, int], None]) -> Progress:
     return lambda done: progress(name, done, total)
-
-
-def _counting(total: int, progress: Callable[[str, int, int], None]) -> Callable[[Trial], None]:
-    count = iter(range(1, total + 1))
-    return lambda trial: progress("judging", next(count), total)

@@ -24,7 +24,7 @@ from trtcal.cli.common import (
 
 if TYPE_CHECKING:
     from trtcal.data import Batches
-    from trtcal.sweep import Judge
+    from trtcal.judge import Judge
 
 
 def register(app: typer.Typer) -> None:

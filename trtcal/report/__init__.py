@@ -37,20 +37,22 @@ _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, Re
 _PICTURE = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/=]*")
 
 
-def write(folder: str | Path) -> Path:
+def write(folder: str | Path, trials: Mapping[str, Any] | None = None) -> Path:
     """Folder of a sweep -> the path of its ``report.html``, drawn from ``trials.json`` and replaced in one step.
 
+    ``trials`` is what that file holds, where it is at hand (:func:`trtcal.sweepfile.content`).
     Where ``sensitivity.json`` lies beside it, a report of ``trtcal sensitivity -o``, the page says which layers cost
     accuracy. Raises StatsError where ``trials.json`` is not there or not that of a whole sweep, or
     ``sensitivity.json`` is something else; OutputError where the page cannot be written.
     """
-    trials, page = Path(folder) / "trials.json", Path(folder) / "report.html"
-    content = {**load_json(trials), "sensitivity": _sensitivity(Path(folder) / "sensitivity.json")}
+    path, page = Path(folder) / "trials.json", Path(folder) / "report.html"
+    known = load_json(path) if trials is None else trials
+    content = {**known, "sensitivity": _sensitivity(Path(folder) / "sensitivity.json")}
     try:
         drawn = render(content)
     except _DAMAGE as error:
         raise StatsError(
-            f"{trials}: is not a whole sweep ({type(error).__name__}: {error}); run the sweep again"
+            f"{path}: is not a whole sweep ({type(error).__name__}: {error}); run the sweep again"
         ) from error
     write_bytes(page, drawn)
     return page
