@@ -21,7 +21,7 @@ from calibrators.memory import DeviceMemory, open_memory
 from calibrators.shapes import extremes
 from calibrators.visible import Visible, VisibleEngine
 from trtcal.calibration import open_graph
-from trtcal.collector import Progress, batch_rows, refuse_unless_mask
+from trtcal.collector import Progress, as_batch, refuse_unless_mask
 from trtcal.data import Batch, Batches
 from trtcal.errors import DataError
 from trtcal.graph import CalibrationGraph
@@ -140,11 +140,10 @@ class _Pass:
         self._seen = 0
         self.batches = 0
 
-    def add(self, batch: Mapping[str, np.ndarray]) -> None:
+    def add(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Run one batch; after an error the pass is of no further use."""
-        rows = batch_rows(batch)
-        names = getattr(batch, "samples", None) or [f"sample {self._seen + row}" for row in range(rows)]
-        valid = min(getattr(batch, "valid", rows), rows)
+        batch = as_batch(arrays, self._seen)
+        names, rows, valid = batch.samples, len(batch.samples), batch.valid
         self._seen += valid
         for tensor in self._tensors.values():
             tensor.streamed.start_batch()

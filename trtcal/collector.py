@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from trtcal.atomic import write_bytes
+from trtcal.data import Batch
 from trtcal.errors import DataError, NonFiniteError, OutputError, StatsError
 from trtcal.histogram import abs_max
 from trtcal.pair import PairBuilder
@@ -194,11 +195,10 @@ class _Collector:
         self.batches = 0
         self.seen = 0
 
-    def add(self, batch: Mapping[str, np.ndarray]) -> None:
+    def add(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Run one batch; after an error the collector is of no further use."""
-        rows = batch_rows(batch)
-        names = getattr(batch, "samples", None) or [f"sample {self.seen + row}" for row in range(rows)]
-        valid = min(getattr(batch, "valid", rows), rows)
+        batch = as_batch(arrays, self.seen)
+        names, rows, valid = batch.samples, len(batch.samples), batch.valid
         self.seen += valid
         wait = rows > 1 and self.growth == "double"
         hold: bool | None = None
@@ -298,13 +298,18 @@ def run_rows(
             yield under_way.popleft().result()
 
 
-def batch_rows(batch: Mapping[str, np.ndarray]) -> int:
-    """Number of samples in a batch; DataError where its arrays disagree or there are none."""
+def as_batch(batch: Mapping[str, np.ndarray], seen: int = 0) -> Batch:
+    """Arrays by input, of as many samples each -> a Batch; samples without a name are numbered on from ``seen``.
+
+    DataError where the arrays disagree or there are none.
+    """
     sizes = {name: array.shape[0] if array.ndim else 0 for name, array in batch.items()}
     if len(set(sizes.values())) != 1 or not min(sizes.values()):
         found = ", ".join(f"{name}: {size}" for name, size in sizes.items()) or "no inputs"
         raise DataError(f"a batch needs arrays of one equal, positive length on axis 0, got {found}")
-    return next(iter(sizes.values()))
+    rows = next(iter(sizes.values()))
+    names = getattr(batch, "samples", None) or [f"sample {seen + row}" for row in range(rows)]
+    return Batch(batch, samples=names, valid=min(getattr(batch, "valid", rows), rows))
 
 
 def refuse_unless_mask(name: str, values: np.ndarray, amax: float, sample: str, fed: bool) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from trtcal.cluster import Shared
-from trtcal.collector import batch_rows, collect
+from trtcal.collector import as_batch, collect
 from trtcal.data import Batch, Batches, Samples, load_batches
 from trtcal.parts import Part, collect_part
 from trtcal.stats import ActivationStats
@@ -39,9 +39,7 @@ def units(batches: Iterable[Mapping[str, Any]]) -> Iterator[Unit]:
         return
     seen = 0
     for feed in batches:
-        rows = batch_rows(feed)
-        names = getattr(feed, "samples", None) or [f"sample {seen + row}" for row in range(rows)]
-        batch = Batch(feed, samples=names, valid=min(getattr(feed, "valid", rows), rows))
+        batch = as_batch(feed, seen)
         seen += batch.valid
         yield Unit(batch, batch.samples[0], batch.valid, sum(array.nbytes for array in batch.values()))
 

@@ -9,37 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakecuda.models import SHAPE, onnx_model
+from device import needs, without_gpu, without_tensorrt
+from fakecuda.models import SHAPE
 
-from calibrators import CalibratorsUnavailable, versions
-from calibrators.memory import available, open_memory
+from calibrators.memory import available
 from trtcal.cache import CalibrationCache
 from trtcal.calibration import calibrate
-from trtcal.errors import BackendError, DataError
+from trtcal.errors import DataError
 
-
-def _missing() -> str | None:
-    """Why these tests cannot run here; None where they can."""
-    try:
-        versions.base_class("EntropyCalibration2")
-    except CalibratorsUnavailable as error:
-        return str(error)
-    try:
-        memory = open_memory()
-    except BackendError as error:
-        return str(error)
-    memory.close()
-    return None
-
-
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_missing() is not None, reason=str(_missing()))]
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(onnx_model())
-    return path
+pytestmark = [pytest.mark.gpu, needs(without_tensorrt(), without_gpu())]
 
 
 def batches(count: int = 4, size: int = 4) -> list[dict[str, np.ndarray]]:

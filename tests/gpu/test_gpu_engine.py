@@ -1,7 +1,4 @@
-"""Engines on a real TensorRT 8.5 to 10.16 and a GPU; skipped elsewhere.
-
-pip install -e '.[cuda,dev]' tensorrt && python -m pytest tests/gpu/test_gpu_engine.py
-"""
+"""Engines on a real TensorRT 8.5 to 10.16 and a GPU; skipped elsewhere."""
 
 from __future__ import annotations
 
@@ -12,34 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device import needs, without_gpu, without_tensorrt
 from fakecuda.models import SHAPE, onnx_model
 
-from calibrators import CalibratorsUnavailable, versions
-from calibrators.memory import available, open_memory
+from calibrators.memory import available
 from trtcal.errors import BackendError, ModelError
 from trtcal.runners import OrtRunner
 
 DYNAMIC = {"image": [(size, *SHAPE) for size in (2, 4, 4)]}
 
 
-def _missing() -> str | None:
-    """Why these tests cannot run here; None where they can."""
-    try:
-        versions.base_class("EntropyCalibration2")
-        open_memory().close()
-    except (CalibratorsUnavailable, BackendError) as error:
-        return f"needs TensorRT and a GPU: {error}; on a machine with both: python -m pytest tests/gpu"
-    return None
-
-
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_missing() is not None, reason=str(_missing()))]
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(onnx_model())
-    return path
+pytestmark = [pytest.mark.gpu, needs(without_tensorrt(), without_gpu())]
 
 
 @pytest.fixture

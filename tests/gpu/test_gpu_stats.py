@@ -12,48 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device import needs, without_kernels, without_tensorrt
 from fakecuda.hostkernels import Shown
-from fakecuda.models import SHAPE, onnx_model
+from fakecuda.models import SHAPE
 
-from calibrators import CalibratorsUnavailable, versions
 from calibrators.buffers import Buffers
 from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Observer, Span, below
 from calibrators.memory import DeviceMemory, available, open_memory
 from trtcal.calibration import FloatRunner, open_graph
 from trtcal.collector import collect
-from trtcal.errors import BackendError
 from trtcal.growth import GROWTH, power_of_two
 from trtcal.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
 from trtcal.streams import batches_of
 
-HOW = "run on a GPU: pip install 'trtcal[cuda,tensorrt]' pytest hypothesis && python -m pytest tests/gpu -rs"
-
-
-def _missing() -> str | None:
-    """Why nothing here can run; None where the kernel can."""
-    try:
-        memory = open_memory()
-    except BackendError as error:
-        return f"{error}; {HOW}"
-    try:
-        Observer(memory).close()
-    except BackendError as error:
-        return f"{error}; {HOW}"
-    finally:
-        memory.close()
-    return None
-
-
-def _without_tensorrt() -> str | None:
-    try:
-        versions.base_class("EntropyCalibration2")
-    except CalibratorsUnavailable as error:
-        return f"{error}; {HOW}"
-    return None
-
-
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_missing() is not None, reason=str(_missing()))]
-tensorrt = pytest.mark.skipif(_without_tensorrt() is not None, reason=str(_without_tensorrt()))
+pytestmark = [pytest.mark.gpu, needs(without_kernels())]
+tensorrt = needs(without_tensorrt())
 
 HUGE = np.finfo(np.float32).max
 
@@ -141,13 +114,6 @@ def test_statistics_of_the_same_values_equal_the_cpus_to_the_byte(memory: Device
     with Observer(memory) as observer, Shown(network, memory) as shown:
         found = observe_all(shown, observer, batches, growth)
     assert found.to_bytes() == collect(network, batches, growth=growth).to_bytes()
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(onnx_model())
-    return path
 
 
 def data(count: int = 4, size: int = 3) -> list[dict[str, np.ndarray]]:
