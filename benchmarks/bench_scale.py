@@ -127,8 +127,7 @@ def spread(model: str, samples: int, elements: int, workers: int, ray_too: bool)
     import ray
 
     # A cluster of its own, whatever else runs on this machine.
-    options = {"include_dashboard": False, "object_store_memory": 200_000_000, "log_to_driver": False}
-    ray.init("local", num_cpus=workers, **options)
+    ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
     try:
         with Cluster() as cluster:
             return run(cluster)
