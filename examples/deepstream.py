@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 from calibrators import CachedCalibrator, CalibratorsUnavailable, build_engine
@@ -20,6 +21,7 @@ from trtcal.graph import load_model, model_inputs
 from trtcal.sources import open_source
 
 # What nvinfer does to a frame, y = net-scale-factor * (x - offsets), must be what was done to the pictures here.
+# Relative paths start at the folder of this file.
 CONFIG = """[property]
 gpu-id=0
 onnx-file={model}
@@ -28,8 +30,8 @@ batch-size={batch}
 # 0: FP32, 1: INT8, 2: FP16
 network-mode=1
 net-scale-factor=0.00392156862745098
-# 0: RGB
-model-color-format=0
+# 0: RGB, 2: grey
+model-color-format={color}
 """
 
 
@@ -53,7 +55,14 @@ def main() -> None:
     except CalibratorsUnavailable as missing:
         print(f"not tried in a build here: {missing}")
     ranges.save(cache)
-    options.config.write_text(CONFIG.format(model=options.model, cache=cache, batch=options.batch_size))
+    channels = inputs[0].shape[0]
+    config = CONFIG.format(
+        model=os.path.relpath(options.model, options.config.parent),
+        cache=cache.name,
+        batch=options.batch_size,
+        color=2 if channels == 1 else 0,
+    )
+    options.config.write_text(config)
     print(f"{cache}: {len(ranges.scales)} tensors\n{options.config}: for nvinfer")
 
 

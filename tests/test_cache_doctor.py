@@ -321,6 +321,7 @@ def test_a_retargeted_cache_passes_the_check_it_failed() -> None:
     ("header", "arguments", "message"),
     [
         (b"TRT-8601-MinMaxCalibration\n", {"trt_version": "8"}, "TensorRT version"),
+        (b"TRT-8601-MinMaxCalibration\n", {"trt_version": "11.0"}, "TensorRT 11.0 has no calibrators"),
         (b"TRT-8601-MinMaxCalibration\n", {"algorithm": "minmax"}, "algorithm must be one of"),
         (b"1\n", {"trt_version": "8.6.1"}, "'1' names no calibrator"),
     ],

@@ -84,12 +84,13 @@ def test_a_torch_dataloader_builds(folder: Path) -> None:
 
 
 def test_deepstream_gets_a_cache_and_a_configuration(folder: Path) -> None:
-    arguments = "deepstream.py", "model.onnx", "images", "config.txt"
-    done = example(folder, *arguments)
+    (folder / "for nvinfer").mkdir()
+    done = example(folder, "deepstream.py", "model.onnx", "images", "for nvinfer/config.txt")
     assert done.returncode == 0, done.stderr
     assert "TensorRT takes the ranges; 0 tensors stay without one" in done.stdout
-    assert "int8-calib-file=config.cache" in (folder / "config.txt").read_text()
-    assert (folder / "config.cache").read_text().startswith("TRT-8601-EntropyCalibration2\n")
+    config = (folder / "for nvinfer" / "config.txt").read_text().splitlines()
+    assert {"onnx-file=../model.onnx", "int8-calib-file=config.cache", "model-color-format=0"} <= set(config)
+    assert (folder / "for nvinfer" / "config.cache").read_text().startswith("TRT-8601-EntropyCalibration2\n")
 
 
 def test_deepstream_needs_no_tensorrt(folder: Path) -> None:

@@ -163,7 +163,7 @@ def test_merge_lets_the_last_file_count(run: Run, folder: Path) -> None:
     code, _, err = run("merge", "a.cache", "b.cache", "-o", "m.cache")
     assert code == 0
     assert Path("m.cache").read_bytes() == f"{HEADER}\nx: 3c010204\ny: 3c810204\nz: 0\n".encode()
-    assert "m.cache: 3 tensors, out of 4 in 2 files" in err
+    assert "m.cache: 3 tensors, out of 2 files, 1 of them given more than once" in err
 
 
 def test_rename_gives_new_names(run: Run, folder: Path) -> None:

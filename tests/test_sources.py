@@ -80,6 +80,7 @@ def test_labels_and_dtype_reach_the_pictures(data: Path) -> None:
         ("images", [IMAGE, MASK], {"preprocess": RAW}, r"the model takes 'x', 'mask': use \.npz"),
         ("arrays", [IMAGE], {"preprocess": RAW}, "a preset or a labels file is for pictures"),
         ("x.npz", [IMAGE], {"labels": "labels.csv"}, "put labels into the .npz file"),
+        ("gone.py:f", [IMAGE], {"preprocess": RAW}, r"gone\.py:f: no such file"),
         ("load.py:f", [IMAGE], {"preprocess": RAW}, "a preset or a labels file is for pictures"),
         (
             "images",

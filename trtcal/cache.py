@@ -69,11 +69,7 @@ class CalibrationCache:
         Raises ValueError where an amax is negative, inf or nan, where the version is not one (see
         ``version_number``) or the algorithm is not one of ``ALGORITHMS``.
         """
-        if int(version_number(trt_version)) >= 110000:
-            raise ValueError(
-                f"TensorRT {trt_version} has no calibrators and reads no calibration cache; put the ranges into a "
-                f"Q/DQ model (trtcal qdq)"
-            )
+        number = header_number(trt_version)
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
         scales = {}
@@ -83,7 +79,7 @@ class CalibrationCache:
             if not 0 <= value32 < np.inf:
                 raise ValueError(f"amax of tensor {name!r} must be finite and not negative, got {value}")
             scales[name] = np.abs(value32) / np.float32(127)  # abs: no sign on a zero
-        return cls(version_number(trt_version), algorithm, scales)
+        return cls(number, algorithm, scales)
 
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview, *, name: str = "<bytes>") -> CalibrationCache:
@@ -138,6 +134,17 @@ class CalibrationCache:
     def __reduce__(self) -> tuple[object, ...]:
         # A read-only mapping does not pickle, and worker processes hand caches around.
         return type(self), (self.version, self.algorithm, dict(self.scales), self.tolerated)
+
+
+def header_number(trt_version: str) -> str:
+    """:func:`version_number` of a TensorRT that reads caches; ValueError for 11 and later, which do not."""
+    number = version_number(trt_version)
+    if int(number) >= 110000:
+        raise ValueError(
+            f"TensorRT {trt_version} has no calibrators and reads no calibration cache; put the ranges into a "
+            f"Q/DQ model (trtcal qdq)"
+        )
+    return number
 
 
 def version_number(version: str) -> str:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trtcal.cache import ALGORITHMS, CalibrationCache, dotted_version, version_number
+from trtcal.cache import ALGORITHMS, CalibrationCache, dotted_version, header_number, version_number
 from trtcal.errors import CacheError
-from trtcal.graph import CalibrationGraph, load_model
+from trtcal.graph import CalibrationGraph, load_model, op_name
 from trtcal.placement import IMPLICIT, invalid_scale
 from trtcal.topology import Graph
 
@@ -112,13 +112,14 @@ def retarget(
 ) -> CalibrationCache:
     """Cache -> the same scales under the header of that TensorRT and calibrator; what is not given stays.
 
-    Raises ValueError for what is no version or algorithm, and where the header names none to stay.
+    Raises ValueError for what is no version that reads caches, for what is no algorithm, and where the header names
+    none to stay.
     """
     if algorithm is not None and algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
     if not (algorithm or cache.algorithm):
         raise ValueError(f"the header {cache.header!r} names no calibrator; give the algorithm as well")
-    number = cache.version if trt_version is None else version_number(trt_version)
+    number = cache.version if trt_version is None else header_number(trt_version)
     return CalibrationCache(number, algorithm or cache.algorithm, cache.scales)
 
 
@@ -187,8 +188,8 @@ def _plausible(scales: np.ndarray) -> np.ndarray:
 
 def _beyond_bounds(cache: CalibrationCache, graph: CalibrationGraph) -> Iterator[Finding]:
     for node in graph.model.graph.node:
-        bound = BOUNDED.get(node.op_type)
-        if bound is None or node.domain or node.output[0] not in cache.scales:
+        bound = BOUNDED.get(op_name(node))
+        if bound is None or node.output[0] not in cache.scales:
             continue
         scale = float(cache.scales[node.output[0]])
         if 2.01 * bound < scale * 127 < np.inf:
@@ -249,9 +250,9 @@ def _int8_readers(graph: Graph) -> dict[str, str]:
     """Float tensor -> op type of the first layer that reads it as INT8 in a model built with a full cache."""
     readers: dict[str, str] = {}
     for index, node in enumerate(graph.nodes):
-        if node.op_type not in IMPLICIT or node.domain:
+        if op_name(node) not in IMPLICIT:
             continue
-        for position in IMPLICIT[node.op_type](graph, index):
+        for position in IMPLICIT[op_name(node)](graph, index):
             name = node.input[position]
             if name not in graph.fixed and graph.dtype(name).kind == "f":
                 readers.setdefault(name, node.op_type)

@@ -33,11 +33,10 @@ def fix_shapes(inputs: Sequence[InputSpec], shapes: Sequence[str]) -> tuple[Inpu
             raise ValueError(
                 f"--shape {text}: {spec} has {len(spec.shape)} axes besides the batch; leave the batch out"
             )
-        fits = len(sizes) == len(spec.shape) and all(
-            size > 0 and known in (None, size) for size, known in zip(sizes, spec.shape, strict=True)
-        )
-        if not fits:
-            raise ValueError(f"--shape {text}: does not fit {spec}")
+        if len(sizes) != len(spec.shape):
+            raise ValueError(f"--shape {text}: does not fit {spec}; give all {len(spec.shape)} sizes but the batch's")
+        if min(sizes) < 1 or any(known not in (None, size) for size, known in zip(sizes, spec.shape, strict=True)):
+            raise ValueError(f"--shape {text}: does not fit {spec}; only axes written ? may be given another size")
         by_name[name] = replace(spec, shape=sizes)
     return tuple(by_name.values())
 

@@ -40,8 +40,8 @@ def open_source(
     if is_url(where):
         return _remote(Remote(where), inputs, preprocess, labels)
     root = Path(path)
-    script = re.search(r"\.py(:\w+)?$", where) is not None
-    if not script and not root.exists():
+    script = re.fullmatch(r"(.+\.py)(?::\w+)?", where)
+    if not Path(script[1] if script else where).exists():
         raise DataError(f"{where}: no such file or folder")
     if root.is_dir():
         if _holds_pictures(LocalFolder(root), preprocess):

@@ -162,7 +162,9 @@ def cache_merge(
 
     check_output(output, CACHE, files)
     caches = [load(file)[0] for file in files]
-    _save(merge(caches), output, f"out of {sum(len(cache.scales) for cache in caches)} in {len(caches)} files")
+    merged = merge(caches)
+    total = sum(len(cache.scales) for cache in caches)
+    _save(merged, output, f"out of {len(caches)} files, {total - len(merged.scales)} of them given more than once")
 
 
 @app.command("rename")
