@@ -39,7 +39,6 @@ def collect_on_gpu(
     *,
     growth: str = "double",
     memory: str | DeviceMemory | None = None,
-    device: int | None = None,
     limit: int | None = None,
     workspace: int | None = None,
     progress: Progress | None = None,
@@ -47,9 +46,9 @@ def collect_on_gpu(
     """ONNX file and batches ``{input: (N, ...)}`` -> what each float tensor did, collected on the GPU.
 
     Batches and ``growth`` are as `trtcal.calibrate` takes them, ``progress`` is called with the number of samples done.
-    ``memory`` and ``device`` are those of `open_memory`. ``limit``: bytes of activations that may be on the device at
-    once (default: half of what is free); a sample with more runs through several engines. ``workspace``: bytes of
-    scratch memory for TensorRT.
+    ``memory`` is what `open_memory` takes: a name, or what it gave before, for another device say. ``limit``: bytes of
+    activations that may be on the device at once (default: half of what is free); a sample with more runs through
+    several engines. ``workspace``: bytes of scratch memory for TensorRT.
 
     Samples run singly, as on the CPU: a tensor's largest |x| then belongs to a sample whatever its axes mean.
 
@@ -63,7 +62,7 @@ def collect_on_gpu(
         return batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs)
 
     with ExitStack() as stack:
-        opened = open_memory(memory, device)
+        opened = open_memory(memory)
         if opened is not memory:
             stack.callback(opened.close)
         observer = stack.enter_context(Observer(opened))
@@ -107,14 +106,13 @@ class _Tensor:
         self.sample_amax: list[np.float32] = []
         self.sample_peaks: list[int] = []
         self.fine = HistogramBuilder(FINE_BINS, power_of_two)
-        self.streamed = HistogramBuilder(NUM_BINS, growth_rule(growth))
-        self.waiting = np.float32(0)  # largest |x| in a batch that sets the first limit and is still arriving
-        self.zeros = 0  # elements of that batch in samples without any other value
+        self.streamed = HistogramBuilder(NUM_BINS, growth_rule(growth).grow)
+        self.waiting: dict[int, np.float32] = {}  # row -> largest |x|, in a batch that sets the first limit and arrives
         self.masked = False
 
     def mask(self) -> None:
         """From the first -inf on there is no range to find; what was counted is of no use."""
-        self.masked, self.waiting, self.zeros = True, np.float32(0), 0
+        self.masked, self.waiting = True, {}
         self.fine, self.streamed = (HistogramBuilder(b.counts.size, b.growth) for b in (self.fine, self.streamed))
 
     def stats(self) -> TensorStats:
@@ -143,25 +141,16 @@ class _Pass:
     def add(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Run one batch; after an error the pass is of no further use."""
         batch = as_batch(arrays, self._seen)
-        names, rows, valid = batch.samples, len(batch.samples), batch.valid
-        self._seen += valid
+        self._seen += batch.valid
         for tensor in self._tensors.values():
             tensor.streamed.start_batch()
-        for row in range(rows):
+        for row, name in enumerate(batch.samples):
             for group in self._engine.run(_row(batch, row)):
-                self._observe(group, names[row], row < valid, rows, batch)
-            if row < valid:
-                self._samples.append(names[row])
+                self._observe(group, batch, row)
+            if row < batch.valid:
+                self._samples.append(name)
                 self._progress(len(self._samples))
-        # TensorRT wants the maximum of the batch that sets a limit before it counts: that one runs twice.
-        if any(tensor.waiting for tensor in self._tensors.values()):
-            for row in range(rows):
-                for group in self._engine.run(_row(batch, row)):
-                    self._count_first([shown for shown in group if self._tensors[shown.name].waiting])
-        for tensor in self._tensors.values():
-            if not tensor.waiting:
-                tensor.streamed.counts[0] += tensor.zeros
-            tensor.waiting, tensor.zeros = np.float32(0), 0
+        self._count_again(batch)
         self.batches += 1
 
     def build(self) -> ActivationStats:
@@ -182,37 +171,50 @@ class _Pass:
             self._tensors[name] = _Tensor(self._growth, counts)
         return self._tensors[name]
 
-    def _observe(self, group: list[Visible], sample: str, valid: bool, rows: int, fed: Mapping[str, object]) -> None:
+    def _observe(self, group: list[Visible], batch: Batch, row: int) -> None:
         """One group of a sample's tensors -> counts and maxima."""
+        # TensorRT wants the maximum of a batch that sets a limit before it counts.
+        wait = len(batch.samples) > 1 and not growth_rule(self._growth).invariant
+        valid = row < batch.valid
         spans = []
         for shown in group:
             tensor = self._tensor(shown.name)
-            waits = tensor.streamed.limit == 0 and rows > 1 and self._growth == "double"
+            waits = wait and tensor.streamed.limit == 0
             fine = below(tensor.fine.limit) if valid and not tensor.masked else NOTHING
             spans.append((fine, NOTHING if waits or tensor.masked else below(tensor.streamed.limit)))
         for shown, seen, (fine, streamed) in zip(group, self._read(group, spans), spans, strict=True):
             tensor = self._tensors[shown.name]
             if not np.isfinite(seen.amax):
                 found = np.array([np.inf if seen.positive_inf else -np.inf])
-                refuse_unless_mask(shown.name, found, float(seen.amax), sample, shown.name in fed)
+                refuse_unless_mask(shown.name, found, float(seen.amax), batch.samples[row], shown.name in batch)
                 tensor.mask()
             if valid:
                 tensor.sample_amax.append(seen.amax)
                 tensor.sample_peaks.append(seen.peaks)
             if tensor.masked:
                 continue
-            if streamed is NOTHING:
-                tensor.waiting = max(tensor.waiting, seen.amax)
-                tensor.zeros += shown.elements if seen.amax == 0 else 0
+            if streamed is NOTHING and seen.amax:
+                tensor.waiting[row] = seen.amax
+            elif streamed is NOTHING:
+                tensor.streamed.counts[0] += shown.elements
             self._count_rest(shown, seen, fine, streamed)
 
-    def _count_first(self, group: list[Visible]) -> None:
-        """Tensors of a batch whose maximum sets the limit -> counts on TensorRT's grid."""
-        for shown in group:
-            self._tensors[shown.name].streamed.fit(float(self._tensors[shown.name].waiting))
+    def _count_again(self, batch: Batch) -> None:
+        """Run rows once more for the tensors that wait for the batch's maximum, now that it is known."""
+        waiting = [tensor for tensor in self._tensors.values() if tensor.waiting]
+        for tensor in waiting:
+            tensor.streamed.fit(float(max(tensor.waiting.values())))
+        for row in sorted(set().union(*(tensor.waiting for tensor in waiting))):
+            for group in self._engine.run(_row(batch, row)):
+                self._count_streamed([shown for shown in group if row in self._tensors[shown.name].waiting])
+        for tensor in waiting:
+            tensor.waiting = {}
+
+    def _count_streamed(self, group: list[Visible]) -> None:
+        """One group of a sample's tensors -> counts on TensorRT's grid alone, whose limit holds them."""
         spans = [(NOTHING, below(self._tensors[shown.name].streamed.limit)) for shown in group]
         for shown, seen, (fine, streamed) in zip(group, self._read(group, spans), spans, strict=True):
-            if seen.amax > self._tensors[shown.name].waiting:
+            if seen.amax > self._tensors[shown.name].streamed.amax:
                 self._count_excess(shown)
             else:
                 self._count_rest(shown, seen, fine, streamed)
@@ -228,7 +230,7 @@ class _Pass:
             self._unsteady.add(shown.name)
             logger.warning(
                 "tensor %r came out larger when the first batch ran again; what is above its first maximum %s counts "
-                "as equal to that", shown.name, tensor.waiting,
+                "as equal to that", shown.name, tensor.streamed.amax,
             )  # fmt: skip
         self._fetch(tensor)
         low, high = (int(np.float32(value).view(np.uint32)) for value in (tensor.streamed.limit, np.inf))

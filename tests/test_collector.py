@@ -80,7 +80,7 @@ def test_the_growth_rule_decides_the_streams_limit(growth: str) -> None:
     stats = collect(network, cut(x, 4), growth=growth)
     limit = 0.0
     for batch in cut(x, 4):
-        limit = GROWTH[growth](limit, float(np.abs(batch["x"]).max()))
+        limit = GROWTH[growth].grow(limit, float(np.abs(batch["x"]).max()))
     assert stats.growth == growth
     assert stats.tensors["x"].streamed is not None
     assert stats.tensors["x"].streamed.limit == limit

@@ -63,6 +63,12 @@ def test_statistics_equal_those_of_the_cpu(memory: HostMemory, growth: str, size
     assert stats.tensors["x"].histogram.total == x.size
 
 
+@pytest.mark.parametrize("growth", GROWTH)
+def test_nobody_asks_for_the_name_of_a_rule(memory: HostMemory, monkeypatch: pytest.MonkeyPatch, growth: str) -> None:
+    monkeypatch.setitem(GROWTH, "mine", GROWTH[growth])
+    on_both(memory, cut(data(), 7), "mine")
+
+
 def test_elements_at_a_limit_that_their_own_batch_outgrows_go_where_tensorrt_puts_them(memory: HostMemory) -> None:
     x = np.array([[1, 1, 0.5], [1, 0.2, 1], [1, 1, 2.5], [2.5, 4, 1]], np.float32)
     for size in (1, 2, 3, 4):
@@ -99,6 +105,15 @@ def test_a_sample_runs_once_but_in_the_batch_that_sets_a_limit(memory: HostMemor
     with Observer(memory) as observer, Shown(network, memory) as shown:
         observe_all(shown, observer, cut(data(12), 4))
     assert shown.runs == 12 + 4  # "dead" never has a limit, and is not worth a second run
+
+
+def test_of_the_batch_that_sets_a_limit_samples_of_zeros_run_once(memory: HostMemory) -> None:
+    x = data(8)
+    x[[0, 1, 2, 3, 5]] = 0
+    with Observer(memory) as observer, Shown(network, memory) as shown:
+        found = observe_all(shown, observer, cut(x, 4))
+    assert shown.runs == 8 + 3
+    assert found == collect(network, cut(x, 4))
 
 
 def test_a_second_run_that_comes_out_larger_grows_no_limit(

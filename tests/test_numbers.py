@@ -127,7 +127,7 @@ def test_a_stream_from_the_least_float_to_the_largest_loses_nothing(growth: str)
 @pytest.mark.parametrize("growth", GROWTH)
 def test_a_constant_has_one_bin_and_every_method_finds_it(value: float, growth: str) -> None:
     values = np.full(1000, -value, np.float32)
-    builder = HistogramBuilder(NUM_BINS, GROWTH[growth])
+    builder = HistogramBuilder(NUM_BINS, GROWTH[growth].grow)
     builder.add(values, abs_max(values))
     hist = builder.build()
     assert np.flatnonzero(hist.counts).size == 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trtcal import histogram as histogram_module
 from trtcal import pair as module
-from trtcal.growth import GROWTH, power_of_two
+from trtcal.growth import GROWTH, double, power_of_two
 from trtcal.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
 from trtcal.pair import SMALL, PairBuilder, _first_sums
 
@@ -52,7 +52,7 @@ def together(batches: list[Arrays], growth: str, ask: bool = False) -> PairBuild
 
 
 def apart(batches: list[Arrays], growth: str) -> tuple[HistogramBuilder, HistogramBuilder, list[int]]:
-    fine, streamed = HistogramBuilder(FINE_BINS, power_of_two), HistogramBuilder(NUM_BINS, GROWTH[growth])
+    fine, streamed = HistogramBuilder(FINE_BINS, power_of_two), HistogramBuilder(NUM_BINS, GROWTH[growth].grow)
     hits = []
     for batch in batches:
         streamed.start_batch()
@@ -120,7 +120,7 @@ def test_what_only_tensorrt_sees_is_counted_beside_the_rest() -> None:
 
 
 def test_a_limit_that_is_known_before_its_elements_is_kept() -> None:
-    pair, builder = PairBuilder("double"), HistogramBuilder(NUM_BINS, GROWTH["double"])
+    pair, builder = PairBuilder("double"), HistogramBuilder(NUM_BINS, double)
     x = np.linspace(-1, 1, 999, dtype=np.float32)
     for target in (pair, builder):
         target.fit(1.7)

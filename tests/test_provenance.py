@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trtcal
-from trtcal.errors import CacheError, CacheFormatError, ModelError, OutputError
+from trtcal.errors import CacheError, ModelError, OutputError
 from trtcal.provenance import (
     Provenance,
     check,
@@ -80,8 +80,14 @@ provenances = st.builds(
 
 
 @given(provenances)
-def test_a_provenance_comes_back_from_json_equal(provenance: Provenance) -> None:
-    again = Provenance.from_json(provenance.to_json())
+def test_a_provenance_comes_back_from_a_sidecar_equal(
+    tmp_path_factory: pytest.TempPathFactory, provenance: Provenance
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.cache"
+    save_with_sidecar(CACHE, provenance, path)
+    kept = read_sidecar(path)
+    assert kept is not None
+    again, _ = kept
     assert again == provenance
     assert again.differences(provenance) == []
     assert again.to_json() == provenance.to_json()
@@ -122,9 +128,17 @@ def test_a_setting_without_a_json_form_is_refused(value: object, error: type[Exc
     ],
     ids=["empty", "binary", "cut", "list", "null", "deep", "renamed", "type", "nan", "none", "unknown"],
 )
-def test_what_is_no_provenance_is_refused_by_file_name(data: bytes) -> None:
-    with pytest.raises(CacheFormatError, match=r"^net\.cache\.json: "):
-        Provenance.from_json(data, "net.cache.json")
+def test_what_is_no_provenance_makes_the_origin_unknown_by_file_name(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "net.cache"
+    save_with_sidecar(CACHE, MADE, path)
+    sidecar = b'{"format": 1, "cache_sha256": "%s", "provenance": %s}'
+    cache_sha256 = hashlib.sha256(CACHE).hexdigest().encode()
+    sidecar_path(path).write_bytes(sidecar % (cache_sha256, MADE.to_json()))
+    assert check(path, MADE).ok
+    sidecar_path(path).write_bytes(sidecar % (cache_sha256, data))
+    (reason,) = check(path, MADE).reasons
+    assert reason.startswith(f"origin unknown: {sidecar_path(path)}: ")
+    assert read_sidecar(path) is None
 
 
 # --- what differs -------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from trtcal.collector import Progress, collect
 from trtcal.data import Batches
 from trtcal.errors import ModelError
 from trtcal.graph import CalibrationGraph, batch_size, calibration_graph, load_model, set_batch_size
-from trtcal.growth import growth_rule
-from trtcal.histogram import FINE_BINS, NUM_BINS, Histogram, HistogramBuilder, abs_max
+from trtcal.growth import growth_rule, power_of_two
+from trtcal.histogram import FINE_BINS, NUM_BINS, GrowthRule, Histogram, HistogramBuilder, abs_max
 from trtcal.runners import OrtRunner
 from trtcal.stats import ActivationStats
 from trtcal.streams import batches_of
@@ -99,7 +99,8 @@ def from_stats(
 ) -> Calibration:
     """Statistics of a pass over the model -> ranges by any method, without running the model again."""
     threshold = threshold_method(method)
-    entropy = method == "entropy" and stats.growth == "double"
+    # Only entropy depends on the grid that this rule grew; all else takes the finer one, which knows no batches.
+    grow = growth_rule(stats.growth).grow if method == "entropy" else power_of_two
     unusable: dict[str, str] = {}
     clipped: dict[str, float] = {}
     found: dict[str, np.float32] = {}
@@ -109,8 +110,7 @@ def from_stats(
             first = stats.samples[int(np.argmax(masked))]
             unusable[name] = f"holds -inf, as masks do, in {masked.sum()} of {len(masked)} samples (first: {first})"
             continue
-        # Only TensorRT's entropy depends on its own grid; all else takes the finer one, which knows no batches.
-        histogram = tensor.streamed if entropy and tensor.streamed is not None else tensor.histogram
+        histogram = tensor.histogram if grow is power_of_two else tensor.streamed or tensor.histogram
         found[name] = threshold(histogram)
         share = histogram.clipped(float(found[name]))
         if share > CLIPS_MUCH:
@@ -119,7 +119,7 @@ def from_stats(
         if not np.isfinite(abs_max(value)):
             unusable[name] = "is a constant that holds inf or nan"
         else:
-            found[name] = threshold(_constant_histogram(value, "double" if entropy else "power-of-two"))
+            found[name] = threshold(_constant_histogram(value, grow))
     amax = carried(graph, found)
     for name, source in graph.carried.items():
         if source in unusable:
@@ -149,7 +149,7 @@ def open_graph(path: str | Path) -> CalibrationGraph:
     fixed = batch_size(graph.model)
     if fixed not in (None, 1):
         logger.info("%s: has the batch size %d; running it with 1", path, fixed)
-        graph = calibration_graph(path, set_batch_size(graph.model, 1))
+        graph = calibration_graph(path, set_batch_size(graph.model, 1, graph.path.parent))
     return graph
 
 
@@ -214,7 +214,7 @@ class FloatRunner:
         self._runner.close()
 
 
-def _constant_histogram(value: np.ndarray, growth: str) -> Histogram:
-    builder = HistogramBuilder(NUM_BINS if growth == "double" else FINE_BINS, growth_rule(growth))
+def _constant_histogram(value: np.ndarray, grow: GrowthRule) -> Histogram:
+    builder = HistogramBuilder(FINE_BINS if grow is power_of_two else NUM_BINS, grow)
     builder.add(value, abs_max(value))
     return builder.build()

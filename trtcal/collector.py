@@ -18,6 +18,7 @@ import numpy as np
 from trtcal.atomic import write_bytes
 from trtcal.data import Batch
 from trtcal.errors import DataError, NonFiniteError, OutputError, StatsError
+from trtcal.growth import growth_rule
 from trtcal.histogram import abs_max
 from trtcal.pair import PairBuilder
 from trtcal.stats import ActivationStats, TensorStats, parse
@@ -200,7 +201,7 @@ class _Collector:
         batch = as_batch(arrays, self.seen)
         names, rows, valid = batch.samples, len(batch.samples), batch.valid
         self.seen += valid
-        wait = rows > 1 and self.growth == "double"
+        wait = rows > 1 and not growth_rule(self.growth).invariant
         hold: bool | None = None
         for tensor in self.tensors.values():
             tensor.both.start_batch()

@@ -8,14 +8,15 @@ is shared out in proportion. What that leaves open is closed by a second pass, :
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from trtcal.growth import double, power_of_two
-from trtcal.histogram import NUM_BINS, GrowthRule, Histogram
+from trtcal.growth import GROWTH, Rule, double
+from trtcal.histogram import NUM_BINS, Histogram
 from trtcal.stats import TensorStats
 
 
@@ -43,14 +44,15 @@ def square_range(limit: float, amax: float) -> float:
     return limit
 
 
-RULES: dict[str, GrowthRule | None] = {
-    "double": double,
-    "square-max": square_max,
-    "square-range": square_range,
-    "power-of-two": power_of_two,
-    "exact": None,
+REPLAYED = {
+    "square-max": Rule(square_max),
+    "square-range": Rule(square_range),
+    "exact": Rule(max, invariant=True, foresees=True),
 }
-"""How a replayed limit grows. ``exact`` knows the whole data's maximum beforehand and never grows."""
+"""Rules that no pass can count by: bins do not merge where a range is squared, and no pass knows all data's maximum."""
+
+RULES: Mapping[str, Rule] = ChainMap(REPLAYED, GROWTH)
+"""How a replayed limit grows: as in a pass, or by one of :data:`REPLAYED`."""
 
 
 Shape = Callable[[float, np.ndarray], np.ndarray]
@@ -125,16 +127,15 @@ def _trajectories(maxima: np.ndarray, growth: str) -> list[Trajectory]:
     ]
 
 
-def _trajectory(numbers: Sequence[int], maxima: Sequence[float], batches: int, rule: GrowthRule | None) -> Trajectory:
+def _trajectory(numbers: Sequence[int], maxima: Sequence[float], batches: int, rule: Rule) -> Trajectory:
     """Those of so many batches that hold a larger value than all before, and these values -> the limits."""
     first_amax = maxima[0] if maxima else 0.0
-    if rule is None:
-        whole = maxima[-1] if maxima else 0.0
-        return Trajectory((Stage(whole, 0, batches),) if whole else (), first_amax, False)
+    if rule.foresees:
+        numbers, maxima = numbers[:1], maxima[-1:]
     stages: list[Stage] = []
     limit, since, fell_back = 0.0, 0, False
     for number, amax in zip(numbers, maxima, strict=True):
-        grown = rule(limit, amax)
+        grown = rule.grow(limit, amax)
         if math.isnan(grown):
             grown, fell_back = double(limit, amax), True
         if grown != limit:
@@ -217,9 +218,9 @@ def replay(
 ) -> Replay:
     """Statistics of a tensor, order of samples and batch size -> its histogram on TensorRT's 2048 bins.
 
-    ``shape`` gives the counts of these rows' elements on a limit; by default they are read off the fine
-    histogram, which knows nothing of rows that ``partial`` repeats or leaves out. Raises ValueError for an
-    order that makes no batch.
+    One tensor of what :func:`paths` and :func:`lowered` say of many. ``shape`` gives the counts of these rows' elements
+    on a limit; by default they are read off the fine histogram, which knows nothing of rows that ``partial`` repeats or
+    leaves out. Raises ValueError for an order that makes no batch.
     """
     made = paths(tensor.sample_amax[None], tensor.sample_peaks[None], order, batch_size, growth, partial=partial)
     path, shape = made.trajectories[0], shape or read_off(tensor.histogram)

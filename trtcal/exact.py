@@ -36,7 +36,7 @@ class ExactCounts:
         self.samples = max(self.samples, sample + 1)
 
     def __call__(self, limit: float, rows: np.ndarray) -> np.ndarray:
-        """A ``Shape`` for :func:`trtcal.emulation.replay`: rows that are there once come from the total."""
+        """A :data:`trtcal.emulation.Shape`: samples that are there once come from the total."""
         counts = self.total[limit].copy()
         for sample, times in enumerate(np.bincount(rows, minlength=self.samples)):
             if times != 1:

@@ -1,16 +1,32 @@
 """How a histogram's limit grows: (limit so far or 0.0, largest |x| of the next batch) -> new limit.
 
-A new rule is one function and one line in :data:`GROWTH`. A rule never shrinks a limit and keeps the ratio
-of limits a power of two, or bins could not merge exactly.
+A new rule is one function and one line in :data:`GROWTH`, which also says whether it is batch-invariant; nobody asks
+for a rule's name. A rule never shrinks a limit and keeps the ratio of limits a power of two, or bins could not merge
+exactly. Once there is a limit, values in turn grow it as far as the largest of them at once: only the first batch
+that is not all zeros has to be known as a whole.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from trtcal.histogram import FLOAT32_MAX, GrowthRule
+
+
+class Rule(NamedTuple):
+    """A growth rule: its function, and what passes, replays and advice have to know of it.
+
+    ``invariant``: no batch size and no order changes a limit or a count, so that no batch has to be known as a whole.
+    ``foresees``: it is asked once, with the largest |x| of all data, which only a replay (:mod:`trtcal.emulation`)
+    knows beforehand; none of :data:`GROWTH` does.
+    """
+
+    grow: GrowthRule
+    invariant: bool = False
+    foresees: bool = False
 
 
 def double(limit: float, amax: float) -> float:
@@ -33,10 +49,10 @@ def power_of_two(limit: float, amax: float) -> float:
     return math.ldexp(1.0, math.frexp(amax)[1])
 
 
-GROWTH: dict[str, GrowthRule] = {"double": double, "power-of-two": power_of_two}
+GROWTH: dict[str, Rule] = {"double": Rule(double), "power-of-two": Rule(power_of_two, invariant=True)}
 
 
-def growth_rule(name: str) -> GrowthRule:
+def growth_rule(name: str) -> Rule:
     """Name -> rule; ValueError lists the names."""
     if name not in GROWTH:
         raise ValueError(f"unknown growth rule {name!r}; choose one of {', '.join(GROWTH)}")

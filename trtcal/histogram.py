@@ -26,7 +26,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT64_MAX = np.iinfo(np.int64).max
 
 GrowthRule = Callable[[float, float], float]
-"""(limit so far or 0.0, largest |x| of the batch) -> limit that holds both; see ``trtcal.emulation.GROWTH``."""
+"""(limit so far or 0.0, largest |x| of the batch) -> limit that holds both; see ``trtcal.growth.GROWTH``."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ class PairBuilder:
 
     def __init__(self, growth: str) -> None:
         self._fine = HistogramBuilder(FINE_BINS, power_of_two)
-        self._streamed = HistogramBuilder(NUM_BINS, growth_rule(growth))
+        self._streamed = HistogramBuilder(NUM_BINS, growth_rule(growth).grow)
         self._sums = np.zeros(FINE_BINS + NUM_BINS - 1, np.int32)
         self._elements = 0  # in the sums
         self._limits: tuple[float, float] | None = None  # of the fine and the other histogram, behind the sums

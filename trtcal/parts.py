@@ -23,7 +23,7 @@ import numpy as np
 
 from trtcal.collector import Answer, collect
 from trtcal.data import Batch
-from trtcal.growth import double
+from trtcal.growth import Rule, growth_rule
 from trtcal.histogram import FINE_BINS, NUM_BINS, Histogram, growth_factor
 from trtcal.stats import ActivationStats, TensorStats
 
@@ -124,12 +124,13 @@ def added(one: Part, two: Part) -> Part:
 
 def uncounted(start: ActivationStats, part: Part) -> dict[str, float]:
     """Beginning of a pass and what follows it -> tensors that must be counted again, from which limit."""
+    rule = growth_rule(start.growth)
     again = {}
     for name, tensor in part.tensors.items():
         begun = start.tensors[name]
-        if start.growth == "double" and not tensor.masked and np.isfinite(begun.amax):
-            limit = first_limits(start)[name] or _first(tensor.batch_amax)
-            if tensor.settled is None or not _leads_to(tensor.settled.limit, _last(limit, tensor.batch_amax)):
+        if not rule.invariant and not tensor.masked and np.isfinite(begun.amax):
+            limit = first_limits(start)[name] or _first(tensor.batch_amax, rule)
+            if tensor.settled is None or not _leads_to(tensor.settled.limit, _last(limit, tensor.batch_amax, rule)):
                 again[name] = limit
     return again
 
@@ -151,7 +152,7 @@ def continued(start: ActivationStats, part: Part) -> ActivationStats:
 
     Nothing may be left of what :func:`uncounted` says.
     """
-    tensors = {}
+    rule, tensors = growth_rule(start.growth), {}
     for name, one in start.tensors.items():
         two = part.tensors[name]
         masked = two.masked or bool(np.isinf(one.amax))
@@ -159,26 +160,26 @@ def continued(start: ActivationStats, part: Part) -> ActivationStats:
             np.concatenate([one.sample_amax, two.sample_amax]),
             np.concatenate([one.sample_peaks, two.sample_peaks]),
             _empty(FINE_BINS) if masked else one.histogram + two.histogram,
-            _empty(NUM_BINS) if masked else _streamed(one, two, start.growth),
+            _empty(NUM_BINS) if masked else _streamed(one, two, rule),
         )
     return ActivationStats(start.samples + part.samples, tensors, start.growth, start.batches + part.batches)
 
 
-def _streamed(one: TensorStats, two: TensorPart, growth: str) -> Histogram:
+def _streamed(one: TensorStats, two: TensorPart, rule: Rule) -> Histogram:
     begun, settled = one.streamed, two.settled
     assert begun is not None
     assert settled is not None
-    if growth != "double":
+    if rule.invariant:
         return begun + settled
-    last = _last(begun.limit, two.batch_amax)
+    last = _last(begun.limit, two.batch_amax, rule)
     counts = _grown(two, last).counts.copy()
-    _shift(counts, last, _outgrown(begun.limit, two.batch_amax, two.batch_peaks), -1)
+    _shift(counts, last, _outgrown(begun.limit, two, rule), -1)
     return Histogram(begun.grown(last).counts + counts, last, max(begun.amax, settled.amax))
 
 
 def _part(stats: ActivationStats, batch: np.ndarray, batches: int, start: Mapping[str, float]) -> Part:
     """Statistics whose rows belong to these batches, each batch's rows streamed as one -> their part."""
-    tensors = {}
+    rule, tensors = growth_rule(stats.growth), {}
     for name, tensor in stats.tensors.items():
         amax, peaks, streamed = tensor.sample_amax, tensor.sample_peaks, tensor.streamed
         assert streamed is not None
@@ -187,11 +188,12 @@ def _part(stats: ActivationStats, batch: np.ndarray, batches: int, start: Mappin
         batch_peaks = np.zeros(batches, np.int64)
         largest = amax == batch_amax[batch]
         np.add.at(batch_peaks, batch[largest], peaks[largest])
-        if stats.growth == "double" and not np.isinf(tensor.amax):
+        made = TensorPart(amax, peaks, tensor.histogram, batch_amax, batch_peaks, streamed, streamed.total)
+        if not rule.invariant and not made.masked:
             counts = streamed.counts.copy()
-            _shift(counts, streamed.limit, _outgrown(start[name], batch_amax, batch_peaks), 1)
-            streamed = replace(streamed, counts=counts)
-        tensors[name] = TensorPart(amax, peaks, tensor.histogram, batch_amax, batch_peaks, streamed, streamed.total)
+            _shift(counts, streamed.limit, _outgrown(start[name], made, rule), 1)
+            made = replace(made, settled=replace(streamed, counts=counts))
+        tensors[name] = made
     return Part(stats.samples, tensors, batches)
 
 
@@ -216,26 +218,26 @@ def _padded(part: Part, padding: Part) -> Part:
     return replace(part, tensors=tensors)
 
 
-def _limits(start: float, batch_amax: np.ndarray) -> np.ndarray:
-    """TensorRT's limit after each batch, from the one before the first."""
+def _limits(start: float, batch_amax: np.ndarray, rule: Rule) -> np.ndarray:
+    """The limit after each batch, from the one before the first."""
     records, place = np.unique(np.maximum.accumulate(batch_amax.astype(np.float64)), return_inverse=True)
     grown = []
     for record in records:
-        start = double(start, float(record))
+        start = rule.grow(start, float(record))
         grown.append(start)
     return np.array(grown, np.float64)[place]
 
 
-def _last(start: float, batch_amax: np.ndarray) -> float:
-    limits = _limits(start, batch_amax)
+def _last(start: float, batch_amax: np.ndarray, rule: Rule) -> float:
+    limits = _limits(start, batch_amax, rule)
     return float(limits[-1]) if limits.size else start
 
 
-def _outgrown(start: float, batch_amax: np.ndarray, batch_peaks: np.ndarray) -> dict[float, int]:
-    """Limits that were outgrown -> how many elements were equal to one while it was the limit."""
-    limits = _limits(start, batch_amax)
-    at = (batch_amax == limits) & (limits > 0) & (limits < limits.max(initial=0))
-    return {float(limit): int(batch_peaks[at & (limits == limit)].sum()) for limit in np.unique(limits[at])}
+def _outgrown(start: float, part: TensorPart, rule: Rule) -> dict[float, int]:
+    """Limits that a part outgrew, from the one before it -> how many elements were equal to one while it was that."""
+    limits = _limits(start, part.batch_amax, rule)
+    at = (part.batch_amax == limits) & (limits > 0) & (limits < limits.max(initial=0))
+    return {float(limit): int(part.batch_peaks[at & (limits == limit)].sum()) for limit in np.unique(limits[at])}
 
 
 def _shift(counts: np.ndarray, last: float, held: Mapping[float, int], sign: int) -> None:
@@ -281,9 +283,9 @@ def _leads_to(limit: float, last: float) -> bool:
     return True
 
 
-def _first(batch_amax: np.ndarray) -> float:
+def _first(batch_amax: np.ndarray, rule: Rule) -> float:
     """The limit that batches of these maxima begin with; 0.0 where all are zero."""
-    return float(batch_amax[np.argmax(batch_amax > 0)]) if batch_amax.size else 0.0
+    return rule.grow(0.0, float(batch_amax[np.argmax(batch_amax > 0)])) if batch_amax.size else 0.0
 
 
 def _beginning(limits: Mapping[str, float], growth: str) -> ActivationStats:

@@ -72,11 +72,6 @@ class Provenance:
         """Provenance -> UTF-8 JSON; equal values give equal bytes."""
         return _dump(asdict(self))
 
-    @classmethod
-    def from_json(cls, data: bytes, name: str = "<bytes>") -> Provenance:
-        """JSON -> provenance; raises CacheFormatError, naming ``name``, where it is not one."""
-        return _provenance(_load(data, name), name)
-
     def differences(self, other: Provenance) -> list[str]:
         """What stands in the way of taking a cache made from ``self`` for one made from ``other``.
 

@@ -13,19 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-
 
 def model_path() -> Path:
     """The path of ``model.onnx``."""
@@ -37,13 +24,8 @@ def calibration_images() -> NDArray[np.float32]:
     return _to_input(_array("calibration"))
 
 
-def calibration_names() -> tuple[str, ...]:
-    """The name of each calibration image: its place in the data set's training split, as "train-00042"."""
-    return tuple(f"train-{index:05d}" for index in _array("calibration_index"))
-
-
 def labelled_images() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """2000 test images, (2000, 1, 28, 28) in 0..1, and their labels, (2000,), indices into CLASSES."""
+    """2000 test images, (2000, 1, 28, 28) in 0..1, and their labels, (2000,), the data set's 0 to 9."""
     return _to_input(_array("labelled")), _array("labels").astype(np.int64)
 
 
