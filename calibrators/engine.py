@@ -244,7 +244,7 @@ def _parse(
     logger.info("%s: fixes batch size %d; its batch axis is made dynamic for calibration", path, fixed)
     network = made(lambda: versions.create_network(trt, builder), "a network")
     parser = _parser(trt, network)
-    rewritten = set_batch_size(load_model(path), None).SerializeToString()
+    rewritten = set_batch_size(load_model(path), None, path.parent).SerializeToString()
     _parsed(parser, parser.parse(rewritten, str(path)), path)  # the path is for weights that lie in files beside it
     return network, parser, fixed
 

@@ -14,11 +14,13 @@ import numpy as np
 
 from calibrators import versions
 from calibrators.buffers import Buffers
+from calibrators.coverage import FLOATS
 from calibrators.memory import DeviceMemory
 from calibrators.shapes import Range, Shape, calibration_shapes, network_inputs
 from trtcal.conform import as_dtype
 from trtcal.errors import BackendError, ModelError
-from trtcal.graph import CalibrationGraph, batch_size, calibration_graph, load_model
+from trtcal.graph import CalibrationGraph, batch_size, calibration_graph, load_model, op_name
+from trtcal.topology import MOVES_VALUES
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +30,7 @@ SHARE = 2  # of the free device memory, one part is for outputs; TensorRT needs 
 
 # They move values about and change none, so that any of their outputs has its input's counts. TensorRT's parser makes
 # no layer of some, and then one tensor has the last of their names.
-MOVES = frozenset(
-    {
-        *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
-        *("DepthToSpace", "SpaceToDepth"),
-    }
-)
-_FLOATS = {"FLOAT", "HALF", "BF16"}
+MOVES = MOVES_VALUES - {"MaxPool"}  # which leaves values out
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -285,7 +281,7 @@ def _mark(
                 tensors[tensor.name] = tensor
     for tensor in [network.get_output(number) for number in range(network.num_outputs)]:
         network.unmark_output(tensor)
-    moved = [(node.input[0], node.output[0]) for node in graph.model.graph.node if node.op_type in MOVES]
+    moved = [(node.input[0], node.output[0]) for node in graph.model.graph.node if op_name(node) in MOVES]
     outputs, others = {}, set()
     for name in names:
         found = name if name in tensors else _moved_to(name, moved, tensors)
@@ -293,7 +289,7 @@ def _mark(
             continue
         tensor = tensors[found]
         # Marking a bool or a shape makes TensorRT 8 refuse the network, and there is nothing to calibrate in them.
-        if tensor.is_shape_tensor or tensor.dtype.name not in _FLOATS:
+        if tensor.is_shape_tensor or tensor.dtype.name not in FLOATS:
             others.add(name)
             continue
         outputs[name] = found

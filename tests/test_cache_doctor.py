@@ -99,9 +99,12 @@ def test_other_numbers_than_scales_are_suspected(wrong: object) -> None:
     assert "amax / 127, should" in findings[0].message
 
 
-@pytest.fixture
-def bounded(tmp_path: Path) -> CalibrationGraph:
-    nodes = [helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("Relu", ["s"], ["y"])]
+@pytest.fixture(params=["", "ai.onnx"])
+def bounded(request: pytest.FixtureRequest, tmp_path: Path) -> CalibrationGraph:
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"], domain=request.param),
+        helper.make_node("Relu", ["s"], ["y"], domain=request.param),
+    ]
     return open_graph(save(make_model(nodes, {"x": ["N", 4]}, ["y"]), tmp_path / "m.onnx"))
 
 

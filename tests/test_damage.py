@@ -167,6 +167,29 @@ def test_layers_whose_names_are_patterns_or_missing_are_told_apart() -> None:
     assert found["c3"].tensorrt == ("node_of_c3",)
 
 
+def test_a_pool_goes_along_under_either_name_of_onnx_s_own_domain() -> None:
+    model = network(list(POOLED.graph.node))
+    model.graph.initializer.extend(POOLED.graph.initializer)
+    for each in model.graph.node:
+        each.domain = "ai.onnx"
+    assert layers(model) == layers(POOLED)
+
+
+def test_an_op_of_another_domain_is_no_pool_to_go_along() -> None:
+    def exclude(domain: str) -> tuple[str, ...]:
+        nodes = [
+            node("MaxPool", ["image"], ["p"], "pool", kernel_shape=[1, 1]),
+            node("MaxPool", ["p"], ["q"], "other", domain=domain, kernel_shape=[1, 1]),
+            node("Conv", ["q", "w"], ["y"], "conv"),
+        ]
+        model = network(nodes, w=weights(4, 3, 1, 1))
+        model.opset_import.append(helper.make_opsetid("my.ops", 1))
+        return layers(model)["conv"].exclude
+
+    assert exclude("") == ("conv", "pool", "other")
+    assert exclude("my.ops") == ("conv",)
+
+
 def test_noise_and_sqnr_are_each_other_s_inverse() -> None:
     assert noise_ratio(20.0) == pytest.approx(0.01)
     assert Trial(0.01, None).sqnr_db == pytest.approx(20)

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import fakecuda
+import onnx
 import pytest
+from models import conv_model
 
 VERSIONS = pytest.mark.parametrize("trt", fakecuda.TENSORRT_10)
 
@@ -109,6 +111,20 @@ def test_a_static_batch_that_differs_is_an_error_or_rewritten_on_request(tmp_pat
     assert found["untouched"] == [2, {}]
     assert found["left"] == ["dynamic.onnx", "m.engine", "static.onnx"]
     assert found["live"] == {}
+
+
+def test_a_static_batch_is_rewritten_with_the_shapes_of_the_model_s_own_folder(tmp_path: Path) -> None:
+    model = conv_model(batch=2)
+    (tmp_path / "models").mkdir()
+    onnx.save(model, tmp_path / "models" / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    found = drive(
+        tmp_path,
+        """
+        built = build_engine("models/m.onnx", calibrator=entropy(), rewrite_batch=True)
+        report(batch=built.batch_size)
+        """,
+    )
+    assert found == {"batch": 4}
 
 
 def test_a_later_batch_of_another_size_fails_the_build(tmp_path: Path) -> None:
@@ -285,7 +301,7 @@ def test_percentile_ranges_take_the_shapes_of_their_batches(tmp_path: Path) -> N
     found = drive(
         tmp_path,
         """
-        calibrator = PercentileCalibrator("dynamic.onnx", batches(2, size=4), percentile=99)
+        calibrator = PercentileCalibrator(batches(2, size=4), model="dynamic.onnx", percentile=99)
         built = build_engine("dynamic.onnx", "m.engine", calibrator=calibrator)
         report(opt=built.profile["image"].opt, batch=built.batch_size, calibrated=built.calibrated,
                engine=bool(engine()), costly=built.coverage.costly)

@@ -398,3 +398,22 @@ def test_a_node_that_no_name_fits_alone_is_an_error() -> None:
     )
     with pytest.raises(ModelError, match="Relu 'y': no name fits this node alone"):
         exclusion(graph, 0)
+
+
+@pytest.mark.parametrize("domain", ["", "ai.onnx", "my.ops"])
+def test_only_onnx_s_own_ops_are_int8(domain: str) -> None:
+    model = make_model(
+        [
+            node("Conv", ["x", "w"], ["a"], domain=domain),
+            node("Concat", ["a", "x"], ["b"], domain=domain, axis=1),
+            node("Conv", ["b", "w8"], ["y"]),
+        ],
+        {"x": [1, 4, 8, 8]},
+        ["y"],
+        {"w": weights(4, 4, 1, 1), "w8": weights(4, 8, 1, 1)},
+    )
+    model.opset_import.append(helper.make_opsetid("my.ops", 1))
+    graph = Graph(model)
+    own = domain != "my.ops"
+    assert placed(graph).reads.keys() == placed(graph, "all").reads.keys() == ({0, 1, 2} if own else {2})
+    assert list(weights_of(graph).values()) == (["a", "y"] if own else ["y"])

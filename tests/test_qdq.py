@@ -472,6 +472,57 @@ def test_bodies_that_read_what_is_stripped_read_the_float_tensor() -> None:
     assert strip_qdq(model).graph == body_model().graph
 
 
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("imports", ["", "ai.onnx"])
+def test_the_other_name_of_onnx_s_own_domain_changes_nothing(opset: int, imports: str) -> None:
+    plain, alias = conv_model(), conv_model()
+    for model in (plain, alias):
+        model.opset_import[0].version = opset
+    alias.opset_import[0].domain = imports
+    for each in alias.graph.node:
+        each.domain = "ai.onnx"
+    expected, found = (insert_qdq(model, ranges(conv_model()), placement="all") for model in (plain, alias))
+    assert found.layers == expected.layers == ("conv", "pool", "sum", "logits")
+    assert (found.skipped, found.quantized) == (expected.skipped, expected.quantized)
+    assert found.model.graph == expected.model.graph
+
+
+@pytest.mark.parametrize("domain", ["", "ai.onnx", "my.ops"])
+def test_only_onnx_s_own_ops_move_quantized_values(domain: str) -> None:
+    model = make_model(
+        [
+            node("QuantizeLinear", ["x", "s", "zero"], ["q"]),
+            node("Transpose", ["q"], ["moved"], domain=domain),
+            node("DequantizeLinear", ["moved", "s", "zero"], ["y"]),
+        ],
+        {"x": [1, 2]},
+        ["y"],
+        {"s": np.float32(0.5), "zero": np.int8(0)},
+    )
+    model.opset_import.append(helper.make_opsetid("my.ops", 1))
+    if domain != "my.ops":
+        assert extract_scales(model) == {"x": 0.5}
+    else:
+        with pytest.raises(ModelError, match="Transpose 'moved': computes with quantized values"):
+            extract_scales(model)
+
+
+def test_a_scale_that_a_node_holds_is_a_constant() -> None:
+    model = make_model(
+        [
+            node("Constant", [], ["s"], value_float=0.5),
+            node("QuantizeLinear", ["x", "s", "zero"], ["q"]),
+            node("DequantizeLinear", ["q", "s", "zero"], ["d"]),
+            node("Relu", ["d"], ["y"]),
+        ],
+        {"x": [1]},
+        ["y"],
+        {"zero": np.int8(0)},
+    )
+    assert extract_scales(model) == {"x": 0.5}
+    assert [n.op_type for n in strip_qdq(model).graph.node] == ["Relu"]
+
+
 def test_functions_of_the_model_are_reported() -> None:
     model = make_model([node("Block", ["x"], ["y"], domain="mine")], {"x": [1]}, ["y"])
     model.opset_import.append(helper.make_opsetid("mine", 1))

@@ -41,6 +41,25 @@ def test_floating_point_outputs_are_told_from_others() -> None:
     assert OrtRunner(model).floats(["i", "y", "unknown"]) == ("y",)
 
 
+def test_outputs_in_bfloat16_are_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    model = make_model(
+        [
+            helper.make_node("Cast", ["x"], ["b"], to=onnx.TensorProto.BFLOAT16),
+            helper.make_node("Cast", ["b"], ["y"], to=onnx.TensorProto.FLOAT),
+        ],
+        {"x": ["N", 2]},
+        ["b", "y"],
+    )
+    with OrtRunner(model, name="m.onnx") as runner:
+        runner.outputs = runner.floats(["b", "y"])
+        assert runner.outputs == ("y",)
+        assert "m.onnx: left out, since ONNX Runtime hands no bfloat16 to NumPy: b;" in caplog.text
+        caplog.clear()
+        assert runner.floats(["y"]) == ("y",)
+        assert not caplog.records
+        np.testing.assert_array_equal(runner({"x": np.float32([[1, 2]])})["y"], [[1, 2]])
+
+
 def test_threads_may_share_a_runner() -> None:
     xs = [{"image": images(1, seed=seed)} for seed in range(16)]
     with OrtRunner(conv_model(), threads=1) as runner, ThreadPoolExecutor(4) as pool:

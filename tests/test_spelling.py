@@ -26,7 +26,7 @@ def test_a_shell_gives_trtexec_every_name_and_precision() -> None:
 @pytest.mark.parametrize("name", ["a,b", "a'b"])
 def test_names_that_trtexec_cannot_read_are_left_out_and_told(name: str) -> None:
     assert beyond_trtexec([name, "plain"]) == (name,)
-    assert for_trtexec([name, "plain"], "fp32") == "--precisionConstraints=obey --layerPrecisions=plain:fp32"
+    assert for_trtexec([name, "plain"]) == "--precisionConstraints=obey --layerPrecisions=plain:fp16"
 
 
 def test_polygraphy_reads_the_names_back() -> None:

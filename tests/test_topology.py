@@ -109,6 +109,33 @@ def test_fusion_goes_through_pointwise_nodes_and_ends_where_others_read() -> Non
     assert graph.is_fused(6, 1)
 
 
+def test_ops_of_another_domain_fuse_nothing_and_move_nothing() -> None:
+    def graph(domain: str) -> Graph:
+        nodes = [
+            node("Conv", ["x", "w"], ["c"], domain="ai.onnx"),
+            node("Relu", ["c"], ["r"], domain=domain),
+            node("Flatten", ["r"], ["f"], domain=domain),
+        ]
+        model = make_model(nodes, {"x": [1, 1, 4, 4]}, ["f"], {"w": np.ones((1, 1, 1, 1), np.float32)})
+        model.opset_import.append(helper.make_opsetid("my.ops", 1))
+        return Graph(model)
+
+    for own in ("", "ai.onnx"):
+        assert graph(own).root == {0: 0, 1: 0}
+        assert graph(own).is_fused(1, 0)
+        assert graph(own).moved_from("f") == "r"
+    other = graph("my.ops")
+    assert other.root == {0: 0}
+    assert not other._is_fusible("c")
+    assert other.moved_from("f") is None
+
+
+def test_types_are_inferred_under_either_name_of_onnx_s_own_domain() -> None:
+    model = make_model([node("Shape", ["x"], ["s"], domain="ai.onnx")], {"x": [1]}, ["s"])
+    assert Graph(model).dtype("s") == np.int64
+    assert model.graph.node[0].domain == "ai.onnx"  # the caller's model is left as it is
+
+
 def test_an_output_of_the_model_is_stored_and_not_fused() -> None:
     model = conv_model()
     model.graph.output.append(onnx.ValueInfoProto(name="conv"))

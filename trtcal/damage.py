@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trtcal.calibration import FloatRunner
-from trtcal.graph import CalibrationGraph
+from trtcal.graph import CalibrationGraph, op_name
 from trtcal.placement import Plan, Weight, exclusion, layer_name
 from trtcal.spelling import tensorrt_name
 from trtcal.topology import MOVES_VALUES, Graph
@@ -162,8 +162,7 @@ def _movers(graph: Graph, plan: Plan, reading: Iterable[int]) -> tuple[int, ...]
 
 
 def _moves(graph: Graph, index: int) -> bool:
-    node = graph.nodes[index]
-    return not node.domain and (node.op_type == "Concat" or node.op_type in MOVES_VALUES)
+    return op_name(graph.nodes[index]) in MOVES_VALUES | {"Concat"}
 
 
 def _estimated(

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,18 @@ from trtcal.errors import ModelError
 from trtcal.spec import InputSpec
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import (
+        AttributeProto,
+        FunctionProto,
+        GraphProto,
+        ModelProto,
+        NodeProto,
+        OperatorSetIdProto,
+        TensorProto,
+    )
 
 MIN_OPSET = 9
+STANDARD = frozenset({"", "ai.onnx"})  # two names of one domain, that of ONNX's own ops
 
 # TensorRT gives the outputs of these their input's scale, as caches in the wild show. Those not seen there
 # (Unsqueeze, Dropout, DepthToSpace, SpaceToDepth) only move values about, so their histogram is the same.
@@ -48,6 +57,13 @@ QUANTIZED_OPS = frozenset(
         *("ConvInteger", "MatMulInteger"),
     }
 )
+
+
+class Constant(NamedTuple):
+    """A constant and the name of the initializer or Constant output that holds it, before any Identity."""
+
+    name: str
+    tensor: TensorProto
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,7 @@ def load_model_alone(path: str | Path) -> ModelProto:
         raise ModelError(f"{path}: is not an ONNX file: {error}") from error
     if not model.graph.node or not model.graph.output:
         raise ModelError(f"{path}: is not an ONNX model with nodes and outputs")
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), None)
     if opset is not None and opset < MIN_OPSET:
         raise ModelError(
             f"{path}: opset {opset} is older than {MIN_OPSET}, the oldest trtcal reads; "
@@ -126,12 +142,12 @@ def refuse_damaged(model: ModelProto) -> None:
             raise ModelError(f"constant {tensor.name!r} has the shape {list(tensor.dims)}; the file is damaged")
     versions: dict[str, int] = {}
     for entry in model.opset_import:  # of two for one domain everyone takes the first
-        versions.setdefault("" if entry.domain == "ai.onnx" else entry.domain, min(max(entry.version, 1), 2**31 - 1))
-    for body in (model.graph, *_subgraphs(model.graph), *model.functions):
+        versions.setdefault(_domain(entry), min(max(entry.version, 1), 2**31 - 1))
+    for body in all_bodies(model):
         for node in body.node:
             inputs, outputs = 0, 1
             try:
-                schema = onnx.defs.get_schema(node.op_type, versions.get(node.domain, MIN_OPSET), node.domain)
+                schema = onnx.defs.get_schema(node.op_type, versions.get(_domain(node), MIN_OPSET), _domain(node))
                 inputs, outputs = schema.min_input, max(schema.min_output, 1)
             except onnx.defs.SchemaError:  # an op of somebody's own
                 pass
@@ -144,15 +160,14 @@ def refuse_damaged(model: ModelProto) -> None:
 
 def _texts(model: ModelProto) -> Iterator[str | bytes]:
     """Names in a model, and whatever else in it should be text."""
-    graphs = (model.graph, *_subgraphs(model.graph))
     for entry in model.opset_import:
         yield entry.domain
     for function in model.functions:
         yield from (function.name, function.domain, *function.input, *function.output)
-    for graph in graphs:
+    for graph in _all_graphs(model):
         for value in (*graph.input, *graph.output, *graph.value_info):
             yield from (value.name, *(dim.dim_param for dim in value.type.tensor_type.shape.dim))
-    for body in (*graphs, *model.functions):
+    for body in all_bodies(model):
         for node in body.node:
             yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
             yield from (attribute.name for attribute in node.attribute)
@@ -180,14 +195,22 @@ def _check_weights(path: Path, name: str) -> None:
         )
 
 
-def array_of(tensor: TensorProto, folder: str | Path = "") -> np.ndarray:
-    """Constant, and the folder of a file that may hold it -> its values; ModelError where it does not fit its shape."""
-    from onnx import numpy_helper
+def array_of(tensor: TensorProto, folder: str | Path | None = None) -> np.ndarray:
+    """Constant, and the model's folder, where a file may hold it -> its values.
 
+    ModelError where it does not fit its shape, cannot be read, or lies in a file and no folder is given.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    if folder is None and tensor.data_location == TensorProto.EXTERNAL:
+        raise ModelError(
+            f"constant {tensor.name!r}: still in an external file; load the model with onnx.load(path), which reads "
+            f"such files"
+        )
     try:
-        return numpy_helper.to_array(tensor, base_dir=str(folder))
+        return numpy_helper.to_array(tensor, base_dir=str(folder or ""))
     except Exception as error:  # of ONNX, NumPy and the file system
-        places = [f" in {Path(folder) / item.value}" for item in tensor.external_data if item.key == "location"]
+        places = [f" in {Path(folder or '') / item.value}" for item in tensor.external_data if item.key == "location"]
         raise ModelError(f"constant {tensor.name!r}{''.join(places)}: cannot be read: {error}") from error
 
 
@@ -259,8 +282,8 @@ def batch_size(model: ModelProto) -> int | None:
     return next(iter(sizes.values()), None)
 
 
-def set_batch_size(model: ModelProto, size: int | None) -> ModelProto:
-    """Copy of the model whose inputs have batch ``size`` (None: a dynamic axis "N").
+def set_batch_size(model: ModelProto, size: int | None, folder: str | Path) -> ModelProto:
+    """Copy of the model, whose file lies in ``folder``, with batch ``size`` for its inputs (None: a dynamic axis "N").
 
     Inferred shapes are dropped, and a Reshape whose constant shape begins with the old batch size takes it
     from its input instead. Graphs that bake the batch size in otherwise fail in the runtime, which names
@@ -281,11 +304,11 @@ def set_batch_size(model: ModelProto, size: int | None) -> ModelProto:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     if old is not None and old != size:
-        constants = _constant_tensors(model.graph)
+        constants = constants_of(model.graph)
         for node in model.graph.node:
-            if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in constants:
+            if op_name(node) != "Reshape" or len(node.input) < 2 or node.input[1] not in constants:
                 continue
-            shape = array_of(constants[node.input[1]])
+            shape = array_of(constants[node.input[1]].tensor, folder)
             if shape.ndim == 1 and shape.size > 1 and shape[0] == old:
                 name = f"{node.output[0]}_shape_any_batch"
                 model.graph.initializer.append(
@@ -308,31 +331,31 @@ def calibration_graph(path: str | Path, model: ModelProto | None = None) -> Cali
             refuse_damaged(model)
         except Exception as error:  # whatever its C++ raises
             raise ModelError(f"{path}: its functions cannot be put in their places: {error}") from error
-    quantized = next((node for node in model.graph.node if node.op_type in QUANTIZED_OPS), None)
+    quantized = next((node for node in model.graph.node if is_quantized(node)), None)
     if quantized is not None:
         raise ModelError(
             f"{path}: already quantized (node {quantized.name or quantized.output[0]!r} is a {quantized.op_type}); "
             f"calibration needs the floating-point model"
         )
-    constant_tensors = _constant_tensors(model.graph)
+    held = constants_of(model.graph)
     inputs = model_inputs(model)
     order = [spec.name for spec in inputs if np.issubdtype(spec.dtype, np.floating)]
     visible = list(order)
     carried: dict[str, str] = {}
     constants: dict[str, np.ndarray] = {}
     for node in model.graph.node:
-        if node.op_type == "Constant" or node.output[0] in constant_tensors:
+        if op_name(node) == "Constant" or node.output[0] in held:
             continue
         for position, name in enumerate(node.input):
-            tensor = constant_tensors.get(name)
-            if tensor is None or not _is_float(tensor) or (position and node.op_type in WEIGHT_OPS):
+            tensor = held[name].tensor if name in held else None
+            if tensor is None or not _is_float(tensor) or (position and op_name(node) in WEIGHT_OPS):
                 continue
             # TensorRT makes a Constant layer named like the initializer; this is how it names the output.
             key = f"{tensor.name or name}_output"
             if key not in constants:
                 constants[key] = _float32(array_of(tensor, path.parent))
                 order.append(key)
-        carries = _carries_scale(node) and node.input[0] and node.input[0] not in constant_tensors
+        carries = _carries_scale(node) and node.input[0] and node.input[0] not in held
         for position, name in enumerate(node.output):
             if not name:
                 continue
@@ -343,61 +366,106 @@ def calibration_graph(path: str | Path, model: ModelProto | None = None) -> Cali
                 visible.append(name)
     known = {value.name for value in (*model.graph.input, *model.graph.output)}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in visible if name not in known)
-    hidden = sum(len(node.output) for graph in _subgraphs(model.graph) for node in graph.node)
+    hidden = sum(len(node.output) for graph in subgraphs(model.graph) for node in graph.node)
     return CalibrationGraph(model, path, inputs, tuple(visible), carried, constants, tuple(order), hidden)
 
 
+def op_name(node: NodeProto) -> str:
+    """Node -> its op as the tables here list it; with the domain, as ``my.ops::Resize``, where that is not ONNX's own.
+
+    Another domain's op may have the name of one of ONNX's, and compute something else.
+    """
+    return f"{_domain(node)}::{node.op_type}" if _domain(node) else node.op_type
+
+
+def name_domain_alike(model: ModelProto) -> None:
+    """Nodes of ONNX's own ops get the one name of its domain that all of ONNX's tools know, in the model itself."""
+    for body in all_bodies(model):
+        for node in body.node:
+            if node.domain != _domain(node):
+                node.ClearField("domain")
+
+
+def _domain(named: NodeProto | OperatorSetIdProto) -> str:
+    return "" if named.domain in STANDARD else named.domain
+
+
+def is_quantized(node: NodeProto) -> bool:
+    """Does a node quantize, or compute with quantized values? ONNX Runtime has such ops in a domain of its own."""
+    return node.op_type in QUANTIZED_OPS
+
+
 def _carries_scale(node: NodeProto) -> bool:
-    if not node.input:  # of an op of such a name in another domain
+    if not node.input:  # of an op that its opset does not have
         return False
-    if node.op_type in RESIZES:
+    if op_name(node) in RESIZES:
         mode = next((attribute.s for attribute in node.attribute if attribute.name == "mode"), b"nearest")
         return bool(mode == b"nearest")
-    return node.op_type in CARRIES_SCALE
+    return op_name(node) in CARRIES_SCALE
 
 
-def _constant_tensors(graph: GraphProto) -> dict[str, TensorProto]:
-    """Name -> value of every initializer, of every Constant node that holds a tensor, and of their Identities."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+def constants_of(graph: GraphProto) -> dict[str, Constant]:
+    """Name -> value of every initializer, of every Constant node that holds numbers, and of their Identities."""
+    constants = {tensor.name: Constant(tensor.name, tensor) for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Identity" and node.input and node.input[0] in constants:
+        if op_name(node) == "Identity" and node.input and node.input[0] in constants:
             constants[node.output[0]] = constants[node.input[0]]
-        elif node.op_type == "Constant":
-            constants.update((node.output[0], tensor) for tensor in map(_constant_value, node.attribute) if tensor)
+        elif op_name(node) == "Constant":
+            for tensor in filter(None, map(_constant_value, node.attribute)):
+                constants[node.output[0]] = Constant(node.output[0], tensor)
     return constants
 
 
 def _constant_value(attribute: AttributeProto) -> TensorProto | None:
-    """What a Constant node's attribute says, where that is a tensor or float numbers."""
+    """What a Constant node's attribute says, where that is a dense tensor or numbers."""
     from onnx import numpy_helper
 
+    numbers: dict[str, tuple[Any, type]] = {
+        "value_float": (attribute.f, np.float32),
+        "value_floats": (list(attribute.floats), np.float32),
+        "value_int": (attribute.i, np.int64),
+        "value_ints": (list(attribute.ints), np.int64),
+    }
     if attribute.name == "value":
         return attribute.t
-    if attribute.name in ("value_float", "value_floats"):
-        number = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-        return numpy_helper.from_array(np.asarray(number, np.float32))
-    return None
+    return numpy_helper.from_array(np.array(*numbers[attribute.name])) if attribute.name in numbers else None
 
 
-def _subgraphs(graph: GraphProto | FunctionProto) -> Iterator[GraphProto]:
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """Graphs inside a node: the branches of an If, the body of a Loop or Scan."""
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            if body.node:
+                yield body
+
+
+def subgraphs(graph: GraphProto | FunctionProto) -> Iterator[GraphProto]:
+    """Graphs inside a graph's nodes, and inside theirs."""
     for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                if body.node:
-                    yield body
-                    yield from _subgraphs(body)
+        for body in bodies(node):
+            yield body
+            yield from subgraphs(body)
+
+
+def all_bodies(model: ModelProto) -> Iterator[GraphProto | FunctionProto]:
+    """Model -> whatever in it has nodes: its graph, its functions, and the graphs inside the nodes of either."""
+    yield from _all_graphs(model)
+    yield from model.functions
+
+
+def _all_graphs(model: ModelProto) -> Iterator[GraphProto]:
+    yield model.graph
+    for body in (model.graph, *model.functions):
+        yield from subgraphs(body)
 
 
 def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Model -> every constant in it, wherever it stands."""
-    graphs = [model.graph, *_subgraphs(model.graph)]
-    for function in model.functions:
-        graphs += _subgraphs(function)
-    for graph in graphs:
+    for graph in _all_graphs(model):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
-    for body in (*graphs, *model.functions):
+    for body in all_bodies(model):
         for node in body.node:
             for attribute in node.attribute:
                 yield from (attribute.t, *attribute.tensors)

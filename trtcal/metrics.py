@@ -19,19 +19,22 @@ Metric = Callable[[Outputs, np.ndarray], "np.ndarray | float"]
 """(outputs of n samples, their n labels) -> one number per sample, shape (n,), or one number for all of them."""
 
 
-def top_k(outputs: Outputs, labels: np.ndarray, k: int, *, output: str | None = None) -> np.ndarray:
+def top_k(outputs: Outputs, labels: np.ndarray, k: int) -> np.ndarray:
     """Class scores (N, classes) and integer labels (N,) -> 1.0 where the label is among the k largest, else 0.0.
 
-    ``output`` names the scores; by default the model's only output. Of equal scores, frequent in INT8, the
-    lower class comes first, as argmax has it; a label whose score is nan is missed. DataError for a label
-    that is no class; ValueError where the scores are not (N, classes).
+    Of equal scores, frequent in INT8, the lower class comes first, as argmax has it; a label whose score is nan is
+    missed. DataError for a label that is no class; ValueError where the scores are not (N, classes), or not the only
+    output.
     """
-    if output is None and len(outputs) != 1:
-        raise ValueError(f"top_k needs to know which of the outputs {', '.join(outputs)} holds the scores")
-    name = next(iter(outputs)) if output is None else output
-    scores = class_scores(outputs[name])
+    if len(outputs) != 1:
+        raise ValueError(
+            f"top_k cannot know which of the outputs {', '.join(outputs)} holds the scores; give it that one alone, in "
+            f"a metric of your own (metric.py:function)"
+        )
+    ((name, array),) = outputs.items()
+    scores = class_scores(array)
     if scores is None:
-        raise ValueError(f"top_k needs scores of shape (N, classes); output {name!r} is {outputs[name].shape}")
+        raise ValueError(f"top_k needs scores of shape (N, classes); output {name!r} is {array.shape}")
     if not np.issubdtype(labels.dtype, np.integer) or not np.logical_and(labels >= 0, labels < scores.shape[1]).all():
         wrong = next((label for label in labels.tolist() if label not in range(scores.shape[1])), labels.dtype)
         raise DataError(f"label {wrong!r} is none of the classes 0..{scores.shape[1] - 1} of output {name!r}")

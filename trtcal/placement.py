@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from trtcal.errors import ModelError
+from trtcal.graph import op_name
 from trtcal.topology import Graph, int_attribute
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def both_factors(graph: Graph, index: int) -> list[int]:
 
 def residual_input(graph: Graph, index: int) -> list[int]:
     """The input of a sum that a convolution does not make itself, if its kernel does the sum."""
-    if graph.nodes[graph.root[index]].op_type not in CONVOLUTIONS:
+    if op_name(graph.nodes[graph.root[index]]) not in CONVOLUTIONS:
         return []
     return unfused_inputs(graph, index)
 
@@ -144,9 +145,9 @@ def place(graph: Graph, scales: Mapping[str, np.float32], table: Mapping[str, Ru
     skipped: dict[str, str] = {}
     for index, node in enumerate(graph.nodes):
         root = graph.root.get(index, index)
-        if node.op_type not in table or node.domain or index in excluded or (root != index and root not in reads):
+        if op_name(node) not in table or index in excluded or (root != index and root not in reads):
             continue
-        found, problems = _inputs(graph, scales, index, table[node.op_type](graph, index))
+        found, problems = _inputs(graph, scales, index, table[op_name(node)](graph, index))
         activations = [read for read in found.values() if isinstance(read, str) and read not in graph.fixed]
         kinds = {graph.dtype(name).kind for name in activations}
         if not kinds or kinds & set("biu"):
@@ -165,7 +166,7 @@ def weights_of(graph: Graph) -> dict[Weight, str]:
     """Every weight of the main graph -> the first layer that reads it, in the order of the graph."""
     found: dict[Weight, str] = {}
     for index, node in enumerate(graph.nodes):
-        if node.op_type in WEIGHT_AXIS and not node.domain:
+        if op_name(node) in WEIGHT_AXIS:
             for position in both_factors(graph, index):
                 if node.input[position] in graph.constants:
                     found.setdefault(_weight(graph, index, position), layer_name(node))
@@ -219,7 +220,7 @@ def _inputs(
         else:
             found[position] = name
             problem = _activation_problem(graph, scales, name)
-            if name in graph.fixed or (position == 1 and node.op_type in CONVOLUTIONS):
+            if name in graph.fixed or (position == 1 and op_name(node) in CONVOLUTIONS):
                 problem = "weights that are computed rather than constant (fold constants before)"
         if problem:
             problems[name] = problem
@@ -229,7 +230,7 @@ def _inputs(
 def _weight(graph: Graph, index: int, position: int) -> Weight:
     node = graph.nodes[index]
     name, tensor = graph.constants[node.input[position]]
-    return Weight(name, WEIGHT_AXIS[node.op_type](node, len(tensor.dims)) if position == 1 else None)
+    return Weight(name, WEIGHT_AXIS[op_name(node)](node, len(tensor.dims)) if position == 1 else None)
 
 
 def _weight_problem(graph: Graph, weight: Weight) -> str | None:
@@ -275,7 +276,7 @@ def _extend_to_concats(graph: Graph, reads: dict[int, dict[int, str | Weight]], 
 
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]
-        if node.op_type != "Concat" or node.domain or index in excluded or not is_int8_only(node.output[0]):
+        if op_name(node) != "Concat" or index in excluded or not is_int8_only(node.output[0]):
             continue
         positions = every_input(graph, index)
         if positions and graph.dtype(node.output[0]) == np.float32:
@@ -290,7 +291,7 @@ def _unify(
     Where Concats share inputs, all of them take the largest scale among their outputs.
     """
     quantized = [read for found in reads.values() for read in found.values() if isinstance(read, str)]
-    joined = [graph.nodes[index].output[0] for index in reads if graph.nodes[index].op_type == "Concat"]
+    joined = [graph.nodes[index].output[0] for index in reads if op_name(graph.nodes[index]) == "Concat"]
     parent = {name: name for name in quantized + joined}
 
     def find(name: str) -> str:
@@ -307,7 +308,7 @@ def _unify(
     for index in reads:
         node = graph.nodes[index]
         # A Concat that reads int8 in implicit mode may be read by float layers alone: no scale to share.
-        if node.op_type == "Concat" and find(node.output[0]) in {find(name) for name in quantized}:
+        if op_name(node) == "Concat" and find(node.output[0]) in {find(name) for name in quantized}:
             for name in node.input:
                 parent[find(name)] = find(node.output[0])
 

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.graph import QUANTIZED_OPS, copied
+from trtcal.graph import STANDARD, bodies, copied, is_quantized, name_domain_alike, op_name, subgraphs
 from trtcal.placement import PLACEMENTS, Weight, invalid_scale, label, layer_name, place
-from trtcal.topology import MOVES_VALUES, WEIGHTED, Graph, bodies, int_attribute, reads
+from trtcal.topology import MOVES_VALUES, WEIGHTED, Graph, int_attribute, reads
 from trtcal.weights import WeightScales, weight_scales
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto
 
 MIN_OPSET = 13  # the first whose QuantizeLinear has an axis, which scales per channel need
 MIN_IR_VERSION = 7  # of ONNX 1.8, which brought opset 13
-PAIR = ("QuantizeLinear", "DequantizeLinear")
+PAIR = ("QuantizeLinear", "DequantizeLinear")  # of any domain, as `is_quantized` takes them
 CONSTANT = "a constant, which is computed as it is"
 """Why a range that was given is not used where nothing is amiss: TensorRT's caches have one for every constant."""
 
@@ -104,6 +104,19 @@ def insert_qdq(
         tuple(layer_name(graph.nodes[index]) for index in sorted(plan.reads)),
         tuple(skipped.items()),
     )
+
+
+def check_int8(result: QdqResult, name: str) -> None:
+    """What :func:`insert_qdq` made of a model -> nothing; ModelError, beginning with its name, where all is float."""
+    if not result.layers:
+        reasons = [f"{tensor}: {why}" for tensor, why in result.skipped] or ["no layer of it can be INT8"]
+        raise ModelError(f"{name}: nothing becomes INT8 with these ranges; {reasons[0]}")
+
+
+def int8_candidates(model: ModelProto, *, placement: str = "tensorrt", exclude: Iterable[str] = ()) -> int:
+    """Float model -> how many layers :func:`insert_qdq` would make INT8 if every tensor had a range."""
+    graph = Graph(raised(model))
+    return len(place(graph, dict.fromkeys(graph.tensors, np.float32(1)), PLACEMENTS[placement], exclude).reads)
 
 
 def check_exclude(model: ModelProto, exclude: Iterable[str]) -> None:
@@ -230,9 +243,9 @@ def _float_sources(graph: Graph) -> dict[str, str]:
                 sources[node.output[0]] = sources.get(node.input[0], node.input[0])
             elif node.input[0] not in graph.constants:
                 raise ModelError(f"{label(node)}: dequantizes {node.input[0]!r}, which no QuantizeLinear made")
-        elif node.op_type in MOVES_VALUES and read:
+        elif op_name(node) in MOVES_VALUES and read:
             quantized.add(node.output[0])
-        elif read or node.op_type in QUANTIZED_OPS:
+        elif read or is_quantized(node):
             raise ModelError(
                 f"{label(node)}: computes with quantized values; only a model of QuantizeLinear and "
                 f"DequantizeLinear pairs around float layers has a float model underneath"
@@ -267,9 +280,9 @@ def _dequantized(graph: Graph, node: NodeProto) -> np.ndarray:
 
 
 def _refuse_quantized(model: ModelProto) -> None:
-    for graph in (model.graph, *_all_bodies(model.graph)):
-        for node in graph.node:
-            if node.op_type in QUANTIZED_OPS:
+    for body in (model.graph, *subgraphs(model.graph)):
+        for node in body.node:
+            if is_quantized(node):
                 raise ModelError(
                     f"{label(node)}: the model is quantized already; give the float model, or take the pairs "
                     f"out with strip_qdq"
@@ -280,8 +293,9 @@ def raised(model: ModelProto) -> ModelProto:
     """Model -> a copy with the opset and IR version that Q/DQ pairs per channel need; ModelError if there is no way."""
     from onnx import version_converter
 
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), MIN_OPSET)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), MIN_OPSET)
     model = copied(model)
+    name_domain_alike(model)
     # Raised first: the converter takes models of IR 3 to list their weights among their inputs.
     model.ir_version = max(model.ir_version, MIN_IR_VERSION)
     if opset >= MIN_OPSET:
@@ -309,17 +323,10 @@ def _out_of_reach(graph: Graph) -> Iterator[tuple[str, str]]:
         if (node.domain, node.op_type) in functions:
             yield node.output[0], "made by a function of the model, which stays in float (inline it before)"
         for body in bodies(node):
-            for inner in (body, *_all_bodies(body)):
+            for inner in (body, *subgraphs(body)):
                 for layer in inner.node:
-                    if layer.op_type in WEIGHTED:
+                    if op_name(layer) in WEIGHTED:
                         yield layer.output[0], f"inside {label(node)}, which stays in float"
-
-
-def _all_bodies(graph: GraphProto) -> Iterator[GraphProto]:
-    for node in graph.node:
-        for body in bodies(node):
-            yield body
-            yield from _all_bodies(body)
 
 
 def _rename_inputs(node: NodeProto, sources: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ tensor name -> array, and is a context manager. :class:`OrtRunner` is the one fo
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import Counter
@@ -21,9 +22,11 @@ from trtcal.errors import ModelError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+logger = logging.getLogger(__name__)
+
 Optimization = Literal["disabled", "extended", "all"]
 
-_FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"}
+_FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)"}
 _PLAIN = {1: 4, 10: 2, 11: 8, 2: 1, 3: 1, 6: 4, 7: 8}  # float32, 16, 64, uint8, int8, int32, int64 in ONNX: bytes
 _LARGE = 4096  # elements; constants below are shapes and axes, which ONNX Runtime looks at when it loads a model
 _FOLDER_OPTION = "session.model_external_initializers_file_folder_path"
@@ -115,7 +118,18 @@ class OrtRunner:
         return dict(zip(self.outputs, values, strict=True))
 
     def floats(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of the names that are floating-point outputs here, in the given order."""
+        """Those of the names that are floating-point outputs here, in the given order.
+
+        bfloat16 is not among them, since ONNX Runtime has no NumPy array for it; the log names such outputs.
+        """
+        names = list(names)
+        beyond = [name for name in names if self._types.get(name) == "tensor(bfloat16)"]
+        if beyond:
+            logger.warning(
+                "%s: left out, since ONNX Runtime hands no bfloat16 to NumPy: %s; export the model in float32",
+                self.name,
+                ", ".join(beyond),
+            )
         return tuple(name for name in names if self._types.get(name) in _FLOATS)
 
     def close(self) -> None:

@@ -23,15 +23,15 @@ def for_exclude(patterns: Iterable[str]) -> str:
     return " ".join(f"--exclude {quote(pattern)}" for pattern in patterns)
 
 
-def for_trtexec(names: Iterable[str], precision: str = "fp16") -> str:
-    """TensorRT's layer names -> the options of trtexec, quoted for a shell.
+def for_trtexec(names: Iterable[str]) -> str:
+    """TensorRT's layer names -> the options of trtexec that keep them in FP16, quoted for a shell.
 
     trtexec parts the list at commas and drops single quotes, and knows no way to escape either: names that
     hold one are left out, and :func:`beyond_trtexec` tells them.
     """
     names = list(names)
     without = set(beyond_trtexec(names))
-    spec = ",".join(f"{name}:{precision}" for name in names if name not in without)
+    spec = ",".join(f"{name}:fp16" for name in names if name not in without)
     return f"--precisionConstraints=obey {quote(f'--layerPrecisions={spec}')}"
 
 
@@ -40,7 +40,7 @@ def beyond_trtexec(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if "," in name or "'" in name)
 
 
-def for_polygraphy(names: Iterable[str], precision: str = "float16") -> str:
-    """TensorRT's layer names -> the options of ``polygraphy run`` and ``convert``, quoted for a shell."""
-    spec = " ".join(quote(f"{name}:{precision}") for name in names)
+def for_polygraphy(names: Iterable[str]) -> str:
+    """TensorRT's layer names -> the options of ``polygraphy run`` and ``convert`` that keep them in FP16, quoted."""
+    spec = " ".join(quote(f"{name}:float16") for name in names)
     return f"--precision-constraints obey --layer-precisions {spec}"

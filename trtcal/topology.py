@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.graph import CARRIES_SCALE, array_of, dtype_of
+from trtcal.graph import CARRIES_SCALE, array_of, bodies, constants_of, dtype_of, name_domain_alike, op_name
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto, NodeProto
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -27,13 +27,6 @@ POINTWISE = frozenset(
 MOVES_VALUES = CARRIES_SCALE - {"AveragePool"}
 
 
-class Constant(NamedTuple):
-    """A constant and the name of the initializer or Constant output that holds it, before any Identity."""
-
-    name: str
-    tensor: TensorProto
-
-
 class Graph:
     """A model's main graph, indexed: who writes and who reads a tensor, what is constant, what is fused.
 
@@ -46,8 +39,8 @@ class Graph:
         self.model = model
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.outputs = frozenset(value.name for value in model.graph.output)
-        self.constants = {tensor.name: Constant(tensor.name, tensor) for tensor in model.graph.initializer}
-        self.fixed = set(self.constants)
+        self.constants = constants_of(model.graph)
+        self.fixed = {tensor.name for tensor in model.graph.initializer}
         self.producer: dict[str, int] = {}
         self.readers: dict[str, list[int]] = {}
         for index, node in enumerate(self.nodes):
@@ -55,11 +48,7 @@ class Graph:
                 self.readers.setdefault(name, []).append(index)
             for name in node.output:
                 self.producer[name] = index
-            if node.op_type == "Constant" and any(attribute.name == "value" for attribute in node.attribute):
-                self.constants[node.output[0]] = Constant(node.output[0], node.attribute[0].t)
-            elif node.op_type == "Identity" and node.input and node.input[0] in self.constants:
-                self.constants[node.output[0]] = self.constants[node.input[0]]
-            if node.op_type == "Constant" or (node.input and self.fixed.issuperset(reads(node))):
+            if op_name(node) == "Constant" or (node.input and self.fixed.issuperset(reads(node))):
                 self.fixed.update(node.output)
         self.tensors = frozenset(
             {value.name for value in model.graph.input} | self.constants.keys() | self.producer.keys()
@@ -76,15 +65,7 @@ class Graph:
 
     def array(self, name: str) -> np.ndarray:
         """Value of a constant; ModelError if it lies in a file that was not loaded."""
-        from onnx import TensorProto
-
-        tensor = self.constants[name].tensor
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise ModelError(
-                f"weights {name!r}: still in an external file; load the model with onnx.load(path), "
-                f"which reads such files"
-            )
-        return array_of(tensor)
+        return array_of(self.constants[name].tensor)
 
     def activations(self, index: int) -> list[int]:
         """Positions of the node's inputs that depend on the model's inputs."""
@@ -99,19 +80,19 @@ class Graph:
     def moved_from(self, name: str) -> str | None:
         """The tensor whose values this one holds in another order; None if it holds its own."""
         index = self.producer.get(name)
-        if index is None or self.nodes[index].domain or self.nodes[index].op_type not in MOVES_VALUES:
+        if index is None or op_name(self.nodes[index]) not in MOVES_VALUES:
             return None
         return str(self.nodes[index].input[0])
 
     def _find_roots(self) -> None:
         """Of two layers summed up, the later one takes the sum: the other's result is there by then."""
         for index, node in enumerate(self.nodes):
-            if node.op_type in WEIGHTED and not node.domain:
+            if op_name(node) in WEIGHTED:
                 self.root[index] = index
-            elif node.op_type in POINTWISE and not node.domain:
+            elif op_name(node) in POINTWISE:
                 names = [node.input[position] for position in self.activations(index)]
                 roots = [self.root[self.producer[name]] for name in names if self._is_fusible(name)]
-                if roots or node.op_type not in ("Identity", "Dropout"):  # which make no kernel of their own
+                if roots or op_name(node) not in ("Identity", "Dropout"):  # which make no kernel of their own
                     self.root[index] = max(roots, default=index)
 
     def _is_fusible(self, name: str) -> bool:
@@ -119,7 +100,7 @@ class Graph:
         return (
             self.producer.get(name) in self.root
             and name not in self.outputs
-            and all(self.nodes[reader].op_type in POINTWISE for reader in self.readers[name])
+            and all(op_name(self.nodes[reader]) in POINTWISE for reader in self.readers[name])
         )
 
 
@@ -134,14 +115,6 @@ def reads(node: NodeProto) -> Iterator[str]:
     for body in bodies(node):
         for inner in body.node:
             yield from reads(inner)
-
-
-def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """Graphs inside a node: the branches of an If, the body of a Loop or Scan."""
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            if body.node:
-                yield body
 
 
 def _element_types(model: ModelProto) -> dict[str, int]:
@@ -164,6 +137,7 @@ def _element_types(model: ModelProto) -> dict[str, int]:
             )
     skeleton.graph.output.extend(model.graph.output)
     skeleton.graph.value_info.extend(model.graph.value_info)
+    name_domain_alike(skeleton)
     try:
         graph = onnx.shape_inference.infer_shapes(skeleton).graph
     except Exception as error:  # whatever its C++ raises

@@ -89,10 +89,8 @@ class WeightCost:
     sqnr_db: Mapping[str, float]
 
 
-def weight_clipping_cost(
-    model: ModelProto, methods: Mapping[str, WeightScales] = WEIGHT_METHODS
-) -> tuple[WeightCost, ...]:
-    """Model -> what each method would make of each weight tensor, in the order of the graph.
+def weight_clipping_cost(model: ModelProto) -> tuple[WeightCost, ...]:
+    """Model -> what each of :data:`WEIGHT_METHODS` would make of each weight tensor, in the order of the graph.
 
     A weight that several layers share comes once per axis of its channels. Weights that are not finite
     float32 are left out.
@@ -104,7 +102,8 @@ def weight_clipping_cost(
         if array.dtype != np.float32 or not np.isfinite(array).all() or (weight.axis or 0) >= max(array.ndim, 1):
             continue
         costs = {
-            name: weight_sqnr_db(array, scales(array, weight.axis), weight.axis) for name, scales in methods.items()
+            name: weight_sqnr_db(array, scales(array, weight.axis), weight.axis)
+            for name, scales in WEIGHT_METHODS.items()
         }
         rows.append(WeightCost(weight.name, layer, array.shape, costs))
     return tuple(rows)
