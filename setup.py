@@ -28,7 +28,7 @@ setup(
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",
-        "Operating System :: OS Independent",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
@@ -47,7 +47,7 @@ setup(
     },
     # The lower bounds are tested together: tests/lowest-versions.txt.
     install_requires=[
-        "filelock>=3.12",
+        "filelock>=3.29.5",
         "numba>=0.60",
         "numpy>=1.26",
         "onnx>=1.16",

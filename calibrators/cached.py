@@ -36,7 +36,7 @@ class HandedOver(Calibrator):
     def of(cls: type[C], algorithm: str) -> C:
         """Algorithm -> a new, empty object of this class over TensorRT's class for that algorithm."""
         if algorithm not in versions.BASES:
-            raise ValueError(f"base must be one of {', '.join(versions.BASES)}, got {algorithm!r}")
+            raise ValueError(f"algorithm must be one of {', '.join(versions.BASES)}, got {algorithm!r}")
         ours: Any = cls
         concrete: Any = _with_base(ours, algorithm)
         made: C = concrete.__new__(concrete)

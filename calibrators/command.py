@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calibrators.engine import BuiltEngine, build_engine
-from calibrators.options import BATCH_SIZE, MOST_SAMPLES, knob, parser, ranges
+from calibrators.options import BATCH_SIZE, MOST_SAMPLES, knob, method, parser, ranges
 from calibrators.overwriting import check_build_outputs
 from calibrators.shapes import Shape
 from trtcal import terminal
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str | None = None, echo: Callable[[str], None] = print) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, prog: str | None = None, echo: Callable[[str], None] = terminal.put
+) -> int:
     """Arguments -> exit code; prints what was built, or on standard error one line that says why not."""
     known = parser(prog)
     options = known.parse_args(argv)
@@ -164,6 +166,7 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
         PercentileCalibrator,
     )
 
+    name, arguments = method(options)
     if options.calib_input is None:
         if options.calib_cache.exists() and options.policy in ("auto", "read"):
             logger.info("%s: used without data, whatever it was made from", options.calib_cache)
@@ -171,26 +174,20 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
         raise DataError(
             f"INT8 needs data or ranges: --calib_input PATH, or a cache that exists (there is no {options.calib_cache})"
         )
-    method, _, parameter = options.method.partition(":")
-    if options.percentile is not None:
-        method, parameter = "percentile", str(options.percentile)
-    if parameter and method != "percentile":
-        raise ValueError(f"method {method} takes no parameter, got {options.method!r}")
-    batches = _batches(options, opt)
-    common: dict[str, Any] = {
-        "cache": None if options.policy == "off" else options.calib_cache,
-        "policy": options.policy,
+    kinds: dict[str, Callable[..., Calibrator]] = {
+        "entropy": EntropyCalibrator,
+        "minmax": MinMaxCalibrator,
+        "legacy": LegacyCalibrator,
+        "percentile": PercentileCalibrator,
     }
-    if method == "percentile":
-        q = float(parameter or 99.99)
-        return PercentileCalibrator(options.onnx, batches, percentile=q, **common)
-    common |= {"model": options.onnx, "memory": options.memory}
-    if method == "legacy":
-        return LegacyCalibrator(batches, quantile=options.quantile, cutoff=options.regression_cutoff, **common)
-    kinds = {"entropy": EntropyCalibrator, "minmax": MinMaxCalibrator}
-    if method not in kinds:
-        raise ValueError(f"method must be entropy, minmax, legacy, percentile or percentile:Q, got {options.method!r}")
-    return kinds[method](batches, **common)
+    return kinds[name](
+        _batches(options, opt),
+        model=options.onnx,
+        memory=options.memory,
+        cache=None if options.policy == "off" else options.calib_cache,
+        policy=options.policy,
+        **arguments,
+    )
 
 
 def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
@@ -204,7 +201,11 @@ def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
     inputs = model_inputs(load_model(options.onnx))
     inputs = fix_shapes(inputs, [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]])
     prepare = None
-    if options.calib_preprocessor is not None:
+    if options.calib_preprocessor is None:
+        if options.preprocess or options.layout:
+            given = "--preprocess" if options.preprocess else "--layout"
+            raise ValueError(f"{given} changes a preset; name one with --calib_preprocessor")
+    else:
         name, knobs = resolve(options.calib_preprocessor, inputs, options.layout)
         knobs |= dict(knob(text) for text in options.preprocess)
         prepare = image_preprocess(inputs, name, layout=options.layout, **knobs)

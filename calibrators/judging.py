@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from calibrators import versions
 from calibrators.cached import DEFAULT, CachedCalibrator
 from calibrators.engine import BuiltEngine, build_engine
-from calibrators.memory import DeviceMemory
+from calibrators.memory import DeviceMemory, open_memory
 from calibrators.runner import Engine
 from calibrators.shapes import Range, extremes
 from trtcal.accuracy import Labels
@@ -22,7 +21,6 @@ from trtcal.cache import CalibrationCache, version_number
 from trtcal.calibration import TRT_VERSION
 from trtcal.cpujudge import CpuJudge
 from trtcal.data import Batches
-from trtcal.errors import BackendError
 from trtcal.graph import CalibrationGraph, batch_size, load_model
 from trtcal.metrics import Metric
 from trtcal.qdqfile import qdq_to_file
@@ -88,16 +86,15 @@ class EngineJudge(CpuJudge):
         }
 
 
-def identity() -> str:
-    """TensorRT's version and the GPU's name, which judgements by engines belong to; BackendError without them."""
+def identity(memory: str | DeviceMemory | None = None) -> str:
+    """TensorRT's version and the name of the GPU that an `EngineJudge` with this ``memory`` uses: whose judgements.
+
+    BackendError without them.
+    """
     trt = versions.tensorrt()
-    name, handle = ctypes.create_string_buffer(256), ctypes.c_int()
+    opened = open_memory(memory)
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise BackendError(f"no CUDA driver: {error}") from error
-    code = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), 0)
-    code = code or driver.cuDeviceGetName(name, len(name), handle)
-    if code:
-        raise BackendError(f"no GPU that can be used: the CUDA driver gives error {code}")
-    return f"TensorRT {trt.__version__} on {name.value.decode(errors='replace')}"
+        return f"TensorRT {trt.__version__} on {opened.device_name()}"
+    finally:
+        if opened is not memory:
+            opened.close()

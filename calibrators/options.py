@@ -7,8 +7,10 @@ Polygraphy's spelling where it differs.
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,13 @@ from calibrators.engine import PRECISIONS
 from calibrators.memory import BACKENDS
 from calibrators.shapes import Range, Shape
 from calibrators.store import POLICIES
+from trtcal.thresholds import canonical
 
 MOST_SAMPLES = 5000  # the default of NVIDIA's sample
 BATCH_SIZE = 8  # the same
+METHODS = ("entropy", "minmax", "legacy", "percentile")
+
+logger = logging.getLogger(__name__)
 
 _BASES = {f"IInt8{name}": method for name, method in {
     "EntropyCalibrator2": "entropy", "MinMaxCalibrator": "minmax", "LegacyCalibrator": "legacy"
@@ -102,7 +108,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 
     how = made.add_argument_group("calibration")
     add = how.add_argument
-    add("--method", default="entropy", metavar="NAME", help="entropy, minmax, legacy, percentile or percentile:Q")
+    add("--method", metavar="NAME", help="entropy (default), minmax, legacy, percentile or percentile:Q")
     add(
         "--calib-base-cls",
         "--calibration-base-class",
@@ -112,8 +118,8 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="the method as the name of TensorRT's class",
     )
     add("--percentile", type=float, metavar="Q", help="method percentile, keeping Q %% of |x|")
-    add("--quantile", type=float, default=0.9999, help="of method legacy")
-    add("--regression-cutoff", "--cutoff", type=float, default=1.0, help="of method legacy")
+    add("--quantile", type=float, help="of method legacy; default: 0.9999")
+    add("--regression-cutoff", "--cutoff", dest="cutoff", type=float, help="of method legacy; default: 1")
     add("--rewrite-batch", action="store_true", help="calibrate a model of fixed batch size with another one")
     add("--memory", choices=BACKENDS, help="device memory through this package; default: the one that is installed")
 
@@ -150,14 +156,47 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def knob(text: str) -> tuple[str, Any]:
     """ "resize-to=232", "mean=0.5,0.5,0.5", "color=BGR" -> name and value of a preset's field."""
+    from trtcal.preprocess import Preprocess  # Pillow loads slowly
+
     name, _, value = text.partition("=")
     name = name.strip().replace("-", "_")
+    names = [field.name for field in fields(Preprocess) if field.name not in ("size", "layout")]
+    if name not in names:
+        known = ", ".join(names).replace("_", "-")
+        raise ValueError(
+            f"--preprocess {text}: expected KNOB=VALUE with one of {known}; size and channels are those of the model's "
+            f"input, and --layout says its axes"
+        )
     kinds: dict[str, Callable[[str], Any]] = {"resize_to": int, "pad_value": int, "scale": float}
     kinds |= dict.fromkeys(("mean", "std"), lambda v: tuple(float(part) for part in v.split(",")))
     try:
         return name, kinds.get(name, str)(value.strip())
     except ValueError:
         raise ValueError(f"--preprocess {text}: expected KNOB=VALUE with a number for {name}") from None
+
+
+def method(options: argparse.Namespace) -> tuple[str, dict[str, float]]:
+    """--method, --percentile, --quantile, --cutoff -> name of the method, and arguments that its calibrator takes.
+
+    ValueError where they contradict each other. As in Polygraphy, what is of method legacy alone has no effect on
+    others; that is warned of.
+    """
+    spec: str = options.method or ("entropy" if options.percentile is None else "percentile")
+    name, colon, _ = spec.partition(":")
+    if name not in METHODS:
+        raise ValueError(f"method must be {', '.join(METHODS)} or percentile:Q, got {spec!r}")
+    if colon and name != "percentile":
+        raise ValueError(f"method {name} takes no parameter, got {spec!r}")
+    if options.percentile is not None:
+        if colon or name != "percentile":
+            raise ValueError(f"--percentile {options.percentile:g} goes with method percentile alone, not with {spec}")
+        spec = f"percentile:{options.percentile}"
+    given = {key: getattr(options, key) for key in ("quantile", "cutoff") if getattr(options, key) is not None}
+    if given and name != "legacy":
+        flags = ", ".join(f"--{key}" for key in given)
+        logger.warning("%s: without effect, for the method is %s and not legacy", flags, name)
+        given = {}
+    return name, {"percentile": float(canonical(spec).partition(":")[2])} if name == "percentile" else given
 
 
 def ranges(options: argparse.Namespace) -> dict[str, Range]:

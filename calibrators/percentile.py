@@ -11,11 +11,13 @@ from typing import Any, Protocol
 from calibrators import versions
 from calibrators.cached import DEFAULT, HandedOver
 from calibrators.feed import Feed
+from calibrators.memory import DeviceMemory
 from calibrators.origin import data_inputs, origin
 from calibrators.store import CacheStore
 from trtcal.cache import CalibrationCache, version_number
 from trtcal.errors import BackendError, ModelError
 from trtcal.provenance import Provenance
+from trtcal.thresholds import canonical
 
 logger = logging.getLogger(__name__)
 
@@ -29,41 +31,43 @@ class HasCache(Protocol):
 
 
 class PercentileCalibrator(HandedOver):
-    """Model and batches -> ranges that keep ``percentile`` % of each tensor's |x|.
+    """Batches and a model -> ranges that keep ``percentile`` % of each tensor's |x|.
 
     TensorRT has no hook for a threshold of one's own. So the ranges are collected before the build, when the object is
     made, by running the model in FP32, and TensorRT is given them as its cache; it does not calibrate on the data.
-    ``base`` (a key of `versions.BASES`) is the class of TensorRT's that hands them over; the default is the only one
-    that DLA takes. Neither batch size nor order changes the result.
+    ``algorithm`` (a key of `versions.BASES`) chooses the class of TensorRT's that hands them over; the default is the
+    only one that DLA takes. Neither batch size nor order changes the result.
 
     The model runs in TensorRT on the GPU (`calibrators.gpu_stats.collect_on_gpu`) or, where that cannot be, in ONNX
     Runtime on the CPU (`trtcal.calibrate`), with the reason in the log; ``collected_on`` says which it was. Values
     differ in the last bits between the two, as between any implementations in FP32, and ranges with them.
 
-    ``cache``, ``policy`` and ``data_key`` are those of `FedCalibrator`; ``collect`` replaces both passes: it is called
-    with the model's path, the batches and the method. Raises at once whatever goes wrong in the pass.
+    ``cache``, ``policy`` and ``data_key`` are those of `FedCalibrator`; ``memory`` is what `open_memory` takes;
+    ``collect`` replaces both passes: it is called with the model's path, the batches and the method. Raises at once
+    whatever goes wrong in the pass.
     """
 
     collected_on: str | None
     """"gpu" or "cpu"; None where ranges were found in the cache, or ``collect`` made them."""
 
-    def __new__(cls, model: Any = None, batches: Any = None, **options: Any) -> PercentileCalibrator:
-        """An object over TensorRT's class for ``base``."""
+    def __new__(cls, batches: Any = None, **options: Any) -> PercentileCalibrator:
+        """An object over TensorRT's class for ``algorithm``."""
         if hasattr(cls, "algorithm"):
             made: PercentileCalibrator = super().__new__(cls)
             return made
-        return cls.of(options.get("base", DEFAULT))
+        return cls.of(options.get("algorithm", DEFAULT))
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
         batches: Iterable[Mapping[str, Any]],
         *,
+        model: str | os.PathLike[str],
         percentile: float = 99.99,
-        base: str = DEFAULT,
+        algorithm: str = DEFAULT,
         cache: str | os.PathLike[str] | None = None,
         policy: str = "auto",
         data_key: str | None = None,
+        memory: str | DeviceMemory | None = None,
         collect: Callable[..., HasCache] | None = None,
     ) -> None:
         if not 0 < percentile <= 100:
@@ -71,7 +75,7 @@ class PercentileCalibrator(HandedOver):
         super().__init__()
         self.collected_on = None
         trt_version = versions.dotted(versions.tensorrt())
-        method = f"percentile:{percentile}"
+        method = canonical(f"percentile:{percentile}")
 
         def from_here() -> tuple[Provenance, list[str]]:
             return origin(
@@ -83,7 +87,7 @@ class PercentileCalibrator(HandedOver):
                 header=f"TRT-{version_number(trt_version)}-{self.algorithm}",
             )
 
-        self._batches = batches
+        self._batches, self._memory = batches, memory
         self.data_paths = data_inputs(batches)
         store = CacheStore(
             cache,
@@ -115,7 +119,7 @@ class PercentileCalibrator(HandedOver):
             yield from batches
 
         try:
-            stats = collect_on_gpu(graph, once() if isinstance(batches, Iterator) else batches)
+            stats = collect_on_gpu(graph, once() if isinstance(batches, Iterator) else batches, memory=self._memory)
         except (BackendError, ModelError) as error:
             if taken:  # and cannot be had again
                 raise

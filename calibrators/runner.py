@@ -53,7 +53,8 @@ class Engine:
     for the engine in messages (default: its path). Several threads may call it, and take turns.
 
     ``inputs`` say what it is to be fed, ``outputs`` name what it answers with. An engine with several optimization
-    profiles runs in the one that takes most of a batch at once.
+    profiles runs in the one that takes most of a batch at once. ``memory`` and ``device`` are those of
+    `calibrators.memory.open_memory`: without them it runs where it was built, on the calling thread's current device.
 
     Raises BackendError where TensorRT, a GPU or room on it is missing, or TensorRT does not take or run the engine,
     with TensorRT's own words; ModelError for an engine that ordinary arrays cannot be fed to, and for a batch that
@@ -64,8 +65,8 @@ class Engine:
         self,
         plan: str | Path | bytes,
         *,
-        device: int = 0,
         memory: str | DeviceMemory | None = None,
+        device: int | None = None,
         name: str | None = None,
     ) -> None:
         self.name = name or ("the engine" if isinstance(plan, bytes) else os.fspath(plan))

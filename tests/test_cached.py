@@ -49,7 +49,7 @@ def test_each_algorithm_gets_the_class_that_hands_it_over(tmp_path: Path) -> Non
         """,
     )
     assert found.pop("chosen") == [True, "EntropyCalibration2"]
-    assert "base must be one of EntropyCalibration2, MinMax" in found.pop("unknown")["message"]
+    assert "algorithm must be one of EntropyCalibration2, MinMax" in found.pop("unknown")["message"]
     assert found.pop("Odd") == ["EntropyCalibration2", True, True]
     assert found == {name: [name, True, True] for name in found}
     assert len(found) == 4

@@ -81,7 +81,8 @@ def test_the_classes_that_choose_their_base_say_the_same_when_they_are_made() ->
         from calibrators import CachedCalibrator, PercentileCalibrator
         from fakecuda.report import failure, report
         cache = b"TRT-8601-EntropyCalibration2\\nx: 3c010a14\\n"
-        report(cached=failure(lambda: CachedCalibrator(cache)), own=failure(lambda: PercentileCalibrator("m", [])))
+        own = failure(lambda: PercentileCalibrator([], model="m"))
+        report(cached=failure(lambda: CachedCalibrator(cache)), own=own)
         """,
         trt=fakecuda.TENSORRT_11,
     )

@@ -153,6 +153,10 @@ def test_a_failing_loader_exits_2_with_batch_and_reason_and_writes_nothing(folde
         (["--int8", "--calib_input", "absent"], "absent: no such file or folder"),
         ([*DATA, "--minShapes=x=3"], "expected INPUT:SIZES"),
         ([*DATA, "--policy", "read"], "no such cache"),
+        ([*DATA, "--method", "minmax", "--percentile", "99"], "goes with method percentile alone"),
+        ([*DATA, "--preset", "0-1", "--preprocess", "layout=HWC"], "--preprocess layout=HWC: expected KNOB=VALUE"),
+        ([*DATA, "--preprocess", "scale=2"], "--preprocess changes a preset; name one with --calib_preprocessor"),
+        ([*DATA, "--layout", "HWC"], "--layout changes a preset"),
     ],
 )
 def test_what_cannot_be_done_exits_2_with_one_line(folder: Path, flags: list[str], message: str) -> None:
@@ -196,6 +200,51 @@ def test_the_output_goes_where_it_is_told(folder: Path, monkeypatch: pytest.Monk
     lines: list[str] = []
     run(options(), lines.append)
     assert lines == ["m.engine: 4 bytes, fp16", "layers: 3 fp16"]
+
+
+def test_a_reader_that_has_seen_enough_ends_the_report_in_silence(folder: Path) -> None:
+    done = fakecuda.start(
+        """
+        import os, sys
+        from calibrators.command import main
+        read, write = os.pipe()
+        os.close(read)
+        os.dup2(write, 1)
+        sys.exit(main(sys.argv[1:]))
+        """,
+        *REQUIRED,
+        "--optShapes",
+        "image:4x3x8x8",
+        cwd=folder,
+    )
+    assert done.returncode == 1
+    assert "Broken pipe" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert (folder / "m.engine").exists()
+
+
+@pytest.mark.parametrize(("flags", "backend"), [([], "cuda"), (["--memory", "pycuda"], "pycuda")])
+def test_memory_is_that_of_every_method(folder: Path, flags: list[str], backend: str) -> None:
+    found = fakecuda.run(
+        """
+        import sys
+        from fakecuda.report import report
+        from calibrators import command, gpu_stats, memory
+        from trtcal.errors import BackendError
+        opened = []
+        for name, kind in list(memory.BACKENDS.items()):
+            memory.BACKENDS[name] = lambda device, name=name, kind=kind: opened.append(name) or kind(device)
+        code = command.main(sys.argv[1:], echo=lambda line: None)
+        report(code=code, opened=sorted(set(opened)))
+        """,
+        *REQUIRED,
+        *DATA,
+        *flags,
+        "--method",
+        "percentile:99",
+        cwd=folder,
+    )
+    assert found == {"code": 0, "opened": [backend]}
 
 
 def test_the_snippets_name_the_cache_where_it_lies(tmp_path: Path) -> None:

@@ -66,6 +66,26 @@ report(codes=codes, same=trials[0] == trials[1], trials=len(trials[0].splitlines
     assert found["live"] == {}
 
 
+def test_judgements_name_the_gpu_that_the_engines_run_on(tmp_path: Path) -> None:
+    found = drive(
+        tmp_path,
+        """
+from ctypes import CDLL, byref, c_void_p
+from calibrators.judging import identity
+from calibrators.memory import open_memory
+driver, own = CDLL("libcuda.so.1"), c_void_p()
+first = identity()
+driver.cuCtxCreate_v2(byref(own), 0, 1)
+memory = open_memory(device=0)
+report(names=[first, identity(), identity(memory)], open=memory.vacant() > 0)
+""",
+        FAKECUDA_DEVICES="2",
+    )
+    first, second = "FakeCUDA test double (sm_80)", "FakeCUDA test double 1 (sm_80)"
+    assert found["names"] == [f"TensorRT {fakecuda.TENSORRT} on {name}" for name in (first, second, first)]
+    assert found["open"]
+
+
 def test_all_engines_of_a_sweep_come_from_one_builder(tmp_path: Path) -> None:
     found = drive(
         tmp_path,
@@ -133,7 +153,7 @@ report(code=code, trials=Path("s/trials.csv").read_text())
     [
         ('"--exclude", "classify"', {}, "--engine does not go with --exclude"),
         ('"--no-accuracy"', {}, "--engine does not go with --no-accuracy"),
-        ("", {"FAKECUDA_FAIL": "cuInit:1"}, "no GPU that can be used"),
+        ("", {"FAKECUDA_FAIL": "cuInit:1"}, "cuInit failed with CUDA_ERROR"),
     ],
 )
 def test_what_cannot_be_judged_by_engines_is_said_before_the_pass(

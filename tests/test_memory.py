@@ -196,6 +196,27 @@ def test_the_device_is_that_of_the_current_context(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CUDA)
+def test_a_device_tells_its_name(name: str) -> None:
+    found = fakecuda.run(
+        """
+        from fakecuda.report import report
+        from calibrators.memory import open_memory
+        names = []
+        for device in (None, 1):
+            memory = open_memory(device=device)
+            names.append(memory.device_name())
+            memory.close()
+        report(names=names, host=open_memory("host").device_name())
+        """,
+        trt=None,
+        memory=name,
+        FAKECUDA_DEVICES="2",
+    )
+    assert found["names"] == ["FakeCUDA test double (sm_80)", "FakeCUDA test double 1 (sm_80)"]
+    assert found["host"] == "the host"
+
+
+@pytest.mark.parametrize("name", CUDA)
 def test_out_of_memory_says_what_to_do(name: str) -> None:
     found = fakecuda.run(
         """

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from calibrators.options import knob, parser, ranges
+from calibrators.options import knob, method, parser, ranges
 from calibrators.shapes import Range
 
 REQUIRED = ["--onnx", "m.onnx", "--engine", "m.engine"]
@@ -90,7 +90,67 @@ def test_wrong_values_and_abbreviations_are_refused(flags: list[str], capsys: py
     assert "error" in capsys.readouterr().err
 
 
-def testknobs_of_a_preset_are_numbers_lists_and_words() -> None:
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], ("entropy", {})),
+        (["--method", "minmax"], ("minmax", {})),
+        (["--method", "percentile"], ("percentile", {"percentile": 99.99})),
+        (["--method", "percentile:99"], ("percentile", {"percentile": 99.0})),
+        (["--percentile", "99.9"], ("percentile", {"percentile": 99.9})),
+        (["--method", "percentile", "--percentile", "99.9"], ("percentile", {"percentile": 99.9})),
+        (["--method", "legacy"], ("legacy", {})),
+        (["--method", "legacy", "--quantile", "0.5"], ("legacy", {"quantile": 0.5})),
+        (["--calib-base-cls", "IInt8LegacyCalibrator", "--cutoff", "0"], ("legacy", {"cutoff": 0.0})),
+        (["--method", "legacy", "--regression-cutoff", "0.5"], ("legacy", {"cutoff": 0.5})),
+    ],
+)
+def test_a_method_gets_the_arguments_that_were_given(
+    flags: list[str], expected: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert method(options(*flags)) == expected
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--method", "minmax", "--percentile", "99"],
+            "--percentile 99 goes with method percentile alone, not with mi",
+        ),
+        (
+            ["--method", "legacy", "--percentile", "99"],
+            "--percentile 99 goes with method percentile alone, not with le",
+        ),
+        (["--calib-base-cls", "IInt8EntropyCalibrator2", "--percentile", "9"], "not with entropy"),
+        (
+            ["--method", "percentile:99.9", "--percentile", "99"],
+            "--percentile 99 goes with .*, not with percentile:99.9",
+        ),
+        (["--percentile", "101"], "percentile needs 0 < q <= 100"),
+        (["--method", "percentile:many"], "percentile needs a number after the colon, got 'many'"),
+        (["--method", "percentile:"], "percentile needs a number after the colon, got ''"),
+        (["--method", "entropy:"], "method entropy takes no parameter"),
+    ],
+)
+def test_a_method_and_arguments_of_another_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method(options(*flags))
+
+
+def test_what_polygraphy_lets_pass_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert method(options("--method", "minmax", "--quantile", "0.5", "--cutoff", "1")) == ("minmax", {})
+    assert "--quantile, --cutoff: without effect, for the method is minmax and not legacy" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["layout=HWC", "size=3", "channels=1", "sclae=2", "", "=1"])
+def test_a_knob_that_is_none_is_refused_with_those_there_are(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected KNOB=VALUE with one of resize, resize-to, .*, pad-value; size and"):
+        knob(text)
+
+
+def test_knobs_of_a_preset_are_numbers_lists_and_words() -> None:
     found = dict(map(knob, ("resize-to=232", "mean=0.5,0.25,1", "std=2", "color=BGR", "scale=0.5")))
     assert found == {"resize_to": 232, "mean": (0.5, 0.25, 1.0), "std": (2.0,), "color": "BGR", "scale": 0.5}
     with pytest.raises(ValueError, match="--preprocess scale=big: expected KNOB=VALUE"):

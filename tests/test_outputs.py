@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from models import conv_model, save
 from PIL import Image
 
@@ -167,6 +169,41 @@ def test_one_writes_at_a_time_and_leaves_no_lock(tmp_path: Path) -> None:
     with only_writer(tmp_path / "o"):
         pass
     assert os.listdir(tmp_path) == ["link"]
+
+
+def test_who_opened_the_lock_of_a_run_that_ends_does_not_write_beside_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, first, third = fcntl.flock, only_writer(tmp_path / "o"), only_writer(tmp_path / "o")
+
+    def late(file: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.__exit__(None, None, None)
+        third.__enter__()
+        flock(file, operation)
+
+    first.__enter__()
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(OutputError, match="another run is writing it"), only_writer(tmp_path / "o"):
+        pass
+    third.__exit__(None, None, None)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_ends_leaves_the_lock_of_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, second = FileLock.release, only_writer(tmp_path / "o")
+
+    def late(lock: FileLock) -> None:
+        monkeypatch.setattr(FileLock, "release", release)
+        second.__enter__()
+        release(lock)
+
+    with only_writer(tmp_path / "o"):
+        monkeypatch.setattr(FileLock, "release", late)
+    with pytest.raises(OutputError, match="another run is writing it"), only_writer(tmp_path / "o"):
+        pass
+    second.__exit__(None, None, None)
+    assert os.listdir(tmp_path) == []
 
 
 def test_where_no_lock_can_be_the_output_is_named(tmp_path: Path) -> None:

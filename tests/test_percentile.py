@@ -22,12 +22,12 @@ def test_ranges_are_collected_before_the_build_and_handed_over(tmp_path: Path, t
         tmp_path,
         COLLECT
         + """
-with PercentileCalibrator("model.onnx", batches(3), percentile=99.9, collect=collect, policy="off") as calibrator:
+with PercentileCalibrator(batches(3), model="model.onnx", percentile=99.9, collect=collect, policy="off") as calibrator:
     before = list(asked)
     plan, log = build(calibrator)
 bases = {}
 for base in ("EntropyCalibration2", "MinMaxCalibration", "EntropyCalibration", "LegacyCalibration"):
-    with PercentileCalibrator("model.onnx", batches(3), base=base, collect=collect) as other:
+    with PercentileCalibrator(batches(3), model="model.onnx", algorithm=base, collect=collect) as other:
         bases[base] = bool(build(other)[0]) and other.ranges.algorithm
 scales = {name: float(scale) for name, scale in calibrator.ranges.scales.items()}
 dla = isinstance(calibrator, PercentileCalibrator) and isinstance(calibrator, trt.IInt8EntropyCalibrator2)
@@ -53,7 +53,7 @@ def test_a_build_never_becomes_another_method(tmp_path: Path) -> None:
         COLLECT
         + """
 def script():
-    with PercentileCalibrator("model.onnx", batches(3), collect=collect) as calibrator:
+    with PercentileCalibrator(batches(3), model="model.onnx", collect=collect) as calibrator:
         build(calibrator)
 report(failed=failure(script))
 """,
@@ -70,14 +70,14 @@ def test_an_error_while_ranges_are_collected_is_raised_at_once(tmp_path: Path) -
         def collect(model, batches, method):
             for batch in batches: pass
         data = failing(3, OSError("gone"), after=1)
-        report(failed=failure(lambda: PercentileCalibrator("m.onnx", data, collect=collect)),
-               wrong=failure(lambda: PercentileCalibrator("m.onnx", [], percentile=0)),
-               base=failure(lambda: PercentileCalibrator("m.onnx", [], base="Entropy3")))
+        report(failed=failure(lambda: PercentileCalibrator(data, model="m.onnx", collect=collect)),
+               wrong=failure(lambda: PercentileCalibrator([], model="m.onnx", percentile=0)),
+               base=failure(lambda: PercentileCalibrator([], model="m.onnx", algorithm="Entropy3")))
         """,
     )
     assert found["failed"]["type"] == "OSError"
     assert "percentile must be in (0, 100], got 0" in found["wrong"]["message"]
-    assert "base must be one of" in found["base"]["message"]
+    assert "algorithm must be one of" in found["base"]["message"]
 
 
 def test_without_a_function_of_ones_own_the_projects_pass_is_made_and_its_cache_reused(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_without_a_function_of_ones_own_the_projects_pass_is_made_and_its_cache_
         Path("model.onnx").write_bytes(onnx_model())
         data = [{"image": np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)}]
         options = dict(cache="p.cache", data_key="normal-0", percentile=90)
-        with PercentileCalibrator("model.onnx", data, **options) as calibrator:
+        with PercentileCalibrator(data, model="model.onnx", **options) as calibrator:
             build(calibrator)
         first = calibrator.ranges
         def never(*_): raise AssertionError("the cache on disk was not reused")
-        with PercentileCalibrator("model.onnx", data, collect=never, **options) as calibrator:
+        with PercentileCalibrator(data, model="model.onnx", collect=never, **options) as calibrator:
             build(calibrator)
         report(names=list(first.scales), same=first == calibrator.ranges, amax=float(first.amax("image")))
         """,
@@ -99,6 +99,41 @@ def test_without_a_function_of_ones_own_the_projects_pass_is_made_and_its_cache_
     assert {"image", "conv", "relu", "y"} <= set(found["names"])
     assert found["same"]
     assert found["amax"] == pytest.approx(1.645, abs=0.1)  # 90% of |x| of a normal distribution
+
+
+def test_one_percentile_has_one_origin_however_it_is_written(tmp_path: Path) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        COLLECT
+        + """
+Path("model.onnx").write_bytes(onnx_model())
+for percentile in (99, 99.0, np.float32(99)):
+    PercentileCalibrator(
+        batches(3), model="model.onnx", percentile=percentile, collect=collect, cache="p.cache", data_key="k"
+    )
+report(asked=[method for _, _, method in asked])
+""",
+    )
+    assert found["asked"] == ["percentile:99"]
+
+
+def test_the_pass_gets_the_memory_that_was_asked_for(tmp_path: Path) -> None:
+    found = fakecuda.drive(
+        tmp_path,
+        """
+        import calibrators.gpu_stats
+        from trtcal.errors import BackendError
+        Path("model.onnx").write_bytes(onnx_model())
+        asked = []
+        def collect_on_gpu(graph, batches, **options):
+            asked.append(options)
+            raise BackendError("no more is wanted")
+        calibrators.gpu_stats.collect_on_gpu = collect_on_gpu
+        PercentileCalibrator(batches(2, size=4), model="model.onnx", memory="pycuda")
+        report(asked=asked)
+        """,
+    )
+    assert found["asked"] == [{"memory": "pycuda"}]
 
 
 ON_THE_GPU = """
@@ -130,11 +165,11 @@ def test_where_the_gpu_can_it_collects_and_says_so(tmp_path: Path) -> None:
         tmp_path,
         ON_THE_GPU
         + """
-def collect_on_gpu(graph, batches):
+def collect_on_gpu(graph, batches, **options):
     with FloatRunner(graph) as runner:
         return collect(lambda batch: {n: 2 * a for n, a in runner(batch).items()}, batches_of(batches, graph.inputs))
 calibrators.gpu_stats.collect_on_gpu = collect_on_gpu
-with PercentileCalibrator("model.onnx", data, percentile=90) as calibrator:
+with PercentileCalibrator(data, model="model.onnx", percentile=90) as calibrator:
     build(calibrator)
 doubled = all(calibrator.ranges.scales[name] == 2 * cpu[name] for name in ("image", "conv", "relu", "y"))
 report(on=calibrator.collected_on, log=lines.lines, doubled=doubled)
@@ -163,7 +198,7 @@ def test_where_the_gpu_cannot_onnx_runtime_collects_and_the_log_says_why(
         ON_THE_GPU
         + """
 given = data if sys.argv[1] == "list" else iter(data)
-calibrator = PercentileCalibrator("model.onnx", given, percentile=90)
+calibrator = PercentileCalibrator(given, model="model.onnx", percentile=90)
 same = calibrator.to_hand_over.scales == cpu
 report(on=calibrator.collected_on, log=lines.lines, same=same)
 """,
@@ -181,12 +216,12 @@ def test_a_pass_that_fails_half_way_starts_over_only_where_the_data_can_be_had_a
         tmp_path,
         ON_THE_GPU
         + """
-def collect_on_gpu(graph, batches):
+def collect_on_gpu(graph, batches, **options):
     next(iter(batches))
     raise BackendError("out of memory")
 calibrators.gpu_stats.collect_on_gpu = collect_on_gpu
-listed = PercentileCalibrator("model.onnx", data, percentile=90)
-once = failure(lambda: PercentileCalibrator("model.onnx", iter(data), percentile=90))
+listed = PercentileCalibrator(data, model="model.onnx", percentile=90)
+once = failure(lambda: PercentileCalibrator(iter(data), model="model.onnx", percentile=90))
 report(same=listed.to_hand_over.scales == cpu, on=listed.collected_on, once=once)
 """,
     )
@@ -199,11 +234,11 @@ def test_bad_data_are_an_error_wherever_the_model_runs(tmp_path: Path) -> None:
         tmp_path,
         ON_THE_GPU
         + """
-def collect_on_gpu(graph, batches):
+def collect_on_gpu(graph, batches, **options):
     from trtcal.errors import NonFiniteError
     raise NonFiniteError("sample 3: tensor 'image' holds nan")
 calibrators.gpu_stats.collect_on_gpu = collect_on_gpu
-report(failed=failure(lambda: PercentileCalibrator("model.onnx", data)))
+report(failed=failure(lambda: PercentileCalibrator(data, model="model.onnx")))
 """,
     )
     assert found["failed"]["type"] == "NonFiniteError"

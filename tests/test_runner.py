@@ -362,6 +362,30 @@ def test_a_tensorrt_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) ->
         Engine(b"plan", memory="host")
 
 
+@pytest.mark.parametrize(("device", "active"), [({}, [0, 1]), ({"device": 0}, [1, 0])])
+def test_it_runs_on_the_current_device_unless_told_another(
+    tmp_path: Path, device: dict[str, int], active: list[int]
+) -> None:
+    found = drive(
+        tmp_path,
+        f"""
+from ctypes import CDLL, byref, c_int, c_void_p
+plan, driver, own, flags, on = made(onnx_model(2)), CDLL("libcuda.so.1"), c_void_p(), c_int(), c_int()
+driver.cuInit(0)
+driver.cuCtxCreate_v2(byref(own), 0, 1)
+active = []
+with Engine(plan, **{device}) as engine:
+    engine({{"image": images(2)}})
+    for number in (0, 1):
+        driver.cuDevicePrimaryCtxGetState(number, byref(flags), byref(on))
+        active.append(on.value)
+report(active=active)
+""",
+        FAKECUDA_DEVICES="2",
+    )
+    assert found == {"active": active}
+
+
 def test_latency_counts_the_runs_it_was_asked_for(tmp_path: Path) -> None:
     found = drive(
         tmp_path,

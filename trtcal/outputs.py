@@ -100,6 +100,8 @@ def only_writer(output: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     finally:
+        # While it is held: who has opened the file already and locks it now is refused, since filelock looks whether it
+        # is still there. Before 3.20.4 it did not, and up to 3.29.4 releasing removed what had come in its place.
         with suppress(OSError):
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

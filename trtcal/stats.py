@@ -131,11 +131,7 @@ class ActivationStats:
     @classmethod
     def load(cls, path: str | Path) -> ActivationStats:
         """File -> statistics; StatsError names the file."""
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise StatsError(f"{path}: cannot be read: {error.strerror}") from error
-        return cls.from_bytes(data, str(path))
+        return read(path)[0]
 
 
 def _json(header: dict[str, Any]) -> bytes:
@@ -155,6 +151,15 @@ def _sum(one: TensorStats, two: TensorStats) -> Histogram:
     if np.isinf(one.amax) or np.isinf(two.amax):
         return Histogram(np.zeros(one.histogram.num_bins, np.int64), 0.0, np.float32(0))
     return one.histogram + two.histogram
+
+
+def read(path: str | Path) -> tuple[ActivationStats, dict[str, Any]]:
+    """File -> statistics and header, as :func:`parse`."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise StatsError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse(data, str(path))
 
 
 def parse(data: bytes, name: str = "<bytes>") -> tuple[ActivationStats, dict[str, Any]]:

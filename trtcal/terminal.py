@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 # Control characters, which move the cursor, clear the screen or ring; the line ends of Unicode; the marks that turn
 # the direction of writing; and surrogates, which stand for bytes that are no text.
@@ -20,6 +22,20 @@ def line(text: str) -> str:
 def lines(texts: Iterable[str]) -> str:
     """Texts -> a line each."""
     return "\n".join(map(line, texts))
+
+
+def put(text: str, file: TextIO | None = None) -> None:
+    """Text -> a line on standard output, or on another stream, at once.
+
+    SystemExit, in silence, where nobody reads there any more, as behind ``| head -1``.
+    """
+    file = file or sys.stdout
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:
+        # Python tries again at exit to write what is left, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        raise SystemExit(1) from None
 
 
 def cell(value: Any) -> Any:

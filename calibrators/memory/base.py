@@ -93,6 +93,9 @@ class DeviceMemory(Protocol):
     def attribute(self, attribute: Attribute) -> int:
         """What the device says of itself."""
 
+    def device_name(self) -> str:
+        """What the device is called by its driver."""
+
     def compilers(self) -> Iterable[Compiler]:
         """What makes code that `load` takes, the preferred one first; none where nothing is installed."""
 

@@ -151,6 +151,11 @@ class CudaMemory:
         """As `DeviceMemory.attribute`."""
         return int(self._call("cuDeviceGetAttribute", self._cuda.CUdevice_attribute(int(attribute)), self._device))
 
+    def device_name(self) -> str:
+        """As `DeviceMemory.device_name`."""
+        name: bytes = self._call("cuDeviceGetName", 256, self._device)
+        return name.partition(b"\0")[0].decode(errors="replace")
+
     def compilers(self) -> Iterable[Compiler]:
         """As `DeviceMemory.compilers`."""
         return libraries()

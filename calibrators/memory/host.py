@@ -100,6 +100,10 @@ class HostMemory:
         """As `DeviceMemory.attribute`."""
         return self.attributes[attribute]
 
+    def device_name(self) -> str:
+        """As `DeviceMemory.device_name`."""
+        return "the host"
+
     def compilers(self) -> Iterable[Compiler]:
         """As `DeviceMemory.compilers`: one, that makes nothing, for ``functions`` are there already."""
         return (_NoCompiler(),)

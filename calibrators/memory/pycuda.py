@@ -161,6 +161,10 @@ class PycudaMemory:
             raise BackendError(f"the driver does not tell {attribute.name}")
         return found.value
 
+    def device_name(self) -> str:
+        """As `DeviceMemory.device_name`."""
+        return str(self._on_thread(lambda: self._driver.Device(self._number).name()))
+
     def compilers(self) -> Iterable[Compiler]:
         """As `DeviceMemory.compilers`."""
         return libraries()

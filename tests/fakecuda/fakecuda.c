@@ -244,7 +244,10 @@ API CUresult cuDeviceGetCount(int *n) { ENTER(cuDeviceGetCount); *n = ndev; retu
 API CUresult cuDeviceGet(CUdevice *d, int i) { ENTER(cuDeviceGet); REQ(i >= 0 && i < ndev, E_DEVICE); *d = i; return OK; }
 #define DEVOK(d) REQ((d) >= 0 && (d) < ndev, E_DEVICE)
 API CUresult cuDeviceGetName(char *s, int n, CUdevice d) {
-    ENTER(cuDeviceGetName); DEVOK(d); snprintf(s, n, "FakeCUDA test double (sm_%d)", cc); return OK; }
+    ENTER(cuDeviceGetName); DEVOK(d);
+    if (d) snprintf(s, n, "FakeCUDA test double %d (sm_%d)", d, cc);
+    else snprintf(s, n, "FakeCUDA test double (sm_%d)", cc);
+    return OK; }
 API CUresult cuDeviceTotalMem_v2(size_t *n, CUdevice d) { ENTER(cuDeviceTotalMem_v2); DEVOK(d); *n = total_mem; return OK; }
 static CUresult uuid_(unsigned char *u, int d) { memcpy(u, "FAKECUDA-DEVICE", 15); u[15] = d; return OK; }
 API CUresult cuDeviceGetUuid(unsigned char *u, CUdevice d) { ENTER(cuDeviceGetUuid); DEVOK(d); return uuid_(u, d); }

@@ -61,7 +61,7 @@ def test_the_cpu_pass_agrees_with_tensorrts_entropy(model: Path) -> None:
 def test_ranges_of_our_own_are_taken(model: Path) -> None:
     from calibrators import PercentileCalibrator, build_engine
 
-    calibrator = PercentileCalibrator(model, batches(), percentile=99)
+    calibrator = PercentileCalibrator(batches(), model=model, percentile=99)
     assert build_engine(model, calibrator=calibrator).plan
 
 

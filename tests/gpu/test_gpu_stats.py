@@ -154,7 +154,7 @@ def test_the_percentile_calibrator_collects_on_the_gpu(model: Path) -> None:
     from calibrators import PercentileCalibrator, build_engine
     from trtcal.calibration import calibrate
 
-    calibrator = PercentileCalibrator(model, data(), percentile=99)
+    calibrator = PercentileCalibrator(data(), model=model, percentile=99)
     assert calibrator.collected_on == "gpu"
     assert build_engine(model, calibrator=calibrator).plan
     expected = calibrate(model, data(), "percentile:99").cache.scales

@@ -267,7 +267,7 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 def print_out(text: str) -> None:
     """What a command was asked for -> standard output, past the redirection that keeps a loader's prints off it."""
-    print(terminal.lines(text.split("\n")), file=Output.stdout or sys.stdout)
+    terminal.put(terminal.lines(text.split("\n")), Output.stdout)
 
 
 class Output:
@@ -279,7 +279,7 @@ class Output:
     def __call__(self, text: str) -> None:
         """Say it, unless asked to be quiet."""
         if not self.quiet:
-            print(terminal.lines(text.split("\n")), file=sys.stderr)
+            terminal.put(terminal.lines(text.split("\n")), sys.stderr)
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtcal.cli.common import AsJson, Model, Output, takes_samples
+from trtcal.cli.common import AsJson, Model, Output, print_out, takes_samples
 
 if TYPE_CHECKING:
     from trtcal.data import Batches
@@ -49,4 +49,4 @@ def doctor(as_json: AsJson = False) -> None:
     from trtcal.doctor import examine
 
     report = examine()
-    print(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    print_out(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
