@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from models import batched, conv_model, images
 
-from trtcal.accuracy import Score, agreement, bootstrap, difference, evaluate, simulate
+from trtcal.accuracy import Reference, Score, agreement, bootstrap, difference, evaluate, simulate
 from trtcal.data import Batch
 from trtcal.errors import DataError, ModelError, NonFiniteError
 from trtcal.metrics import METRICS, Outputs
@@ -163,6 +163,44 @@ def test_an_error_of_the_model_comes_through() -> None:
 
 
 # --- agreement ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_a_reference_runs_once_and_measures_others_as_agreement_and_evaluate_do(size: int) -> None:
+    runs = 0
+
+    def first(batch: Mapping[str, np.ndarray]) -> Outputs:
+        nonlocal runs
+        runs += 1
+        return echo(batch)
+
+    batches = padded(SCORES, size)
+    reference = Reference(first, batches, LABELS, ("top1", METRICS["top1"]))
+    for factor in (-1, 0.5):
+
+        def other(batch: Mapping[str, np.ndarray], factor: float = factor) -> Outputs:
+            return {"y": np.square(batch["x"]) * f32(factor)}
+
+        found, score = reference.compare(other)
+        expected = agreement(echo, other, batches)
+        assert found.samples == expected.samples
+        y, z = found.outputs["y"], expected.outputs["y"]
+        assert (y.sqnr_db, y.cosine, y.max_abs_error) == (z.sqnr_db, z.cosine, z.max_abs_error)
+        assert score is not None
+        np.testing.assert_array_equal(score.values, evaluate(other, batches, LABELS).scores["top1"].values)
+    own = reference.score()
+    assert own is not None
+    np.testing.assert_array_equal(own.values, [1, 1, 0, 1, 0])
+    assert (runs, reference.samples) == (len(batches), len(SCORES))
+
+
+def test_a_reference_without_labels_or_metric_has_no_score() -> None:
+    for reference in (
+        Reference(echo, padded(SCORES, 2), None, ("top1", METRICS["top1"])),
+        Reference(echo, padded(SCORES, 2), LABELS),
+    ):
+        assert reference.score() is None
+        assert reference.compare(echo)[1] is None
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])

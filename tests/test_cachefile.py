@@ -209,6 +209,43 @@ def test_kept_statistics_serve_another_method_without_the_model(
     assert other.cache == calibrate(model, batches(7)).cache
 
 
+def test_statistics_of_something_else_are_replaced_and_that_is_said_before(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats, said = tmp_path / "s.npz", list[str]()
+    calibrate_to_file(model, batches(), tmp_path / "a.cache", stats=stats, announce=said.append)
+    (tmp_path / "empty.npz").touch()
+    calibrate_to_file(model, batches(), tmp_path / "e.cache", stats=tmp_path / "empty.npz", announce=said.append)
+    calibrate_to_file(model, batches(), tmp_path / "a.cache", "minmax", stats=stats, announce=said.append)
+    assert not any("will be replaced" in line for line in said)
+
+    def interrupted(*_: object, **__: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cachefile, "run_pass", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_to_file(model, batches(7), tmp_path / "b.cache", stats=stats, announce=said.append)
+    assert said[-1].endswith(
+        "s.npz: will be replaced: its statistics are of another model, other data or other settings"
+    )
+    monkeypatch.undo()
+    calibrate_to_file(model, batches(7), tmp_path / "b.cache", stats=stats)
+    assert len(ActivationStats.load(stats).samples) == 7
+
+
+def test_statistics_that_do_not_say_what_they_are_of_are_replaced_by_force_alone(model: Path, tmp_path: Path) -> None:
+    stats = tmp_path / "s.npz"
+    calibrate_to_file(model, batches(7), tmp_path / "a.cache", stats=stats)
+    ActivationStats.load(stats).save(stats)
+    before = stats.read_bytes()
+    with pytest.raises(OutputError, match=r"s\.npz: exists, and nothing in it says what it was made from"):
+        calibrate_to_file(model, batches(), tmp_path / "b.cache", stats=stats)
+    assert stats.read_bytes() == before
+    assert not (tmp_path / "b.cache").exists()
+    calibrate_to_file(model, batches(), tmp_path / "b.cache", stats=stats, force=True)
+    assert len(ActivationStats.load(stats).samples) == 10
+
+
 class Interrupted(Batches):
     """Batches that are interrupted before the third."""
 
@@ -233,6 +270,22 @@ def test_an_interruption_leaves_no_cache_and_the_next_run_goes_on_to_the_same_by
     assert any("going on after 6 samples" in line for line in said)
     assert result.cache == calibrate(model, Batches(source, 3)).cache
     assert files(tmp_path) == {"m.onnx", "c.cache", "c.cache.json"}
+
+
+@pytest.mark.parametrize(("batch_size", "goes_on"), [(3, True), (4, False)])
+def test_an_interruption_promises_to_go_on_only_from_statistics_of_these_settings(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, goes_on: bool
+) -> None:
+    path, source = tmp_path / "c.cache", ArraySource({"image": images(12)})
+    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_to_file(model, Interrupted(source, 3), path)
+    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 1e9)  # interrupted before there is anything to keep
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_to_file(model, Interrupted(source, batch_size), path, announce=said.append)
+    assert partial_path(path).exists()
+    assert any("the same command goes on from it" in line for line in said) is goes_on
 
 
 def test_an_interrupted_run_over_an_old_cache_leaves_the_old_one(model: Path, tmp_path: Path) -> None:

@@ -62,6 +62,28 @@ def test_qdq_takes_placement_exclusions_and_a_method_for_weights(run: Run, folde
     assert report["skipped"]["gw_output"] == "a constant, which is computed as it is"
 
 
+def test_a_cache_of_another_model_does_not_pass_for_a_good_one(
+    run: Run, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("calibrate", "m.onnx", "--data", "x.npy", "-o", "m.cache")[0] == 0
+    assert run("evaluate", "m.onnx", "--cache", "m.cache", "--data", "x.npy")[0] == 0
+    assert not caplog.records
+    lines = (folder / "m.cache").read_text().splitlines()
+    few = [lines[0], *(line for line in lines if line.startswith("image:")), ""]
+    (folder / "part.cache").write_text("\n".join(few))
+    code, out, _ = run("evaluate", "m.onnx", "--cache", "part.cache", "--data", "x.npy")
+    assert code == 0
+    assert "m.onnx as INT8 with part.cache (1 of 4 layers)" in out
+    assert "part.cache: 3 of 4 layers stay in float: relu: it has no scale" in caplog.text
+    model = onnx.load(folder / "m.onnx")
+    model.doc_string = "another version"
+    onnx.save(model, folder / "m2.onnx")
+    for command in (["evaluate"], ["sensitivity", "--layers", "1"]):
+        caplog.clear()
+        assert run(*command, "m2.onnx", "--cache", "m.cache", "--data", "x.npy")[0] == 0
+        assert "m.cache: was made from another model, or another version of it: m.onnx" in caplog.text
+
+
 def test_qdq_keeps_weights_outside_where_they_were_outside(run: Run, folder: Path) -> None:
     save_model(conv_model(size=16), folder / "e.onnx", external=True)
     run("calibrate", "e.onnx", "--data", "big.npy", "-o", "e.cache")
@@ -152,7 +174,7 @@ def test_a_model_and_a_cache_are_scored_beside_fp32(run: Run, folder: Path) -> N
         "evaluate", "m.onnx", "--cache", "c.cache", "--data", "l.npz", "--metric", "top1", "--metric", "top5"
     )
     assert code == 0
-    assert out.startswith("m.onnx as INT8 with c.cache: 10 samples\n")
+    assert out.startswith("m.onnx as INT8 with c.cache (4 of 4 layers): 10 samples\n")
     assert "top5  1.0000 (1.0000 to 1.0000)   FP32 1.0000" in out
     assert "change +0.0000 (+0.0000 to +0.0000)" in out
     assert "agreement with m.onnx" in out

@@ -13,7 +13,7 @@ from trtcal.accuracy import agreement, evaluate, simulate
 from trtcal.calibration import calibrate
 from trtcal.data import Batches
 from trtcal.errors import DataError, ModelError
-from trtcal.evaluation import compare, fed_as, labels_of, open_model, plain
+from trtcal.evaluation import compare, fed_as, judged_by, labels_of, open_model, plain
 from trtcal.metrics import METRICS, Outputs
 from trtcal.modelfile import save_model
 from trtcal.runners import OrtRunner
@@ -108,17 +108,31 @@ def test_the_result_is_plain_json_even_where_it_is_infinite_or_nan() -> None:
 
 def test_a_model_is_opened_as_written_or_as_int8(model: Path, scales: dict[str, np.float32]) -> None:
     batch = {"image": images(4)}
-    with open_model(model, batches())[0] as runner, OrtRunner(conv_model()) as expected:
+    with open_model(model, batches()).runner as runner, OrtRunner(conv_model()) as expected:
         np.testing.assert_array_equal(runner(batch)["logits"], expected(batch)["logits"])
-    opened, skipped = open_model(model, batches(), scales=scales, placement="tensorrt", exclude=["Gemm"])
-    with opened, simulate(conv_model(), scales, placement="tensorrt", exclude=["Gemm"]) as expected:
-        np.testing.assert_array_equal(opened(batch)["logits"], expected(batch)["logits"])
-    assert ("offset_output", "a constant, which is computed as it is") in skipped
+    opened = open_model(model, batches(), scales=scales, placement="tensorrt", exclude=["Gemm"])
+    with opened.runner as runner, simulate(conv_model(), scales, placement="tensorrt", exclude=["Gemm"]) as expected:
+        np.testing.assert_array_equal(runner(batch)["logits"], expected(batch)["logits"])
+    assert ("offset_output", "a constant, which is computed as it is") in opened.skipped
+    assert opened.int8 == opened.candidates == 1
+
+
+def test_how_much_of_a_model_is_int8_is_told_and_nothing_is_refused(model: Path, scales: dict[str, np.float32]) -> None:
+    whole = open_model(model, batches(), scales=scales)
+    part = open_model(model, batches(), scales={"image": scales["image"]})
+    for opened in (whole, part):
+        opened.runner.close()
+    assert whole.int8 == whole.candidates == part.candidates
+    assert part.int8 is not None
+    assert whole.int8 is not None
+    assert 0 < part.int8 < whole.int8
+    with pytest.raises(ModelError, match=r"m\.onnx: nothing becomes INT8 with these ranges"):
+        open_model(model, batches(), scales={"logits": np.float32(1)})
 
 
 def test_weights_beside_the_file_are_found(tmp_path: Path, scales: dict[str, np.float32]) -> None:
     save_model(conv_model(), tmp_path / "e.onnx", external=True)
-    with open_model(tmp_path / "e.onnx", batches(), scales=scales)[0] as runner:
+    with open_model(tmp_path / "e.onnx", batches(), scales=scales).runner as runner:
         assert runner({"image": images(4)})["logits"].shape == (4, 5)
 
 
@@ -127,7 +141,7 @@ def test_a_batch_size_in_the_file_gives_way_to_that_of_the_batches(
     tmp_path: Path, fixed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = save(conv_model(batch=fixed), tmp_path / "f.onnx")
-    with open_model(path, batches())[0] as runner, OrtRunner(conv_model()) as free:
+    with open_model(path, batches()).runner as runner, OrtRunner(conv_model()) as free:
         assert agreement(free, runner, batches()).outputs["logits"].sqnr_db == math.inf
     assert f"f.onnx: has batch size {fixed} built in; running it with 4" in caplog.text
 
@@ -138,7 +152,7 @@ def test_a_batch_size_that_cannot_give_way_is_told(tmp_path: Path) -> None:
     path = save(make_model(nodes, {"image": [3, 3, 8, 8]}, ["logits"], offset), tmp_path / "f.onnx")
     with pytest.raises(ModelError, match=r"f\.onnx: has batch size 3 built in; use batches of 3 \("):
         open_model(path, batches())
-    with open_model(path, batches(size=3))[0] as runner:
+    with open_model(path, batches(size=3)).runner as runner:
         assert runner({"image": images(3)})["logits"].shape == (3, 3, 8, 8)
 
 
@@ -160,6 +174,24 @@ def test_a_sample_without_a_row_is_named(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("0,1\n")
     with pytest.raises(DataError, match=r"l\.csv: no label for '1' and 8 more"):
         labels_of(batches(), tmp_path / "l.csv", ["top1"])
+
+
+def test_what_judges_a_model_is_known_by_its_content_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    def key(text: str, folder: str, labels: object = (2, 0, 1), function: str = "f") -> str:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "m.py").write_text(text)
+        return judged_by(batches(3), labels, f"{tmp_path / folder / 'm.py'}:{function}")  # type: ignore[arg-type]
+
+    same = key("1", "a")
+    assert key("1", "b") == same
+    assert key("1", "a", {"2": 1, "1": 0, "0": 2, "another": 7}) == same  # by name, as a CSV file has them
+    others = [key("2", "a"), key("1", "a", (2, 0, 2)), key("1", "a", ("2", "0", "1")), key("1", "a", function="g")]
+    others += [judged_by(batches(3), (2, 0, 1), "top1"), judged_by(batches(4), (2, 0, 1, 1), "top1")]
+    others += [judged_by(batches(3), (2, 0, 1), "top5"), judged_by(batches(3), None, "top1")]
+    assert len({same, *others}) == 1 + len(others)
+    assert judged_by(batches(3), None, "top5") == others[-1]
+    with pytest.raises(DataError, match=r"gone\.py: cannot be read"):
+        judged_by(batches(3), (2, 0, 1), "gone.py:f")
 
 
 def test_a_model_is_fed_in_its_own_dtype_what_was_made_for_an_engine_s(tmp_path: Path) -> None:

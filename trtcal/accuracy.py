@@ -25,7 +25,7 @@ import numpy as np
 from trtcal.data import Batch
 from trtcal.errors import DataError, ModelError, NonFiniteError
 from trtcal.metrics import METRICS, Metric, Outputs, class_scores
-from trtcal.qdq import insert_qdq
+from trtcal.qdq import check_int8, insert_qdq
 from trtcal.runners import Optimization, OrtRunner
 from trtcal.weights import decibels
 
@@ -39,6 +39,7 @@ Labels = Mapping[str, Any] | Sequence[Any] | np.ndarray
 """By sample name, or by position in the order of the batches."""
 
 TOP1: Mapping[str, Metric] = MappingProxyType({"top1": METRICS["top1"]})
+CONFIDENCE = 0.95  # of the intervals, unless told otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +100,15 @@ def simulate(
 
     ``placement`` and ``exclude`` are those of ``trtcal.qdq.insert_qdq``; the default is what TensorRT makes
     of a calibration cache. ``optimization`` "disabled" is exact, "extended" faster; "all" would not compute
-    INT8 as TensorRT does, and raises ValueError.
+    INT8 as TensorRT does, and raises ValueError. ModelError where nothing becomes INT8, and as insert_qdq.
     """
     if optimization == "all":
         raise ValueError("optimization 'all' changes the arithmetic of Q/DQ pairs; choose 'disabled' or 'extended'")
-    return OrtRunner(insert_qdq(model, scales, placement=placement, exclude=exclude).model, optimization=optimization)
+    exclude = tuple(exclude)
+    result = insert_qdq(model, scales, placement=placement, exclude=exclude)
+    if not exclude:  # with it, all that is left may be what was asked for
+        check_int8(result, "the model")
+    return OrtRunner(result.model, optimization=optimization)
 
 
 def evaluate(
@@ -111,9 +116,6 @@ def evaluate(
     batches: Iterable[Mapping[str, np.ndarray]],
     labels: Labels,
     metrics: Mapping[str, Metric] = TOP1,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
 ) -> Accuracy:
     """Model, batches and labels -> scores, in one pass.
 
@@ -124,17 +126,10 @@ def evaluate(
     scores = Scores(labels, metrics)
     for batch in batches:
         scores.add(*prediction(predict, batch, len(scores.samples)))
-    return scores.result(confidence, seed)
+    return scores.result()
 
 
-def agreement(
-    reference: Predict,
-    other: Predict,
-    batches: Iterable[Mapping[str, np.ndarray]],
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Agreement:
+def agreement(reference: Predict, other: Predict, batches: Iterable[Mapping[str, np.ndarray]]) -> Agreement:
     """Two models on the same batches -> how far the second is from the first, per output, in one pass.
 
     Padding rows are run but not counted. ModelError where the models do not have the same outputs in the
@@ -144,7 +139,7 @@ def agreement(
     for batch in batches:
         names, expected = prediction(reference, batch, len(distances.samples))
         distances.add(names, expected, prediction(other, batch, len(distances.samples))[1])
-    return distances.result(confidence, seed)
+    return distances.result()
 
 
 class Scores:
@@ -180,7 +175,7 @@ class Scores:
             self._kept.append(outputs)
             self._kept_labels.append(truth)
 
-    def result(self, confidence: float = 0.95, seed: int = 0) -> Accuracy:
+    def result(self) -> Accuracy:
         """Everything added -> the scores."""
         if not self.samples:
             raise DataError("there are no samples to evaluate on")
@@ -191,9 +186,9 @@ class Scores:
             if name in self._on_all:
                 everything = {key: _joined(key, [outputs[key] for outputs in self._kept]) for key in self._kept[0]}
                 total = float(metric(everything, np.concatenate(self._kept_labels)))
-                scores[name] = Score(total, math.nan, math.nan, confidence, np.empty(0))
+                scores[name] = Score(total, math.nan, math.nan, CONFIDENCE, np.empty(0))
             else:
-                scores[name] = _score(np.concatenate(self._values[name]), confidence, seed)
+                scores[name] = _score(np.concatenate(self._values[name]))
         return Accuracy(scores, tuple(self.samples))
 
 
@@ -223,7 +218,7 @@ class Distances:
             if scores[0] is not None and scores[1] is not None and len(scores[0]) == len(names):
                 self._same.setdefault(name, []).append(scores[0].argmax(axis=1) == scores[1].argmax(axis=1))
 
-    def result(self, confidence: float = 0.95, seed: int = 0) -> Agreement:
+    def result(self) -> Agreement:
         """Everything added -> the agreement per output."""
         if not self.samples:
             raise DataError("there are no samples to compare the models on")
@@ -232,9 +227,53 @@ class Distances:
             norms = math.sqrt(power) * math.sqrt(other_power)
             cosine = inner / norms if norms else float(power == other_power)
             hits = np.concatenate(self._same[name]).astype(np.float64) if name in self._same else None
-            top1 = None if hits is None else _score(hits, confidence, seed)
+            top1 = None if hits is None else _score(hits)
             outputs[name] = OutputAgreement(decibels(power, noise), float(cosine), self._errors[name], top1)
         return Agreement(outputs, tuple(self.samples))
+
+
+class Reference:
+    """A model's outputs for the batches, kept: what any number of other models is measured against.
+
+    ``batches`` are gone through once for each model. ``metric``, a name and a function, is measured with ``labels``.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        labels: Labels | None = None,
+        metric: tuple[str, Metric] | None = None,
+    ) -> None:
+        self._batches, self._labels, self._metric = batches, labels, metric
+        self._kept: list[tuple[list[str], Outputs]] = []
+        self.samples = 0
+        for batch in batches:
+            self._kept.append(prediction(predict, batch, self.samples))
+            self.samples += len(self._kept[-1][0])
+
+    def score(self) -> Score | None:
+        """The metric of this model itself; None without a metric or labels."""
+        scores = self._scores()
+        if scores is not None:
+            for names, outputs in self._kept:
+                scores.add(names, outputs)
+        return _only(scores)
+
+    def compare(self, predict: Predict) -> tuple[Agreement, Score | None]:
+        """Another model -> how far it is from this one, and the metric of that other."""
+        distances, scores = Distances(), self._scores()
+        for batch, (names, expected) in zip(self._batches, self._kept, strict=True):
+            _, found = prediction(predict, batch, len(distances.samples))
+            distances.add(names, expected, found)
+            if scores is not None:
+                scores.add(names, found)
+        return distances.result(), _only(scores)
+
+    def _scores(self) -> Scores | None:
+        if self._labels is None or self._metric is None:
+            return None
+        return Scores(self._labels, dict([self._metric]))
 
 
 def prediction(predict: Predict, batch: Mapping[str, np.ndarray], seen: int) -> tuple[list[str], Outputs]:
@@ -254,7 +293,7 @@ def prediction(predict: Predict, batch: Mapping[str, np.ndarray], seen: int) -> 
     return names, {name: array[: len(names)] for name, array in outputs.items()}
 
 
-def difference(before: Score, after: Score, *, seed: int = 0) -> Score:
+def difference(before: Score, after: Score) -> Score:
     """Two scores on the same samples -> after - before, with the interval of the paired differences.
 
     Narrower than the two scores' own intervals suggest: what makes a sample hard, it makes hard for both.
@@ -264,11 +303,11 @@ def difference(before: Score, after: Score, *, seed: int = 0) -> Score:
         raise ValueError(
             f"a difference needs scores of the same samples, got {before.values.size} and {after.values.size} values"
         )
-    return _score(after.values - before.values, after.confidence, seed)
+    return _score(after.values - before.values, after.confidence)
 
 
 def bootstrap(
-    values: np.ndarray, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    values: np.ndarray, *, confidence: float = CONFIDENCE, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Values per sample (n,) -> interval (low, high) of their mean: percentiles over resampled sets of n.
 
@@ -286,9 +325,13 @@ def bootstrap(
     return float(low), float(high)
 
 
-def _score(values: np.ndarray, confidence: float, seed: int) -> Score:
-    low, high = bootstrap(values, confidence=confidence, seed=seed)
+def _score(values: np.ndarray, confidence: float = CONFIDENCE) -> Score:
+    low, high = bootstrap(values, confidence=confidence)
     return Score(float(values.mean()), low, high, confidence, values)
+
+
+def _only(scores: Scores | None) -> Score | None:
+    return None if scores is None else next(iter(scores.result().scores.values()))
 
 
 def _labels_of(names: Sequence[str], labels: Labels, first: int) -> np.ndarray:

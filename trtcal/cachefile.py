@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trtcal.atomic import write_bytes
 from trtcal.cache import CalibrationCache
@@ -18,8 +21,8 @@ from trtcal.collector import Progress, load_checkpoint
 from trtcal.data import Batches
 from trtcal.distributed import run_pass
 from trtcal.errors import OutputError, StatsError
-from trtcal.formats import CACHE
-from trtcal.graph import CalibrationGraph
+from trtcal.formats import CACHE, load
+from trtcal.graph import CalibrationGraph, external_files, load_model
 from trtcal.growth import growth_rule
 from trtcal.outputs import Kind, check_distinct, check_output, json_of, only_writer
 from trtcal.provenance import (
@@ -32,8 +35,10 @@ from trtcal.provenance import (
     save_with_sidecar,
     sidecar_path,
 )
-from trtcal.stats import ActivationStats
+from trtcal.stats import ActivationStats, read
 from trtcal.thresholds import canonical
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,10 @@ def calibrate_to_file(
     kept, unless ``force``. A file that is no cache is never replaced, and a cache without a sidecar, which
     somebody else made, only with ``force``. An interruption leaves ``<path>.partial.npz``, from which the next
     run goes on; it never leaves a cache. ``stats`` names a file that keeps the statistics, from which a later
-    run by another method starts without running the model. The pass runs on the ``cluster`` where there is one, else
-    here with ``workers`` samples at once. ``announce`` hears why a run is needed before it begins.
+    run by another method starts without running the model; such a file of another model, other data or settings is
+    replaced, and one that does not say what it is of only with ``force``. The pass runs on the ``cluster`` where there
+    is one, else here with ``workers`` samples at once. ``announce`` hears before the run why it is needed, and what it
+    will replace.
 
     Raises OutputError where the path cannot be written or another run is writing it, and what
     :func:`trtcal.calibration.calibrate` raises.
@@ -99,20 +106,23 @@ def calibrate_to_file(
     reasons = reuse.reasons or ("asked to by force" if force else "its statistics are not kept yet",)
     # Found out before a long pass, not after it.
     check_cache_output(path, force=force)
+    replaced = False
     if stats is not None:
-        check_output(stats, STATISTICS)
+        replaced = gathered is None and _check_statistics_output(Path(stats), force=force)
         names = {"the cache": path, "its sidecar": sidecar_path(path), "its checkpoint": partial_path(path)}
         check_distinct([*names.items(), ("the statistics", stats)])
     with only_writer(path):
         if path.exists():
             announce(f"{path}: calibrating again: {'; '.join(reasons)}")
+        if replaced:
+            announce(f"{stats}: will be replaced: its statistics are of another model, other data or other settings")
         try:
             if gathered is None:
                 gathered = _statistics(graph, batches, growth, key, path, workers, cluster, progress, announce)
             else:
                 announce(f"{stats}: statistics of these samples are already there; the model need not run")
         except KeyboardInterrupt:
-            if partial_path(path).exists():
+            if load_checkpoint(partial_path(path), key) is not None:  # and not left by a run with other settings
                 announce(f"{partial_path(path)}: kept; the same command goes on from it")
             raise
         made = from_stats(graph, gathered, method, trt_version=trt_version, algorithm=algorithm)
@@ -166,6 +176,11 @@ def _origin(graph: CalibrationGraph, batches: Batches, method: str, growth: str,
     )
 
 
+def statistics_key(graph: CalibrationGraph, batches: Batches, growth: str = "double") -> str:
+    """What statistics of a pass belong to, as SHA-256: they serve whatever method, and a sweep, with an equal key."""
+    return _statistics_key(_origin(graph, batches, "", growth, ""))
+
+
 def _statistics_key(origin: Provenance) -> str:
     """What decides the statistics; the method and the header are chosen afterwards."""
     return hashlib.sha256(replace(origin, method="", header="", data="", model="").to_json()).hexdigest()
@@ -204,7 +219,7 @@ def check_cache_output(
     inputs: Iterable[str | os.PathLike[str] | None] = (),
     *,
     force: bool,
-    how: str = "replace it by force",
+    how: str = "replace it (--force)",
 ) -> None:
     """Cache to write and files it is made from -> nothing; OutputError where something would be lost.
 
@@ -218,6 +233,31 @@ def check_cache_output(
         raise OutputError(
             f"{path}: exists, and nothing beside it says what it was made from; {how}, or choose another file"
         )
+
+
+def ranges_for(model: str | Path, path: str | os.PathLike[str]) -> Mapping[str, np.float32]:
+    """ONNX file and a file of ranges in any format -> its scales; a warning where they were made from another model."""
+    scales = load(path)[0].scales
+    made = read_sidecar(path)
+    if made is not None:
+        folder = Path(model).parent
+        files = [Path(model), *(folder / name for name in external_files(load_model(model)))]
+        if made[0].model_sha256 != model_sha256(files):
+            logger.warning("%s: was made from another model, or another version of it: %s", path, made[0].model)
+    return scales
+
+
+def _check_statistics_output(path: Path, *, force: bool) -> bool:
+    """Statistics to write -> whether there are some already; OutputError as :func:`check_cache_output` raises it."""
+    check_output(path, STATISTICS)
+    if not path.exists() or not path.stat().st_size:
+        return False
+    if not force and "key" not in read(path)[1]:
+        raise OutputError(
+            f"{path}: exists, and nothing in it says what it was made from; replace it (--force), or choose another "
+            f"file"
+        )
+    return True
 
 
 def _is_statistics(path: Path) -> bool:

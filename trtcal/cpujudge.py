@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from trtcal.accuracy import Distances, Labels, Scores, prediction
+from trtcal.accuracy import Labels, Reference, simulate
 from trtcal.calibration import carried
 from trtcal.data import Batches
 from trtcal.errors import DataError
 from trtcal.evaluation import with_batch_size
 from trtcal.graph import CalibrationGraph
-from trtcal.metrics import Metric, Outputs
+from trtcal.metrics import Metric
 from trtcal.modelfile import load_whole_model
-from trtcal.qdq import insert_qdq
 from trtcal.runners import OrtRunner, Runner
 from trtcal.sweep import Judgement
 
@@ -37,31 +36,23 @@ class CpuJudge:
         self.graph, self.batches, self.labels, self.metric = graph, batches, labels, metric
         self.exclude = tuple(exclude)
         self.model = with_batch_size(load_whole_model(graph.path)[0], batches.batch_size, str(graph.path))
-        self._expected: list[Outputs] | None = None
+        self._reference: Reference | None = None
 
     def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
         """Tensor -> amax; how the model performs with these."""
-        if self._expected is None:
+        if self._reference is None:
+            metric = None if self.metric is None else ("metric", self.metric)
             with OrtRunner(self.model) as runner:
-                self._expected = [prediction(runner, batch, 0)[1] for batch in self.batches]
+                self._reference = Reference(runner, self.batches, self.labels, metric)
         scales = {
             name: value / np.float32(127) for name, value in carried(self.graph, amax).items() if 0 < value < np.inf
         }
-        distances = Distances()
-        scores = None
-        if self.labels is not None and self.metric is not None:
-            scores = Scores(self.labels, {"metric": self.metric})
         with self.quantized(scales) as runner:
-            for batch, expected in zip(self.batches, self._expected, strict=True):
-                names, found = prediction(runner, batch, len(distances.samples))
-                distances.add(names, expected, found)
-                if scores is not None:
-                    scores.add(names, found)
-        outputs = distances.result().outputs.values()
+            found, score = self._reference.compare(runner)
+        outputs = found.outputs.values()
         agreement = next((output.top1.values for output in outputs if output.top1 is not None), None)
         accuracy = None
-        if scores is not None:
-            score = scores.result().scores["metric"]
+        if score is not None:
             if np.isnan(score.value):
                 raise DataError("the metric is nan")
             accuracy = score.values if score.values.size else np.array([score.value])
@@ -69,4 +60,4 @@ class CpuJudge:
 
     def quantized(self, scales: Mapping[str, np.float32]) -> Runner:
         """Tensor -> scale; the model as INT8 with these."""
-        return OrtRunner(insert_qdq(self.model, scales, placement="all", exclude=self.exclude).model)
+        return simulate(self.model, scales, exclude=self.exclude)

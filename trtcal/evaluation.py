@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import os
@@ -9,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from trtcal.graph import batch_size, set_batch_size
 from trtcal.labels import class_numbers, is_number, read_labels
 from trtcal.metrics import METRICS, Metric, Outputs
 from trtcal.modelfile import load_whole_model
-from trtcal.qdq import insert_qdq
+from trtcal.qdq import check_int8, insert_qdq, int8_candidates
 from trtcal.runners import OrtRunner
 from trtcal.spec import InputSpec
 
@@ -101,6 +103,18 @@ def compare(
     return Evaluation(tuple(samples), after, before, changes, None if reference is None else distances.result())
 
 
+class Opened(NamedTuple):
+    """A Runner, how many layers are INT8 of those that could be, and (tensor, reason) for what stays in float.
+
+    A model that runs as it is written has None for both numbers: what is INT8 in it is not known.
+    """
+
+    runner: OrtRunner
+    int8: int | None = None
+    candidates: int | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
 def open_model(
     path: str | Path,
     batches: Batches,
@@ -108,20 +122,24 @@ def open_model(
     scales: Mapping[str, np.float32] | None = None,
     placement: str = "all",
     exclude: Iterable[str] = (),
-) -> tuple[OrtRunner, tuple[tuple[str, str], ...]]:
-    """ONNX file, with its weights -> a Runner for these batches, and (tensor, reason) for what stays in float.
+) -> Opened:
+    """ONNX file, with its weights -> a Runner for these batches, and what is INT8 in it.
 
     With ``scales`` the model is computed as INT8, by ``placement`` and ``exclude`` of
     :func:`trtcal.qdq.insert_qdq`; without, as it is written, Q/DQ pairs included. Graph optimization is off,
     so that Q/DQ is computed exactly. A batch size that the file fixes gives way to that of the batches.
+    ModelError where nothing becomes INT8 with the ``scales``.
     """
     model, _ = load_whole_model(path)
-    skipped: tuple[tuple[str, str], ...] = ()
     with other_batch_size(model, batches.batch_size, path) as model:
-        if scales is not None:
-            result = insert_qdq(model, scales, placement=placement, exclude=exclude)
-            model, skipped = result.model, result.skipped
-        return OrtRunner(model), skipped
+        if scales is None:
+            return Opened(OrtRunner(model))
+        exclude = tuple(exclude)
+        result = insert_qdq(model, scales, placement=placement, exclude=exclude)
+        if not exclude:  # with it, all that is left may be what was asked for
+            check_int8(result, str(path))
+        candidates = int8_candidates(model, placement=placement, exclude=exclude)
+        return Opened(OrtRunner(result.model), len(result.layers), candidates, result.skipped)
 
 
 def fed_as(predict: Predict, inputs: Sequence[InputSpec]) -> Predict:
@@ -143,7 +161,7 @@ def with_batch_size(model: ModelProto, size: int, path: str | Path) -> ModelProt
     if fixed in (None, size):
         return model
     logger.warning("%s: has batch size %d built in; running it with %d", path, fixed, size)
-    return set_batch_size(model, size)
+    return set_batch_size(model, size, Path(path).parent)
 
 
 @contextmanager
@@ -178,6 +196,23 @@ def labels_of(batches: Batches, path: str | os.PathLike[str] | None, metrics: It
     if METRICS.keys() & set(metrics) or all(map(is_number, labels.values())):
         return class_numbers(path, labels)
     return {name: label.text for name, label in labels.items()}
+
+
+def judged_by(batches: Batches, labels: Labels | None, metric: str) -> str:
+    """Samples, their labels as :func:`labels_of` has them, and a metric's name -> SHA-256 (hex) of what judges a model.
+
+    Equal ones judge alike: the contents count, of a metric's file as well, and where these lie does not. Without labels
+    no metric is asked. DataError where the metric's file cannot be read.
+    """
+    parts: list[Any] = [batches.key()]
+    if labels is not None:
+        parts.append([labels[name] for name in batches.sample_names] if isinstance(labels, Mapping) else list(labels))
+        file, _, function = metric.rpartition(":")
+        try:
+            parts += [hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None, function]
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def plain(value: float) -> float | str | None:

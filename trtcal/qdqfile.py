@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trtcal.errors import ModelError
+from trtcal.graph import STANDARD
 from trtcal.modelfile import check_weights_output, load_whole_model, save_model
 from trtcal.outputs import ONNX, check_output, only_writer
 from trtcal.placement import layer_name
-from trtcal.qdq import insert_qdq
+from trtcal.qdq import check_int8, insert_qdq
 from trtcal.weights import weight_method
 
 
@@ -59,12 +59,10 @@ def qdq_to_file(
     if external:
         check_weights_output(output, [model])
     result = insert_qdq(whole, scales, placement=placement, exclude=exclude, weights=method)
-    if not result.layers:
-        reasons = [f"{tensor}: {why}" for tensor, why in result.skipped] or ["no layer of it can be INT8"]
-        raise ModelError(f"{model}: nothing becomes INT8 with these ranges; {reasons[0]}")
+    check_int8(result, str(model))
     int8 = set(result.layers)
     layers = {layer_name(node): node.op_type for node in result.model.graph.node if layer_name(node) in int8}
-    opset = next(entry.version for entry in result.model.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = next(entry.version for entry in result.model.opset_import if entry.domain in STANDARD)
     with only_writer(output):
         files = save_model(result.model, output, external=external)
     return QdqFile(files, opset, layers, result.quantized, result.weights, result.skipped)

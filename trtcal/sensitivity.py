@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from trtcal.accuracy import Distances, Labels, Scores, prediction
+from trtcal.accuracy import Labels, Reference, Score
 from trtcal.calibration import open_graph
 from trtcal.damage import LayerDamage, TensorDamage, Trial, layer_damage, noise_ratio, rounding_sqnr, tensor_damage
 from trtcal.data import Batches
 from trtcal.errors import DataError, ModelError
 from trtcal.evaluation import other_batch_size, plain
-from trtcal.metrics import Metric, Outputs
+from trtcal.metrics import Metric
 from trtcal.modelfile import load_whole_model
 from trtcal.outputs import json_of
 from trtcal.placement import PLACEMENTS, place
@@ -117,7 +117,8 @@ def sensitivity(
     with other_batch_size(loaded, batches.batch_size, model) as whole:
         whole = raised(whole)
         with OrtRunner(whole) as runner:
-            judge = _Judge(runner, kept, labels, metric)
+            reference = Reference(runner, kept, labels, metric)
+    fp32 = _value(reference.score())
     graph = Graph(whole)
     plan = place(graph, scales, PLACEMENTS[placement], exclude)
     if not plan.reads:
@@ -133,7 +134,7 @@ def sensitivity(
         nonlocal done
         result = insert_qdq(whole, scales, placement=placement, exclude=[*exclude, *left_out])
         with OrtRunner(result.model) as runner:
-            trial = judge(runner)
+            trial = _trial(reference, runner)
         done += 1
         if progress is not None:
             progress(done, max(total, done))
@@ -147,16 +148,16 @@ def sensitivity(
         ranked[position] = replace(damage, without=measure(damage.exclude), only=measure(others))
 
     def recovered(trial: Trial) -> float:
-        return _recovered(trial, int8, judge.fp32)
+        return _recovered(trial, int8, fp32)
 
     # The sort is stable: layers that were not measured keep the estimates' order.
     ranked.sort(key=lambda damage: math.inf if damage.without is None else -_or_zero(recovered(damage.without)))
     curve, ended = _curve(ranked, measure, recovered, recover, lambda: clock() - start > seconds)
     return Sensitivity(
-        samples=judge.samples,
+        samples=reference.samples,
         placement=placement,
-        metric=judge.metric_name,
-        fp32=judge.fp32,
+        metric=None if metric is None else metric[0],
+        fp32=fp32,
         int8=int8,
         tensors=tensor_damage(graph, plan, sqnr_db),
         layers=tuple(ranked),
@@ -275,46 +276,18 @@ def _curve(
     return tuple(steps), "no other layer was measured"
 
 
-class _Judge:
-    """Compares a model's outputs with those of the FP32 model, which it keeps."""
+def _trial(reference: Reference, runner: OrtRunner) -> Trial:
+    """The FP32 model and another -> what the other one lost."""
+    agreement, score = reference.compare(runner)
+    ratios = [
+        noise_ratio(output.sqnr_db)
+        for output in agreement.outputs.values()
+        if output.sqnr_db != -math.inf  # an output of zeros has no signal to compare noise with
+    ]
+    if not ratios:
+        raise DataError("every output of the FP32 model is zero for all samples: there is nothing to compare with")
+    return Trial(math.fsum(ratios) / len(ratios), _value(score))
 
-    def __init__(
-        self,
-        reference: OrtRunner,
-        batches: Sequence[Mapping[str, np.ndarray]],
-        labels: Labels | None,
-        metric: tuple[str, Metric] | None,
-    ) -> None:
-        self._batches, self._labels, self._metric = batches, labels, metric
-        self._expected: list[tuple[list[str], Outputs]] = []
-        self.samples = 0
-        for batch in batches:
-            self._expected.append(prediction(reference, batch, self.samples))
-            self.samples += len(self._expected[-1][0])
-        self.metric_name = None if metric is None else metric[0]
-        self.fp32 = self._score(outputs for _, outputs in self._expected)
 
-    def __call__(self, runner: OrtRunner) -> Trial:
-        distances = Distances()
-        found = []
-        for batch, (names, expected) in zip(self._batches, self._expected, strict=True):
-            _, outputs = prediction(runner, batch, len(distances.samples))
-            distances.add(names, expected, outputs)
-            found.append(outputs)
-        ratios = [
-            noise_ratio(output.sqnr_db)
-            for output in distances.result().outputs.values()
-            if output.sqnr_db != -math.inf  # an output of zeros has no signal to compare noise with
-        ]
-        if not ratios:
-            raise DataError("every output of the FP32 model is zero for all samples: there is nothing to compare with")
-        return Trial(math.fsum(ratios) / len(ratios), self._score(found))
-
-    def _score(self, outputs: Iterable[Outputs]) -> float | None:
-        if self._metric is None or self._labels is None:
-            return None
-        name, metric = self._metric
-        scores = Scores(self._labels, {name: metric})
-        for (names, _), found in zip(self._expected, outputs, strict=True):
-            scores.add(names, found)
-        return scores.result().scores[name].value
+def _value(score: Score | None) -> float | None:
+    return None if score is None else score.value

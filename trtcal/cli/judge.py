@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from trtcal.data import Batches
     from trtcal.evaluation import Evaluation
     from trtcal.sensitivity import Sensitivity
+
+logger = logging.getLogger(__name__)
 
 _ROWS = 20  # tensors, and layers that were not measured, printed; --json has all
 
@@ -103,17 +106,16 @@ def evaluate(
     if against is None and cache is not None:
         against = model
     with ExitStack() as stack:
-        runner, skipped = (
-            (opened, ())
-            if opened is not None
-            else _open(model, batches, stack, cache, placement=placement, exclude=exclude or ())
-        )
+        runner, int8 = opened, ""
+        skipped: tuple[tuple[str, str], ...] = ()
+        if opened is None:
+            runner, int8, skipped = _open(model, batches, stack, cache, placement=placement, exclude=exclude or ())
         reference = None if against is None else _open(against, batches, stack)[0]
         result = compare(runner, batches, reference=reference, labels=truth, metrics=metrics)
         runners: dict[Path | None, Any] = {against: reference, model: runner}
         engines = {str(path): found for path, found in runners.items() if path is not None and is_engine(path)}
         latency = {name: asdict(engine.latency(next(iter(batches)))) for name, engine in engines.items()}
-    what = str(model) if cache is None else f"{model} as INT8 with {cache}"
+    what = str(model) if cache is None else f"{model} as INT8 with {cache} ({int8})"
     if as_json:
         report = {"model": str(model), "cache": cache and str(cache), "against": against and str(against)}
         print_out(json.dumps({**report, **result.to_dict(), "latency": latency, "skipped": dict(skipped)}, indent=2))
@@ -152,8 +154,8 @@ def sensitivity(
     import math
 
     from trtcal.atomic import write_bytes
+    from trtcal.cachefile import ranges_for
     from trtcal.evaluation import labels_of
-    from trtcal.formats import load
     from trtcal.metrics import metric as named
     from trtcal.outputs import check_output
     from trtcal.sensitivity import REPORT, section
@@ -162,7 +164,7 @@ def sensitivity(
     if output is not None:
         check_output(output, REPORT, [model, cache, data, labels, metric])
     say = Output()
-    scales = load(cache)[0].scales
+    scales = ranges_for(model, cache)
     judged_by = None if metric is None else (metric, named(metric))
     truth = None if metric is None else labels_of(batches, labels, [metric])
     with say.progress("measuring", layers) as progress:
@@ -187,17 +189,23 @@ def sensitivity(
 
 def _open(
     model: Path, batches: Batches, stack: ExitStack, cache: Path | None = None, **how: Any
-) -> tuple[Any, tuple[tuple[str, str], ...]]:
-    """Model or engine, until the stack is closed -> what is called with a batch, and what stays in float of it."""
+) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
+    """Model or engine, until the stack is closed -> what is called with a batch, how much is INT8, what is not."""
+    from trtcal.cachefile import ranges_for
     from trtcal.evaluation import fed_as, open_model
-    from trtcal.formats import load
     from trtcal.graph import load_model, model_inputs
 
     if is_engine(model):
-        return stack.enter_context(open_engine(model)), ()
-    scales = None if cache is None else load(cache)[0].scales
-    runner, skipped = open_model(model, batches, scales=scales, **how)
-    return fed_as(stack.enter_context(runner), model_inputs(load_model(model))), skipped
+        return stack.enter_context(open_engine(model)), "", ()
+    found = open_model(model, batches, scales=None if cache is None else ranges_for(model, cache), **how)
+    predict = fed_as(stack.enter_context(found.runner), model_inputs(load_model(model)))
+    if found.int8 is None or found.candidates is None:
+        return predict, "", ()
+    if found.int8 < found.candidates:
+        first = "; ".join(f"{tensor}: {why}" for tensor, why in found.skipped[:2])
+        missing = found.candidates - found.int8
+        logger.warning("%s: %d of %d layers stay in float: %s", cache, missing, found.candidates, first)
+    return predict, f"{found.int8} of {found.candidates} layers", found.skipped
 
 
 def _evaluation(result: Evaluation, what: str, against: Path | None, latency: Mapping[str, Mapping[str, Any]]) -> str:

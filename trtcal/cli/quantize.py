@@ -35,12 +35,12 @@ def qdq(
     as_json: AsJson = False,
 ) -> None:
     """Write the ranges of a cache into the model, as Q/DQ pairs: INT8 for TensorRT 10 and 11 and ONNX Runtime."""
-    from trtcal.formats import load
+    from trtcal.cachefile import ranges_for
     from trtcal.outputs import ONNX, check_output
     from trtcal.qdqfile import qdq_to_file
 
     check_output(output, ONNX, [model, cache])
-    scales = load(cache)[0].scales
+    scales = ranges_for(model, cache)
     result = qdq_to_file(model, scales, output, placement=placement, exclude=exclude or (), weights=weights)
     if as_json:
         report = {
