@@ -29,9 +29,9 @@ def main() -> None:
         demo.model_path(),
         Batches(ArraySource({"image": demo.calibration_images()}), 8),
         "demo-sweep",
-        growths=("double", "power-of-two"),
         judge=CpuJudge(open_graph(demo.model_path()), judged, judged.labels, METRICS["top1"]),
         judge_key="the demo's labelled images",
+        judged_on=judged,
         force=True,
         progress=told,
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -13,13 +14,15 @@ from models import conv_model, images, make_model, save
 from onnx import helper
 from PIL import Image
 
-from trtcal import cli
+from trtcal import cli, sweep
 from trtcal.cache import CalibrationCache
 from trtcal.calibration import calibrate
 from trtcal.data import Batches
+from trtcal.emulation import RULES
 from trtcal.growth import GROWTH
 from trtcal.preprocess import PRESETS
 from trtcal.sources import ArraySource
+from trtcal.sweeprun import run_sweep
 from trtcal.thresholds import METHODS
 
 Run = Callable[..., tuple[int, str, str]]
@@ -282,6 +285,65 @@ def test_help_names_every_choice_that_the_library_has(run: Run, monkeypatch: pyt
         assert name.replace("<size>", "SIZE") in text
 
 
+def test_the_sweep_s_help_has_the_library_s_defaults_and_choices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = run("sweep", "--help")[1]
+    assert [name for name in (*sweep.ORDERS, *RULES) if name not in text] == []
+    command, library = (inspect.signature(function).parameters for function in (cli.sweep.sweep, run_sweep))
+    for name in ("batch_sizes", "orders", "methods", "growths"):
+        assert command[name].default == ",".join(map(str, library[name].default))
+    assert command["seeds"].default == library["seeds"].default
+
+
+def test_an_input_that_looks_wrong_is_remarked(run: Run, folder: Path) -> None:
+    np.save(folder / "pixels.npy", np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8)).astype(np.float32))
+    remark = "image reaches 255: if these are pixels, most models want them normalised first"
+    assert remark in run("calibrate", "m.onnx", "--data", "pixels.npy", "--method", "minmax", "-o", "p.cache")[2]
+    assert "are pixels" not in run("calibrate", "m.onnx", "--data", "x.npy", "--method", "minmax", "-o", "x.cache")[2]
+    np.save(folder / "odd.npy", np.where(np.arange(8 * 192).reshape(8, 3, 8, 8) % 50, 0.01, 30).astype(np.float32))
+    err = run("calibrate", "m.onnx", "--data", "odd.npy", "--method", "percentile:90", "-o", "o.cache")[2]
+    assert "image is what the model is fed: trtcal contact-sheet shows whether it looks as it should" in err
+
+
+def test_the_command_that_a_sweep_names_does_what_its_headline_says(run: Run, folder: Path) -> None:
+    command = ["sweep", "m.onnx", "--data", "x.npy", "-o", "s", "--batch-sizes", "1,4", "--orders", "given"]
+    code, _, err = run(*command, "--growths", "double")
+    assert code == 0
+    (line,) = (line for line in err.splitlines() if line.startswith("next, "))
+    assert line.endswith(" -o model.cache")
+    words = line.partition(": trtcal ")[2].split()
+    assert run(*words)[0] == 0
+    size = json.loads((folder / "s" / "trials.json").read_bytes())["recommendation"]["batch_size"]
+    assert json.loads((folder / "model.cache.json").read_bytes())["provenance"]["batch_size"] == size
+
+
+def test_a_sweep_judged_by_something_else_is_not_resumed(run: Run, folder: Path) -> None:
+    def sweep(*more: object) -> bool:
+        command = ["sweep", "m.onnx", "--data", "x.npy", "-o", "s", "--batch-sizes", 4, "--orders", "given"]
+        code, _, err = run(*command, "--methods", "minmax", *more)
+        if code:
+            assert "s: holds a sweep with other settings (judged by); " in err.splitlines()[-1]
+        return code == 0
+
+    def labels(name: str, first: int) -> Path:
+        (folder / name).write_text("".join(f"{row},{label}\n" for row, label in enumerate([first, 4, *[0] * 8])))
+        return folder / name
+
+    def metric(value: float) -> str:
+        (folder / "m.py").write_text(f"def score(outputs, labels):\n    return {value}\n")
+        return "m.py:score"
+
+    for more in ([], ["--metric", metric(1.0)]):
+        assert sweep("--labels", labels("a.csv", 3), *more, "--force")
+        assert sweep("--labels", labels("b.csv", 3), *more, "--resume")  # lies elsewhere, says the same
+        assert not sweep("--labels", labels("a.csv", 2), *more, "--resume")
+    assert sweep("--labels", "b.csv", "--metric", metric(1.0), "--resume")
+    assert not sweep("--labels", "b.csv", "--metric", metric(0.5), "--resume")
+    for label, how in ((1, "--force"), (1, "--resume"), (2, "--resume")):
+        np.savez(folder / "x.npz", image=images(10), labels=np.full(10, label))
+        assert sweep("--data", "x.npz", how) == (label == 1)
+
+
 def test_help_comes_without_numpy() -> None:
     script = (
         "import sys\n"
@@ -293,6 +355,29 @@ def test_help_comes_without_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command", [("cache", "show", "c.cache"), ("cache", "show", "c.cache", "--json"), ("doctor",)], ids=" ".join
+)
+@pytest.mark.parametrize("tensors", [1, 5000])  # less and more than a pipe holds
+def test_a_reader_that_has_seen_enough_ends_a_command_in_silence(
+    tmp_path: Path, command: tuple[str, ...], tensors: int
+) -> None:
+    scales = {f"tensor {number}": np.float32(1) for number in range(tensors)}
+    CalibrationCache("8601", "EntropyCalibration2", scales).save(tmp_path / "c.cache")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "trtcal", *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_the_installed_command_runs(tmp_path: Path) -> None:

@@ -274,9 +274,11 @@ def test_counting_a_stream_takes_one_run() -> None:
     assert flow.runs == 1
 
 
-@pytest.mark.parametrize("order", ["sorted", "shuffled", [1, 0]])
+@pytest.mark.parametrize("order", ["sorted", "shuffled", [1, 0], np.arange(2)])
 def test_a_stream_cannot_be_ordered(order: str) -> None:
-    with pytest.raises(DataError, match=r"a flow: a stream comes in its own order .*order it where it is made"):
+    wanted = order if isinstance(order, str) else "taken by sample numbers"
+    said = f"a flow: a stream comes in its own order and cannot be {wanted}; order it where it is made"
+    with pytest.raises(DataError, match=said):
         Batches(Flow(2), 1, order=order)  # type: ignore[arg-type]
 
 
@@ -462,3 +464,13 @@ def test_arrays_in_memory_go_through_unchanged() -> None:
     array = np.random.default_rng(0).normal(size=(10, 3, 4)).astype(np.float32)
     batches = Batches(ArraySource({"x": array}), 5)
     np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in batches]), array)
+
+
+def test_samples_that_leave_most_classes_out_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    source = ArraySource({"x": np.zeros((40, 2), np.float32)}, labels=np.arange(40) // 10)
+    for order, samples in (("given", None), ("given", 40), ("given", 30), ("shuffled", 10), ("given", 1)):
+        Batches(source, 4, order=order, samples=samples)  # type: ignore[arg-type]
+    Batches(ArraySource({"x": np.zeros((40, 2), np.float32)}), 4, samples=10)
+    assert not caplog.records
+    Batches(source, 4, samples=20)
+    assert "the first 20 samples are of 2 of 4 classes; shuffled ones (--order shuffled) are of more" in caplog.text

@@ -366,7 +366,7 @@ def test_the_format_to_write_is_the_one_named_or_that_of_the_file_name(
 @pytest.mark.parametrize(
     ("path", "format", "message"),
     [
-        ("x.json", None, "its name does not say in which format; choose of tensorrt, "),
+        ("x.json", None, r"its name does not say in which format; name one \(--to\) of tensorrt, "),
         ("x.onnx", None, "trtcal qdq"),
         ("x.cache", "qdq", "trtcal qdq"),
         ("x.cache", "trt", "unknown format 'trt'"),

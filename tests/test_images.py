@@ -171,7 +171,7 @@ def test_sub_folders_are_classes(tmp_path: Path) -> None:
         "dog/deep/3.png": 2,
     }
     assert Batches(source, 2).labels == (1, 2, 2)
-    assert source.describe() == f"3 pictures of 2 classes in {tmp_path}"
+    assert source.describe() == f"3 pictures of 2 classes (1 cat, 2 dog) in {tmp_path}"
 
 
 def test_without_sub_folders_there_are_no_labels(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_sweep import GRID, STATS, X, stats_of
 
-from trtcal import judge
+from trtcal import demo, judge
+from trtcal.emulation import RULES
 from trtcal.recommend import enough_samples, find_outliers, recommend
 from trtcal.sweep import Judgement, Sweep, Trial, arrangements, sweep
 
@@ -27,6 +28,7 @@ def judged(grade: Grade, samples: int = 400) -> Sweep:
 def test_the_smallest_batch_size_that_cannot_be_told_from_the_best_is_recommended() -> None:
     advice = recommend(judged(lambda t: {1: 0.5, 4: 0.8, 24: 0.8}[t.arrangement.batch_size]), STATS)
     assert advice.batch_size == 4
+    assert advice.options == ("--method", "entropy", "--batch-size", "4")
     assert not advice.order_matters
     assert any("Batches of 4 give 80.00% accuracy; worse are batches of 1 (-30" in text for text in advice.evidence)
 
@@ -54,10 +56,40 @@ def test_largest_first_that_repairs_small_batches_is_said() -> None:
 def test_a_better_method_leads() -> None:
     advice = recommend(judged(lambda t: 0.9 if t.method == "mse" else 0.7), STATS)
     assert advice.headline.startswith("Take mse: +20.00%")
+    assert advice.options == ("--method", "mse")
     advice = recommend(
         judged(lambda t: 0.9 if t.method == "entropy" and t.arrangement.growth == "power-of-two" else 0.7), STATS
     )
     assert advice.headline.startswith("Take the batch-invariant histogram: +20.00%")
+    assert advice.options == ("--method", "entropy", "--growth", "power-of-two")
+
+
+def test_a_smaller_batch_than_the_best_is_enough_where_chance_may_have_decided() -> None:
+    rng = np.random.default_rng(1)
+    noise = {size: rng.random(40) < 0.8 - 0.001 * (size == 1) for size in (1, 4, 24)}
+
+    def luck(t: Trial) -> Judgement:
+        return Judgement(noise[t.arrangement.batch_size].astype(float))
+
+    best = max(noise, key=lambda size: noise[size].mean())
+    assert best != 1
+    advice = recommend(replace(PLAIN, trials=tuple(replace(t, judgement=luck(t)) for t in PLAIN.trials)), STATS)
+    assert advice.batch_size == 1
+    assert advice.headline.startswith(
+        f"With entropy, batches of 1 are enough ({best} did best, by no more than chance may do); "
+    )
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_the_options_are_those_of_trtcal_calibrate(size: int, run: Callable[..., tuple[int, str, str]]) -> None:
+    graded = [judged(lambda t: 0.9 if t.method == "percentile:99.9" else 0.7)]
+    graded.append(judged(lambda t: 0.9 if RULES[t.arrangement.growth].invariant else 0.7))
+    graded.append(judged(lambda t: 0.9 if t.arrangement.batch_size >= size else 0.7))
+    for result in graded:
+        options = recommend(result, STATS).options
+        assert options
+        code, _, err = run("calibrate", demo.model_path(), "--data", "gone.npy", *options, "-o", "m.cache")
+        assert (code, "gone.npy: no such file" in err) == (2, True), (options, err)
 
 
 def test_a_difference_within_the_noise_is_none() -> None:

@@ -137,7 +137,7 @@ def test_pictures_behind_a_url_are_those_of_the_folder(url: str, here: Path) -> 
         assert np.array_equal(one["image"], two["image"])
     assert Batches(source, 2).labels == (0, 0, 1)
     assert source.key() == local.key()
-    assert source.describe() == f"3 pictures of 2 classes in {url}/photos"
+    assert source.describe() == f"3 pictures of 2 classes (0 cat, 1 dog) in {url}/photos"
 
 
 @pytest.mark.parametrize("where", ["arrays", "arrays/a.npz"])

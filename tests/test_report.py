@@ -365,6 +365,8 @@ def test_the_page_opens_without_a_complaint_and_asks_for_nothing(
     assert len(page.requests()) == 1  # itself
     assert page.requests()[0].startswith("file:")
     assert text(page, "h1") == content["recommendation"]["headline"]
+    options = content["recommendation"]["options"]
+    assert text(page, ".next code") == f"trtcal calibrate m.onnx --data … {' '.join(options)} -o model.cache"
     assert "flat" in text(page, ".tile.good")
     assert len(texts(page, ".evidence li")) == len(content["recommendation"]["evidence"])
     assert texts(page, ".notes li") == content["notes"] != []

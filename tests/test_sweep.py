@@ -9,6 +9,7 @@ from test_emulation import samples
 from trtcal.collector import collect
 from trtcal.data import Batch
 from trtcal.emulation import groups
+from trtcal.errors import StatsError
 from trtcal.stats import ActivationStats
 from trtcal.sweep import (
     METHODS,
@@ -150,3 +151,9 @@ def test_the_bins_kept_are_those_of_the_search() -> None:
 
     made = replay(STATS.tensors["x"], np.arange(24), 4)
     assert sweep(STATS, GRID).measures[Arrangement(4, "given", None)].m[0] == entropy_bin(made.histogram.counts)
+
+
+def test_statistics_without_a_range_are_refused() -> None:
+    masks = collect(lambda batch: {"mask": batch["x"] - np.float32(np.inf)}, [{"x": X}])
+    with pytest.raises(StatsError, match="none of the 1 tensors has a finite range"):
+        sweep(masks, GRID)

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from models import conv_model, images, save
+from models import conv_model, images, make_model, save
+from onnx import TensorProto, helper
 
 from trtcal import collector
+from trtcal.cachefile import calibrate_to_file
 from trtcal.calibration import calibrate, open_graph
 from trtcal.cpujudge import CpuJudge
 from trtcal.data import Batches
-from trtcal.errors import OutputError
+from trtcal.errors import ModelError, OutputError
 from trtcal.sources import ArraySource
 from trtcal.stats import ActivationStats
 from trtcal.sweep import ORDERS, Arrangement, Judgement
@@ -45,15 +49,20 @@ def test_a_sweep_leaves_its_files_and_they_say_what_it_returns(model: Path, tmp_
     assert ActivationStats.load(run.folder / "stats.npz").samples == run.sweep.samples
 
 
-def test_exact_trials_are_bit_equal_to_calibrating_each_by_itself(model: Path, tmp_path: Path) -> None:
-    run = run_sweep(model, batches(), tmp_path / "s", exact=True, methods=("entropy", "minmax"), **SMALL)  # type: ignore[arg-type]
+@pytest.mark.parametrize("partial", ["pad", "wrap", "drop"])
+def test_exact_trials_are_bit_equal_to_calibrating_each_by_itself(model: Path, tmp_path: Path, partial: str) -> None:
+    def arranged(size: int, **order: Any) -> Batches:
+        return Batches(ArraySource({"image": images(12)}), size, partial=partial, **order)  # type: ignore[arg-type]
+
+    grid = {"batch_sizes": (1, 5, 8), "seeds": 2, "methods": ("entropy", "minmax")}
+    run = run_sweep(model, arranged(3), tmp_path / "s", exact=True, **grid)  # type: ignore[arg-type]
     stats = ActivationStats.load(run.folder / "stats.npz")
     for trial in run.sweep.trials:
-        order = ORDERS[trial.arrangement.order](stats, trial.arrangement.seed or 0)
-        source = ArraySource({"image": images(12)})
-        alone = calibrate(model, Batches(source, trial.arrangement.batch_size, order=order.tolist()), trial.method)
-        for name, amax in zip(run.sweep.tensors, trial.amax, strict=True):
-            assert amax / np.float32(127) == alone.cache.scales[name]
+        size, name, seed, growth = astuple(trial.arrangement)
+        order = ORDERS[name](stats, seed or 0).tolist()
+        alone = calibrate(model, arranged(size, order=order), trial.method, growth=growth).cache
+        for tensor, amax in zip(run.sweep.tensors, trial.amax, strict=True):
+            assert amax / np.float32(127) == alone.scales[tensor], (trial.arrangement, trial.method, tensor)
 
 
 def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_files(
@@ -116,6 +125,30 @@ def test_a_metric_that_is_nan_is_a_row_and_not_a_crash(model: Path, tmp_path: Pa
     assert (tmp_path / "s" / "trials.csv").exists()
 
 
+def test_a_calibration_takes_up_the_statistics_of_a_sweep(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sweep(model, batches(), tmp_path / "s", **SMALL)
+    plain = calibrate_to_file(model, batches(), tmp_path / "plain.cache", "mse")
+    before = (tmp_path / "s" / "stats.npz").read_bytes()
+    monkeypatch.setattr("trtcal.cachefile.run_pass", None)  # the model is not run again
+    made = calibrate_to_file(model, batches(), tmp_path / "m.cache", "mse", stats=tmp_path / "s" / "stats.npz")
+    assert made.cache == plain.cache
+    assert (tmp_path / "s" / "stats.npz").read_bytes() == before
+
+
+def test_on_which_samples_it_is_judged_is_said(model: Path, tmp_path: Path) -> None:
+    few: dict[str, Any] = {"batch_sizes": (3,), "orders": ("given",), "methods": ("minmax",)}
+    mine, others = batches(), batches(8)
+    judge = CpuJudge(open_graph(model), mine)
+    same = run_sweep(model, mine, tmp_path / "a", judge=judge, judged_on=Batches(mine.source, 4, samples=5), **few)
+    assert same.sweep.notes[0].startswith("Judged on 5 of the samples that calibrate")
+    other = run_sweep(model, mine, tmp_path / "b", judge=judge, judged_on=others, **few)
+    assert other.sweep.notes[0] == "Judged on 8 samples of 8 samples in memory."
+    plain = run_sweep(model, mine, tmp_path / "c", judged_on=others, **few)
+    assert not any("Judged" in note for note in plain.sweep.notes)
+
+
 def test_a_folder_that_cannot_be_used_is_named(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="file: cannot be used as a folder"):
@@ -135,3 +168,32 @@ def test_the_given_order_of_another_arrangement_is_where_the_replay_is_checked(m
     assert run.sweep.off is not None
     assert run.sweep.off.max() < 0.2
     assert Arrangement(3, "given", None) in run.sweep.measures
+
+
+@pytest.mark.parametrize("names", [(), ("report.html",), ("stats.npz",)])
+@pytest.mark.parametrize("content", [b'{"editor.tabSize": 4}', b'{"format": "another"}', b"[]", b"no JSON"])
+def test_settings_of_something_else_are_neither_replaced_nor_believed(
+    model: Path, tmp_path: Path, names: tuple[str, ...], content: bytes
+) -> None:
+    mine = dict.fromkeys(names, b"mine") | {"settings.json": content}
+    (tmp_path / "s").mkdir()
+    for name, data in mine.items():
+        (tmp_path / "s" / name).write_bytes(data)
+    for options in ({}, {"resume": True}, {"force": True}):
+        with pytest.raises(OutputError, match=r"settings\.json: exists and is no record of a sweep's settings"):
+            run_sweep(model, batches(), tmp_path / "s", **SMALL, **options)  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == mine
+
+
+def test_a_model_whose_tensors_have_no_ranges_is_named(tmp_path: Path) -> None:
+    shape = [helper.make_node("Shape", ["ids"], ["y"])]
+    mask = [helper.make_node("Equal", ["ids", "zero"], ["b"]), helper.make_node("Where", ["b", "inf", "zero.f"], ["y"])]
+    values = {"zero": np.array(0, np.int64), "inf": np.array(-np.inf, np.float32), "zero.f": np.array(0, np.float32)}
+    data = Batches(ArraySource({"ids": np.zeros((12, 4), np.int64)}), 3)
+    for nodes, constants, number in ((shape, {}, 0), (mask, values, 1)):
+        made = make_model(nodes, {"ids": ["N", 4]}, ["y"], constants, dtypes={"ids": TensorProto.INT64})
+        path = save(made, tmp_path / "none.onnx")
+        assert len(calibrate(path, data).stats.tensors) == number
+        for exact in (False, True):
+            with pytest.raises(ModelError, match=rf"none\.onnx: none of its {number} float tensors has a finite range"):
+                run_sweep(path, data, tmp_path / "s", force=True, exact=exact, **SMALL)  # type: ignore[arg-type]

@@ -276,7 +276,7 @@ def test_a_method_is_found_by_its_name(spec: str) -> None:
 def test_a_method_has_one_way_to_be_written() -> None:
     specs = ["percentile", "percentile:99.99", "percentile:99.990", "percentile:9.999e1"]
     assert {canonical(spec) for spec in specs} == {"percentile:99.99"}
-    for spec in ("entropy", "minmax", "mse", "percentile:100", "percentile:0.5"):
+    for spec in ("entropy", "minmax", "mse", "percentile:100", "percentile:50"):
         assert canonical(spec) == spec
 
 
@@ -294,3 +294,9 @@ def test_many_histograms_are_searched_as_each_by_itself() -> None:
     counts = np.array([np.zeros(2048), rng.integers(0, 9, 2048), rng.geometric(0.3, 2048) // 3, np.arange(2048) < 700])
     assert entropy_bins(counts) == [entropy_bin(row) for row in counts]
     assert entropy_bins(counts)[0] is None
+
+
+@pytest.mark.parametrize(("q", "meant"), [("0.999", "99.9"), ("0.9999", "99.99"), ("1", "100"), ("1.0", "100")])
+def test_a_percentile_that_was_meant_as_a_share_is_refused(q: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"percentile:{q} counts in percent .* did you mean percentile:{meant}\?"):
+        method(f"percentile:{q}")

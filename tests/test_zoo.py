@@ -14,6 +14,8 @@ from models import conv_model, images, save
 
 from trtcal import zoopage
 from trtcal.errors import OutputError
+from trtcal.outputs import only_writer
+from trtcal.runners import OrtRunner
 from trtcal.zoo import Row, run_zoo
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,30 @@ def test_what_is_finished_is_kept_until_something_changes(models: Path, tmp_path
     assert reused(rows[1:], force=True) == [False]
     np.savez(models / "d.npz", image=images(12, seed=5), labels=np.arange(12) % 5)
     assert reused(rows) == [False, False]
+
+
+@pytest.mark.parametrize("where", ["in the data", "in a file", "in the data to judge by"])
+def test_other_labels_are_other_scores(models: Path, tmp_path: Path, where: str) -> None:
+    more: dict[str, Any] = {"in a file": {"labels": str(models / "l.csv")}, "in the data": {}}.get(
+        where, {"eval_data": str(models / "e.npz")}
+    )
+    with OrtRunner(conv_model()) as fp32:
+        right = fp32({"image": images(12)})["logits"].argmax(axis=1)
+
+    def scores(labels: np.ndarray) -> tuple[bool, float, float]:
+        write(models / "l.csv", "".join(f"{row:02},{label}\n" for row, label in enumerate(labels)))
+        np.savez(models / ("e.npz" if "judge" in where else "d.npz"), image=images(12), labels=labels)
+        (outcome,) = run_zoo([row(models, "a", batch_sizes=(4,), **more)], tmp_path / "out")
+        assert outcome.error is None
+        found = outcome.result["evaluation"]["reference_scores"]["top1"]["value"]
+        with open(tmp_path / "out/a/sweep/trials.csv", newline="") as file:
+            swept = [float(line["accuracy"]) for line in csv.DictReader(file)]
+        return outcome.reused, found, max(swept)
+
+    assert scores(right)[:2] == (False, 1)
+    assert scores(right)[:2] == (True, 1)
+    assert scores((right + 1) % 5)[:2] == (False, 0)
+    assert scores((right + 1) % 5)[2] < 1
 
 
 def test_what_the_page_links_to_is_made_again_where_it_is_gone(models: Path, tmp_path: Path) -> None:
@@ -170,6 +196,23 @@ def test_what_somebody_else_left_in_the_folder_is_not_replaced(models: Path, tmp
     (outcome,) = run_zoo([row(models, "a")], folder)
     assert outcome.error is not None
     assert "row.json: exists and is no outcome" in outcome.error
+
+
+def test_of_two_zoos_in_one_folder_the_second_says_so(models: Path, tmp_path: Path) -> None:
+    rows = [row(models, "a", batch_sizes=())]
+    refused: list[str] = []
+
+    def second(*_: Any) -> None:
+        with pytest.raises(OutputError, match=r"zoo\.json: another run is writing it"):
+            run_zoo([row(models, "b", batch_sizes=())], tmp_path / "out")
+        refused.append("b")
+
+    run_zoo(rows, tmp_path / "out", progress=second)
+    assert refused == ["b"]
+    assert [model["name"] for model in json.loads((tmp_path / "out/zoo.json").read_bytes())["models"]] == ["a"]
+    assert not list((tmp_path / "out").glob(".*"))
+    with only_writer(tmp_path / "out/zoo.json"), pytest.raises(OutputError, match="another run"):
+        run_zoo(rows, tmp_path / "out")
 
 
 class Texts(HTMLParser):

@@ -166,10 +166,13 @@ class Batches:
             self._order = _ordered(source, order, seed)[:samples]
             if samples is not None and samples > len(self._order):
                 logger.warning("%d samples asked for, %d there", samples, len(self._order))
+            elif samples is not None and self.order in ("given", "sorted"):
+                _warn_of_few_classes(source, self._order)
             _refuse_partial(source, len(self._order), batch_size, partial)
-        elif order != "given":
+        elif self.order != "given":
+            wanted = "taken by sample numbers" if self.order == "explicit" else self.order
             raise DataError(
-                f"{source.describe()}: a stream comes in its own order and cannot be {order}; "
+                f"{source.describe()}: a stream comes in its own order and cannot be {wanted}; "
                 "order it where it is made, or save its samples as .npz files"
             )
 
@@ -354,6 +357,17 @@ class _Counted(Iterator[T]):
         item = next(self.items)
         self.count += 1
         return item
+
+
+def _warn_of_few_classes(source: Samples, chosen: Sequence[int]) -> None:
+    """Sorted by class, the first samples of a set are of its first classes alone."""
+    every = {source.label(index) for index in range(len(source))} - {None}
+    some = {source.label(index) for index in chosen} - {None}
+    if some and 2 * len(some) <= min(len(every), len(chosen)):
+        logger.warning(
+            "the first %d samples are of %d of %d classes; shuffled ones (--order shuffled) are of more",
+            *(len(chosen), len(some), len(every)),
+        )
 
 
 def _ordered(source: Samples, order: Order | Sequence[int], seed: int) -> list[int]:

@@ -20,6 +20,7 @@ from trtcal.spec import InputSpec
 
 _READERS = 16  # files read at once for their digests
 _MANY = 1024  # of them wait at once
+SHOWN = 10  # classes that are named to people
 
 
 class ImageFolder:
@@ -57,9 +58,13 @@ class ImageFolder:
                 f"{path}: input {input_name!r} takes {self._input.dtype}, the preset makes fractions of "
                 "pixels; use one that leaves them whole, such as 'raw'"
             )
-        self._labels = _folder_labels(self._folder, self._names)
+        self._classes = _classes(self._folder, self._names) if labels is None else []
+        self._labels: list[int] | None = None
         if labels is not None:
             self._labels = _csv_labels(labels, self._names)
+        elif self._classes:
+            numbers = {name: number for number, name in enumerate(self._classes)}
+            self._labels = [numbers[name.split("/", 1)[0]] for name in self._names]
 
     def __len__(self) -> int:
         return len(self._names)
@@ -92,7 +97,11 @@ class ImageFolder:
 
     def describe(self) -> str:
         """Nothing -> one line for people."""
-        classes = "" if self._labels is None else f" of {len(set(self._labels))} classes"
+        there = sorted(set(self._labels or ()))
+        classes = f" of {len(there)} classes" if there else ""
+        if self._classes:
+            numbered = [f"{number} {self._classes[number]}" for number in there]
+            classes += f" ({', '.join(numbered if len(numbered) <= SHOWN else [*numbered[:SHOWN], '...'])})"
         return f"{len(self)} pictures{classes} in {self._folder}"
 
     def _digests(self, names: Sequence[str]) -> Iterator[str]:
@@ -112,13 +121,12 @@ def pictures(folder: LocalFolder | Remote, files: Sequence[str]) -> list[str]:
     return [name for name in files if is_image(folder.where(name))]
 
 
-def _folder_labels(folder: LocalFolder | Remote, names: Sequence[str]) -> list[int] | None:
+def _classes(folder: LocalFolder | Remote, names: Sequence[str]) -> list[str]:
+    """The classes in the order of their numbers; none where some picture lies outside of all sub-folders."""
     if not all("/" in name for name in names):
-        return None
+        return []
     # Folders that are empty here count, so that a part of a data set keeps the numbers of the whole.
-    classes = folder.folders() if isinstance(folder, LocalFolder) else sorted({name.split("/", 1)[0] for name in names})
-    numbers = {name: number for number, name in enumerate(classes)}
-    return [numbers[name.split("/", 1)[0]] for name in names]
+    return folder.folders() if isinstance(folder, LocalFolder) else sorted({name.split("/", 1)[0] for name in names})
 
 
 def _csv_labels(path: str | os.PathLike[str], names: Sequence[str]) -> list[int]:

@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 
 from trtcal.accuracy import bootstrap
+from trtcal.emulation import RULES
+from trtcal.growth import GROWTH, double
 from trtcal.metrics import METRICS
 from trtcal.stats import ActivationStats
 from trtcal.sweep import Sweep, Trial, usable
 
 STILL = 0.01  # a relative change of a threshold below this is none
+OUTLIER = 1.5  # times the largest |x| of every other sample make one an outlier,
+OUTLIERS = 12  # of which at most so many are named
+CONFIDENCE = 0.95
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Recommendation:
 
     ``batch_size`` is the smallest whose result cannot be told from the best; None where the sweep cannot say.
     ``order_matters`` and ``control_flat`` are what the sentences say of the order arm and the MinMax arm, None
-    where those were not run.
+    where those were not run. ``options`` are those of ``trtcal calibrate`` that do what the headline says.
     """
 
     headline: str
@@ -41,6 +47,7 @@ class Recommendation:
     control_flat: bool | None
     evidence: tuple[str, ...]
     outliers: tuple[Outlier, ...]
+    options: tuple[str, ...] = ()
 
 
 def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
@@ -50,7 +57,11 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
     thresholds move. Intervals are of 95% and hold both chances at once, that of the samples and that of the
     arrangements: both are resampled. What they do not exclude is no difference.
     """
-    entropy = [trial for trial in sweep.trials if trial.method == "entropy" and trial.arrangement.growth == "double"]
+    entropy = [
+        trial
+        for trial in sweep.trials
+        if trial.method == "entropy" and RULES[trial.arrangement.growth].grow is double  # TensorRT's own rule
+    ]
     flat = control_is_flat(sweep)
     evidence = [_CONTROL[flat]]
     failed = sum(trial.error is not None for trial in sweep.trials)
@@ -61,19 +72,27 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
         headline = "Without trials of entropy under TensorRT's growth rule the sweep cannot say what batches do to it."
         return Recommendation(headline, None, None, flat, tuple(evidence), outliers)
     kind = _kind(sweep, entropy)
-    other = None
+    other: str | None = None
+    options: tuple[str, ...] = ()
+    size: int | None
+    best: int | None
     if kind is not None:
-        size, matters, sentences = _by_values(entropy, kind)
-        other = _other_methods(sweep, entropy, size, kind)
+        size, best, matters, sentences = _by_values(entropy, kind)
+        other, options = _other_methods(sweep, entropy, size, kind)
     else:
         size, matters, sentences = _by_thresholds(sweep, entropy)
+        best = size
     evidence += sentences
+    if size is not None and other is None:
+        options = "--method", "entropy", "--batch-size", str(size)
     if size is None:
         headline = "No batch size keeps the thresholds near the batch-invariant ones"
     elif kind is None:
         headline = f"From batches of {size} on half of the thresholds stay within 1% of the batch-invariant ones"
-    else:
+    elif size == best:
         headline = f"{'With entropy, take' if other else 'Calibrate entropy with'} batches of {size}"
+    else:
+        headline = f"With entropy, batches of {size} are enough ({best} did best, by no more than chance may do)"
     headline += f"; {_ORDER[matters]}."
     if other is not None:
         headline = f"{other} {headline}"
@@ -83,7 +102,7 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
             f"Drop sample {worst.sample} and the range of {worst.tensor} shrinks {worst.factor:.1f}x; "
             f"it sets the range of {worst.tensors} tensor{'s' if worst.tensors > 1 else ''}."
         )
-    return Recommendation(headline, size, matters, flat, tuple(evidence), outliers)
+    return Recommendation(headline, size, matters, flat, tuple(evidence), outliers, options)
 
 
 _CONTROL = {
@@ -167,17 +186,17 @@ def _kind(sweep: Sweep, entropy: Sequence[Trial]) -> _Kind | None:
     return None
 
 
-def find_outliers(stats: ActivationStats, least: float = 1.5, most: int = 12) -> tuple[Outlier, ...]:
-    """Samples whose largest |x| in some tensor is ``least`` times that of every other sample, widest first."""
+def find_outliers(stats: ActivationStats) -> tuple[Outlier, ...]:
+    """Up to 12 samples whose largest |x| in some tensor is 1.5 times that of every other sample, widest first."""
     if len(stats.samples) < 2:
         return ()
     found: dict[int, list[tuple[float, str]]] = {}
     for name, tensor in usable(stats).items():
         second, first = np.sort(tensor.sample_amax)[-2:]
-        if second > 0 and first / second >= least:
+        if second > 0 and first / second >= OUTLIER:
             found.setdefault(int(np.argmax(tensor.sample_amax)), []).append((float(first / second), name))
     outliers = [Outlier(stats.samples[sample], max(rows)[1], max(rows)[0], len(rows)) for sample, rows in found.items()]
-    return tuple(sorted(outliers, key=lambda outlier: -outlier.factor)[:most])
+    return tuple(sorted(outliers, key=lambda outlier: -outlier.factor)[:OUTLIERS])
 
 
 def _matrix(trials: Sequence[Trial], kind: _Kind) -> np.ndarray:
@@ -185,9 +204,7 @@ def _matrix(trials: Sequence[Trial], kind: _Kind) -> np.ndarray:
     return np.array([values for trial in trials if (values := kind.of(trial)) is not None])
 
 
-def _paired(
-    one: np.ndarray, two: np.ndarray, *, confidence: float = 0.95, resamples: int = 1000
-) -> tuple[float, float]:
+def _paired(one: np.ndarray, two: np.ndarray) -> tuple[float, float]:
     """Two sets of trials on the same samples -> interval of the difference of their means.
 
     Trials of each set and samples are resampled: what one lucky arrangement does is not taken for what its batch
@@ -195,12 +212,12 @@ def _paired(
     """
     rng = np.random.default_rng(0)
     samples = one.shape[1]
-    differences = np.empty(resamples)
-    for i in range(resamples):
+    differences = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
         first = one[rng.integers(len(one), size=len(one))].mean(axis=0)
         second = two[rng.integers(len(two), size=len(two))].mean(axis=0)
         differences[i] = (first - second)[rng.integers(samples, size=samples)].mean()
-    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(differences, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
@@ -211,7 +228,8 @@ def _usual(entropy: Sequence[Trial], size: int, kind: _Kind) -> np.ndarray:
     return _matrix(usual, kind) if len(_matrix(usual, kind)) else _matrix(at, kind)
 
 
-def _by_values(entropy: Sequence[Trial], kind: _Kind) -> tuple[int | None, bool | None, list[str]]:
+def _by_values(entropy: Sequence[Trial], kind: _Kind) -> tuple[int, int, bool | None, list[str]]:
+    """The smallest batch size as good as the best, the best, whether order matters, and sentences."""
     judged = [trial for trial in entropy if kind.of(trial) is not None]
     sizes = sorted({trial.arrangement.batch_size for trial in judged})
     values = {size: _usual(judged, size, kind) for size in sizes}
@@ -250,7 +268,7 @@ def _by_values(entropy: Sequence[Trial], kind: _Kind) -> tuple[int | None, bool 
             f"Putting the largest samples first {verdict} batches of {least} "
             f"({kind.show(float(first.mean() - values[least].mean()), True)}, {kind.interval(low, high)})."
         )
-    return chosen, matters, sentences
+    return chosen, best, matters, sentences
 
 
 def _order_effect(entropy: Sequence[Trial], sizes: Sequence[int], kind: _Kind) -> tuple[bool | None, list[str]]:
@@ -305,15 +323,15 @@ def _by_thresholds(sweep: Sweep, entropy: Sequence[Trial]) -> tuple[int | None, 
     return chosen, matters, sentences
 
 
-def _other_methods(sweep: Sweep, entropy: Sequence[Trial], size: int | None, kind: _Kind) -> str | None:
-    """The best that does not depend on batches at all, where it beats entropy at its batch size."""
-    if size is None:
-        return None
+def _other_methods(
+    sweep: Sweep, entropy: Sequence[Trial], size: int, kind: _Kind
+) -> tuple[str | None, tuple[str, ...]]:
+    """The best that does not depend on batches at all, where it beats entropy at its batch size, and its options."""
     base = _usual([trial for trial in entropy if kind.of(trial) is not None], size, kind)
-    best: tuple[float, str] | None = None
+    best: tuple[float, str, tuple[str, ...]] | None = None
     seen: set[str] = set()
     for trial in sweep.trials:
-        invariant = trial.method != "entropy" or trial.arrangement.growth in ("power-of-two", "exact")
+        invariant = trial.method != "entropy" or RULES[trial.arrangement.growth].invariant
         values = kind.of(trial)
         if not invariant or values is None or trial.method in seen:
             continue
@@ -322,5 +340,8 @@ def _other_methods(sweep: Sweep, entropy: Sequence[Trial], size: int | None, kin
         if low > 0 and (best is None or values.mean() > best[0]):
             name = "the batch-invariant histogram" if trial.method == "entropy" else trial.method
             gain = f"{kind.show(float(values.mean() - base.mean()), True)} ({kind.interval(low, high)})"
-            best = float(values.mean()), f"Take {name}: {gain} against entropy, whatever the batches."
-    return best[1] if best else None
+            how = trial.arrangement.growth if trial.method == "entropy" else "double"
+            options = ("--method", trial.method, *(("--growth", how) if how != "double" else ()))
+            sentence = f"Take {name}: {gain} against entropy, whatever the batches."
+            best = float(values.mean()), sentence, options if how in GROWTH else ()
+    return best[1:] if best else (None, ())

@@ -6,19 +6,20 @@ Knows neither ONNX Runtime nor TensorRT: how a set of ranges performs is asked l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from trtcal.emulation import RULES, Paths, Shape, groups, lowered, paths, read_off
+from trtcal.errors import StatsError
 from trtcal.measuring import Measured, in_threads, measured, thresholds
 from trtcal.stats import ActivationStats, TensorStats
 from trtcal.thresholds import entropy
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 METHODS = ("entropy", "minmax", "percentile:99.9", "percentile:99.99", "percentile:99.999", "mse")
+GROWTHS = ("double", "power-of-two")
 SEEDS = 5
-INVARIANT = ("power-of-two", "exact")  # growth rules that no batch size and no order changes
 
 
 @dataclass(frozen=True, order=True)
@@ -196,9 +197,11 @@ def sweep(
     ``shapes`` are the exact counts of a second pass (:mod:`trtcal.exact`) by tensor. Without them,
     ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. ``known`` are
     batch-invariant thresholds that need not be found again, by method. ``workers`` tensors are measured at once; they
-    change nothing but the time. ValueError for an unknown method.
+    change nothing but the time. ValueError for an unknown method; StatsError where no tensor has a range.
     """
     tensors = usable(stats)
+    if not tensors:
+        raise StatsError(f"none of the {len(stats.tensors)} tensors has a finite range, so there is nothing to sweep")
     fine = [tensor.histogram for tensor in tensors.values()]
     by_method = dict(known or {})
     by_method |= thresholds(fine, [name for name in {*methods, "entropy"} if name not in by_method], workers)
@@ -236,7 +239,7 @@ def sweep(
 
 
 def _paths(stats: ActivationStats, tensors: Mapping[str, TensorStats], arrangement: Arrangement, partial: str) -> Paths:
-    return paths(
+    made = paths(
         np.array([tensor.sample_amax for tensor in tensors.values()]).reshape(len(tensors), -1),
         np.array([tensor.sample_peaks for tensor in tensors.values()]).reshape(len(tensors), -1),
         ORDERS[arrangement.order](stats, arrangement.seed or 0),
@@ -244,6 +247,9 @@ def _paths(stats: ActivationStats, tensors: Mapping[str, TensorStats], arrangeme
         arrangement.growth,
         partial=partial,
     )
+    if RULES[arrangement.growth].invariant:  # which counts no padding in a pass either
+        made = replace(made, rows=np.unique(made.rows))
+    return made
 
 
 def _measured(

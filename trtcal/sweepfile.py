@@ -32,10 +32,11 @@ import numpy as np
 
 from trtcal.accuracy import bootstrap
 from trtcal.atomic import write_bytes
+from trtcal.emulation import RULES
 from trtcal.errors import StatsError
 from trtcal.recommend import Recommendation
 from trtcal.stats import ActivationStats
-from trtcal.sweep import INVARIANT, Arrangement, Judgement, Measures, Sweep, usable
+from trtcal.sweep import Arrangement, Judgement, Measures, Sweep, usable
 from trtcal.terminal import cell
 
 FORMAT = "trtcal-sweep-1"
@@ -67,7 +68,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                 "doublings_max": float(measures.doublings.max(initial=0)),
                 "doublings_mean": float(measures.doublings.mean()) if measures.doublings.size else 0.0,
                 "fell_back": bool(measures.fell_back.any()),
-                "approximate": not sweep.exact and trial.method == "entropy" and arrangement.growth not in INVARIANT,
+                "approximate": not (sweep.exact or trial.method != "entropy" or RULES[arrangement.growth].invariant),
                 "error": trial.error,
             }
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from trtcal import report, sweepfile
 from trtcal.atomic import write_bytes
+from trtcal.cachefile import statistics_key
 from trtcal.calibration import FloatRunner, open_graph
 from trtcal.cluster import Cluster
 from trtcal.collector import Progress, load_checkpoint
@@ -22,18 +22,19 @@ from trtcal.contact_sheet import thumbnails
 from trtcal.data import Batches
 from trtcal.distributed import run_pass
 from trtcal.drift import Looks
-from trtcal.errors import OutputError
+from trtcal.emulation import RULES
+from trtcal.errors import ModelError, OutputError
 from trtcal.exact import ExactCounts, count_exactly
 from trtcal.graph import CalibrationGraph
 from trtcal.journal import Journal
 from trtcal.judge import Judge, judged, one_by_one
-from trtcal.outputs import only_writer
-from trtcal.provenance import installed_versions, model_sha256
+from trtcal.outputs import check_output, json_of, only_writer
+from trtcal.provenance import installed_versions
 from trtcal.recommend import Recommendation, enough_samples, recommend
 from trtcal.stats import ActivationStats
 from trtcal.sweep import (
     BATCH_SIZES,
-    INVARIANT,
+    GROWTHS,
     METHODS,
     ORDERS,
     SEEDS,
@@ -66,10 +67,11 @@ def run_sweep(
     orders: Sequence[str] = tuple(ORDERS),
     seeds: int = SEEDS,
     methods: Sequence[str] = METHODS,
-    growths: Sequence[str] = ("double",),
+    growths: Sequence[str] = GROWTHS,
     exact: bool = False,
     judge: Judge | None = None,
     judge_key: str = "",
+    judged_on: Batches | None = None,
     metric: str = "top1",
     resume: bool = False,
     force: bool = False,
@@ -80,12 +82,14 @@ def run_sweep(
     """ONNX file and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
 
     The order of ``batches`` is the sweep's ``given`` order; their batch size only decides against which
-    arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges
-    by, ``metric`` what its accuracy is (more is better). With ``resume``, statistics and judgements of an
-    interrupted run with the same settings are taken up. On a ``cluster``, the pass and the judgements are spread over
-    its nodes; the second pass of ``exact`` runs here. Raises OutputError where the folder cannot be used, holds
-    something else, or a sweep that neither ``resume`` goes on with nor ``force`` replaces, or one that is under way;
-    and what a calibration raises.
+    arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges by,
+    ``judged_on`` on which samples (said to people), ``metric`` what its accuracy is (more is better). With
+    ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. On a ``cluster``,
+    the pass and the judgements are spread over its nodes; the second pass of ``exact`` runs here.
+
+    Raises OutputError where the folder cannot be used, holds something else, or a sweep that neither ``resume`` goes
+    on with nor ``force`` replaces, or one that is under way; ModelError where no tensor has a range to compare; and
+    what a calibration raises.
     """
     folder = Path(folder)
     workers = workers or os.cpu_count() or 1
@@ -98,7 +102,7 @@ def run_sweep(
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used as a folder: {error.strerror}") from error
     with only_writer(folder / "settings.json"):
-        key = _key(graph, batches)
+        key = statistics_key(graph, batches)
         settings = {
             "model and samples": key,
             "batch sizes": list(batch_sizes),
@@ -112,6 +116,11 @@ def run_sweep(
         _take(folder, settings, resume, force)
         pass_ = _collected(graph, batches, folder, key, resume, workers, cluster, progress)
         stats = pass_.stats
+        if not usable(stats):
+            raise ModelError(
+                f"{graph.path}: none of its {len(stats.tensors)} float tensors has a finite range, and so nothing "
+                f"depends on the batch size; leave out the sweep: trtcal calibrate is enough"
+            )
         journal = Journal(folder / "judgements.jsonl", f"{key} {judge_key}", resume=resume)
         with ThreadPoolExecutor(1, thread_name_prefix="trtcal-write") as beside:  # compressing takes a while
             written = beside.submit(pass_.write)
@@ -141,7 +150,9 @@ def run_sweep(
                 spread=one_by_one if cluster is None else cluster.spread,
                 progress=lambda done, total: progress("judging", done, total),
             )
-        if result.off is not None and any(a.growth not in INVARIANT for a in grid):
+        if judge is not None and judged_on is not None:
+            result = replace(result, notes=(_judged_on(batches, judged_on), *result.notes))
+        if result.off is not None and not all(RULES[a.growth].invariant for a in grid):
             result = replace(result, notes=(*result.notes, _replayed(result.off)))
         advice = recommend(result, stats)
         enough = enough_samples(pass_.drift)
@@ -164,6 +175,15 @@ def run_sweep(
     return SweepRun(folder, result, advice)
 
 
+def _judged_on(batches: Batches, judged: Batches) -> str:
+    if judged.source is not batches.source:
+        return f"Judged on {judged.num_samples} samples of {judged.source.describe()}."
+    return (
+        f"Judged on {judged.num_samples} of the samples that calibrate, for want of others (--eval-data): on samples "
+        f"it has not seen INT8 may do worse."
+    )
+
+
 def _replayed(off: np.ndarray) -> str:
     far = int((off > 0.01).sum())
     return (
@@ -173,31 +193,34 @@ def _replayed(off: np.ndarray) -> str:
     )
 
 
+FORMAT = "trtcal-sweep-settings-1"
+SETTINGS = json_of("record of a sweep's settings", FORMAT)
 OURS = ("report.html", "trials.csv", "trials.json", "stats.npz", "drift.json", "judgements.jsonl", "stats.partial.npz")
 
 
 def _take(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) -> None:
     """Make sure that what is in the folder is ours to go on with or to replace; then it belongs to these settings."""
     path = folder / "settings.json"
+    check_output(path, SETTINGS)
     there = [name for name in OURS if (folder / name).exists()]
     try:
-        old: Any = json.loads(path.read_bytes()) if path.is_file() else None
-    except (ValueError, RecursionError):
-        old = None
+        old: Any = json.loads(path.read_bytes() or b"null") if path.exists() else None
     except OSError as error:
         raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
-    if there and not isinstance(old, dict):
+    if there and old is None:
         raise OutputError(f"{folder}: holds {there[0]}, which no sweep of trtcal left there; choose another folder")
     if there and not resume and not force:
-        raise OutputError(f"{folder}: holds a sweep already; resume it, replace it by force, or choose another folder")
+        raise OutputError(
+            f"{folder}: holds a sweep already; resume it (--resume), replace it (--force), or choose another folder"
+        )
     if there and resume and not force:
         changed = [name for name, value in settings.items() if old.get(name) != value]
         if changed:
             raise OutputError(
-                f"{folder}: holds a sweep with other settings ({', '.join(changed)}); replace it by force, or choose "
+                f"{folder}: holds a sweep with other settings ({', '.join(changed)}); replace it (--force), or choose "
                 f"another folder"
             )
-    write_bytes(path, json.dumps(dict(settings), indent=1).encode() + b"\n")
+    write_bytes(path, json.dumps({"format": FORMAT, **settings}, indent=1).encode() + b"\n")
     if force:  # now that there is room for at least that much
         for name in there:
             (folder / name).unlink()
@@ -274,20 +297,6 @@ def _exact_shapes(
             workers=workers,
             progress=_stage("counting exactly", batches.num_samples, progress),
         )
-
-
-def _key(graph: CalibrationGraph, batches: Batches) -> str:
-    """What statistics belong to."""
-    preprocess = getattr(batches.source, "preprocess", None)
-    parts = {
-        "model": model_sha256(graph.files),
-        "data": batches.key(),
-        "order": [batches.order, batches.seed],
-        "batch": [batches.batch_size, batches.partial],
-        "preprocess": None if preprocess is None else preprocess.to_dict(),
-        "versions": installed_versions(),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _stage(name: str, total: int, progress: Callable[[str, int, int], None]) -> Progress:

@@ -17,6 +17,7 @@ from trtcal.histogram import NUM_BINS, Histogram
 from trtcal.kernels import kernels, x_log_x
 
 NUM_LEVELS = 128  # magnitudes that int8 tells apart: 0..127
+FIRST_KEPT = 128  # bins that TensorRT's entropy keeps at least
 DEFAULT_PERCENTILE = 99.99
 TIE = 1e-12  # divergences that differ by less are equal, and the smaller threshold wins
 
@@ -112,7 +113,7 @@ def method(spec: str) -> ThresholdMethod:
 def canonical(spec: str) -> str:
     """A method as it may be written -> the one way to write it, ``percentile:99.99`` for ``percentile``.
 
-    ValueError names the choices.
+    ValueError names the choices; a percentile of at most 1 is taken for a share that was meant in percent, and refused.
     """
     name, colon, q = spec.partition(":")
     if name not in METHODS or (colon and name != "percentile"):
@@ -125,6 +126,11 @@ def canonical(spec: str) -> str:
         raise ValueError(f"percentile needs a number after the colon, got {q!r}") from None
     if not 0 < number <= 100:
         raise ValueError(f"percentile needs 0 < q <= 100, got {q}")
+    if number <= 1:
+        raise ValueError(
+            f"percentile:{q} counts in percent and would clip {100 - number:g}% of all values; "
+            f"did you mean percentile:{100 * number:.15g}?"
+        )
     return f"percentile:{number:.15g}"
 
 
@@ -133,8 +139,8 @@ def entropy_bin(counts: np.ndarray) -> int | None:
     return entropy_bins(np.asarray(counts)[None])[0]
 
 
-def entropy_bins(counts: np.ndarray, start: int = NUM_LEVELS) -> list[int | None]:
-    """Counts (histograms, num_bins) -> number m of bins kept, start <= m <= num_bins, of least divergence KL(P||Q).
+def entropy_bins(counts: np.ndarray) -> list[int | None]:
+    """Counts (histograms, num_bins) -> number m of bins kept, 128 <= m <= num_bins, of least divergence KL(P||Q).
 
     None for no counts.
 
@@ -147,7 +153,7 @@ def entropy_bins(counts: np.ndarray, start: int = NUM_LEVELS) -> list[int | None
     divergences, found = kernels().divergences, []
     for row in zip(h, _prefix(h), _prefix(h > 0), _prefix(x_log_x(h)), strict=True):
         empty = row[1][-1] == 0
-        found.append(None if empty else start + first_minimum(divergences(*row, start, NUM_LEVELS)))
+        found.append(None if empty else FIRST_KEPT + first_minimum(divergences(*row, FIRST_KEPT, NUM_LEVELS)))
     return found
 
 

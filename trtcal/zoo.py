@@ -19,11 +19,11 @@ from trtcal.cluster import Cluster
 from trtcal.cpujudge import CpuJudge
 from trtcal.data import Batches
 from trtcal.errors import DataError, OutputError
-from trtcal.evaluation import compare, labels_of, open_model
+from trtcal.evaluation import compare, judged_by, labels_of, open_model
 from trtcal.feeding import fix_shapes, image_preprocess
 from trtcal.metrics import metric as named
 from trtcal.modelfile import load_whole_model
-from trtcal.outputs import HTML, Kind, check_output, json_of
+from trtcal.outputs import HTML, Kind, check_output, json_of, only_writer
 from trtcal.provenance import installed_versions, model_sha256
 from trtcal.qdq import check_exclude
 from trtcal.remote import is_url, shown
@@ -67,7 +67,8 @@ def run_zoo(
 
     A row that fails is an outcome with its error and costs no other. One that was finished with the same model, data
     and settings is kept, and one that was interrupted goes on, unless ``force``. On a ``cluster``, rows run as tasks,
-    with ``folder`` under the same path on every node. OutputError where the folder holds something else.
+    with ``folder`` under the same path on every node. OutputError where the folder holds something else, or another run
+    is writing there.
     """
     folder = Path(folder)
     given = [getattr(row, name) for row in rows for name in PATHS]
@@ -88,13 +89,14 @@ def run_zoo(
         write_bytes(folder / "index.html", zoopage.page(content).encode())
 
     run = partial(run_row, folder=folder.resolve(), force=force, workers=workers)
-    ended = _here(run, rows) if cluster is None else cluster.spread(run, rows)
-    for done, (number, outcome) in enumerate(ended, 1):
-        if isinstance(outcome, BaseException):  # of Ray: the worker died
-            outcome = Outcome(rows[number], error=f"{type(outcome).__name__}: {outcome}")
-        outcomes[number] = outcome
-        save()
-        progress(rows[number].name, done, len(rows))
+    with only_writer(folder / "zoo.json"):
+        ended = _here(run, rows) if cluster is None else cluster.spread(run, rows)
+        for done, (number, outcome) in enumerate(ended, 1):
+            if isinstance(outcome, BaseException):  # of Ray: the worker died
+                outcome = Outcome(rows[number], error=f"{type(outcome).__name__}: {outcome}")
+            outcomes[number] = outcome
+            save()
+            progress(rows[number].name, done, len(rows))
     return outcomes
 
 
@@ -128,16 +130,14 @@ def _run_row(row: Row, folder: Path, force: bool, workers: int | None) -> Outcom
     metrics = {row.metric: named(row.metric)}
     # Of files what is in them counts, and not where they lie.
     parts: list[Any] = [{name: value for name, value in asdict(row).items() if name not in PATHS}]
-    parts += [model_sha256(graph.files), batches.key(), judged.key(), installed_versions()]
-    script = row.metric.rpartition(":")[0]  # of a metric in a file
-    parts += [_digest(path) for path in (row.labels, script) if path]
+    labels = labels_of(judged, None if pictures is not None else row.labels, metrics)
+    parts += [model_sha256(graph.files), batches.key(), judged_by(judged, labels, row.metric), installed_versions()]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     before = _read_record(record)
     same = before.get("key") == key and not force
     if same and "result" in before and _is_there(before["result"], folder.parent):
         return Outcome(row, before["result"], reused=True)
     write_bytes(record, json.dumps({"format": ROW_FORMAT, "key": key}).encode() + b"\n")
-    labels = labels_of(judged, None if pictures is not None else row.labels, metrics)
     made = calibrate_to_file(row.model, batches, folder / "model.cache", row.method, force=force, workers=workers)
     result: dict[str, Any] = {
         "cache": f"{row.name}/model.cache",
@@ -148,12 +148,12 @@ def _run_row(row: Row, folder: Path, force: bool, workers: int | None) -> Outcom
         "clipped": len(made.clipped),
     }
     if row.accuracy:
-        with open_model(row.model, judged)[0] as float_model:
-            int8, skipped = open_model(row.model, judged, scales=made.cache.scales, exclude=row.exclude)
-            with int8:
-                found = compare(int8, judged, reference=float_model, labels=labels, metrics=metrics)
+        with open_model(row.model, judged).runner as float_model:
+            int8 = open_model(row.model, judged, scales=made.cache.scales, exclude=row.exclude)
+            with int8.runner as runner:
+                found = compare(runner, judged, reference=float_model, labels=labels, metrics=metrics)
         result["evaluation"] = found.to_dict()
-        result["stay_float"] = len(skipped)
+        result["stay_float"] = len(int8.skipped)
     if row.batch_sizes:
         rule = metrics[row.metric] if labels is not None else None
         run = run_sweep(
@@ -168,6 +168,7 @@ def _run_row(row: Row, folder: Path, force: bool, workers: int | None) -> Outcom
             metric=row.metric,
             judge=CpuJudge(graph, judged, labels, rule, row.exclude) if row.accuracy else None,
             judge_key=key,
+            judged_on=judged,
             resume=same,
             force=not same and (folder / "sweep" / "settings.json").exists(),
             workers=workers,
@@ -204,13 +205,6 @@ def _is_there(result: Mapping[str, Any], folder: Path) -> bool:
     """Are the files still there that the page links to?"""
     files = [result["cache"]] + [sweep["report"] for sweep in [result.get("sweep")] if sweep is not None]
     return all((folder / name).is_file() for name in files)
-
-
-def _digest(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _is_table(path: Path) -> bool:

@@ -69,7 +69,13 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Calibrate even where the cache is up to date.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Calibrate even where the cache is up to date, and replace a cache or statistics of unknown origin.",
+        ),
+    ] = False,
     ray: OnRay = False,
     ray_address: RayAddress = None,
     ray_cpus: RayCpus = None,
@@ -144,15 +150,31 @@ def _summary(result: CacheFile) -> str:
         lines.append(f"{len(zero)} {verb} zero in every sample, with scale 0 as TensorRT has it: {', '.join(zero[:3])}")
     if result.hidden:
         lines.append(f"{result.hidden} tensors inside If, Loop or Scan cannot be seen and have no range")
+    lines += _pixels(result)
     if result.clipped:
         noun = "tensor is" if len(result.clipped) == 1 else "tensors are"
         lines.append(f"{len(result.clipped)} {noun} clipped by more than 1%, which may cost accuracy:")
         worst = sorted(result.clipped.items(), key=lambda item: -item[1])[:5]
         lines += [f"  {name}: {share:.1%}" for name, share in worst]
         lines += [f"  ... and {len(result.clipped) - 5} more (--json lists all)"] * (len(result.clipped) > 5)
+        lines += [
+            f"{name} is what the model is fed: trtcal contact-sheet shows whether it looks as it should"
+            for name in result.provenance.shapes
+            if name in result.clipped
+        ]
         if result.provenance.method == "entropy":
             lines.append("Entropy collapses on tensors that hold few different values; minmax and percentile do not.")
     return terminal.lines(lines)
+
+
+def _pixels(result: CacheFile) -> list[str]:
+    """A line for each input that may be pictures nobody normalised; presets do that, and arrays are fed as they are."""
+    return [
+        f"{name} reaches {result.cache.amax(name):.4g}: if these are pixels, most models want them normalised first"
+        for name, shape in result.provenance.shapes.items()
+        if not result.provenance.preprocess and len(shape) == 3 and {shape[0], shape[-1]} & {1, 3}
+        if name in result.cache.scales and 32 < result.cache.amax(name) < 300
+    ]
 
 
 def _as_json(result: CacheFile) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
 @takes_samples("order", "seed", "labels")
 def sweep(
     model: Model,
+    data: str,
     batches: Batches,
     labels: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Rows sample,label.")] = None,
     output: Annotated[
@@ -104,7 +106,7 @@ def sweep(
         tracking.require()
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
-    judge, judge_key = None, ""
+    judge, judge_key, judged = None, "", None
     if engine and (exclude or not accuracy):
         other = "--exclude, which engines built from ranges cannot follow" if exclude else "--no-accuracy"
         raise ValueError(f"--engine does not go with {other}; leave one of them out")
@@ -112,7 +114,9 @@ def sweep(
         raise ValueError("--engine builds and judges on this machine; leave out --ray")
     if accuracy:
         timings = output / "timing.cache" if engine else None
-        judge, judge_key = _judge(model, batches, labels, metric, eval_data, eval_samples, exclude or [], timings)
+        judge, judge_key, judged = _judge(
+            model, batches, labels, metric, eval_data, eval_samples, exclude or [], timings
+        )
     with on_ray(ray, ray_address, ray_cpus) as cluster, say.progress("sweeping", 1) as bar:
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -131,6 +135,7 @@ def sweep(
             exact=exact,
             judge=judge,
             judge_key=judge_key,
+            judged_on=judged,
             metric=metric,
             resume=resume,
             force=force,
@@ -163,10 +168,16 @@ def sweep(
             "order_matters": advice.order_matters,
             "control_flat": advice.control_flat,
             "evidence": list(advice.evidence),
+            "options": list(advice.options),
         }
         print_out(json.dumps(summary, indent=2))
         return
     say(terminal.lines([advice.headline, *(f"- {sentence}" for sentence in (*advice.evidence, *run.sweep.notes))]))
+    if advice.options:
+        # The statistics serve every method, but no other batch size and no other growth rule.
+        kept = () if {"--batch-size", "--growth"} & set(advice.options) else ("--stats", str(run.folder / "stats.npz"))
+        command = shlex.join(["trtcal", "calibrate", str(model), "--data", data, *advice.options, *kept])
+        say(terminal.line(f"next, with the options for data as they were here: {command} -o model.cache"))
     say(f"{run.folder}: report.html, trials.csv, trials.json, stats.npz")
     if all(trial.error is not None for trial in run.sweep.trials):
         say(f"every trial failed, the first one with {run.sweep.trials[0].error}")
@@ -182,12 +193,12 @@ def _judge(
     eval_samples: int | None,
     exclude: list[str],
     timings: Path | None,
-) -> tuple[Judge, str]:
-    """The judge, of engines where their ``timings`` have a file, and what tells its judgements from another's."""
+) -> tuple[Judge, str, Batches]:
+    """The judge, of engines where their ``timings`` have a file, what tells its judgements apart, and its samples."""
     from trtcal.calibration import open_graph
     from trtcal.cpujudge import CpuJudge
     from trtcal.data import Batches
-    from trtcal.evaluation import labels_of
+    from trtcal.evaluation import judged_by, labels_of
     from trtcal.metrics import metric as named
     from trtcal.modelfile import load_whole_model
     from trtcal.qdq import check_exclude
@@ -200,13 +211,13 @@ def _judge(
         source = open_source(eval_data, inputs=graph.inputs, preprocess=getattr(source, "preprocess", None))
     judged = Batches(source, batches.batch_size, samples=eval_samples or (None if eval_data else batches.num_samples))
     known = labels_of(judged, labels, [metric])
-    key = f"{judged.key()} {metric} {labels} {exclude}"
+    key = f"{judged_by(judged, known, metric)} {metric} {exclude}"
     rule = named(metric) if known is not None else None
     if timings is None:
-        return CpuJudge(graph, judged, known, rule, exclude), key
+        return CpuJudge(graph, judged, known, rule, exclude), key, judged
     from calibrators.judging import EngineJudge, identity
 
-    return EngineJudge(graph, judged, known, rule, timing_cache=timings), f"{key} {identity()}"
+    return EngineJudge(graph, judged, known, rule, timing_cache=timings), f"{key} {identity()}", judged
 
 
 def _whole(text: str) -> int:

@@ -98,7 +98,9 @@ def output_format(path: str | os.PathLike[str], format: str | None = None) -> st
         raise ValueError(f"{os.fspath(path)}: ranges go into a model by trtcal qdq, which takes the model too")
     writable = [name for name, row in FORMATS.items() if row.format is not None]
     if format is None:
-        raise ValueError(f"{os.fspath(path)}: its name does not say in which format; choose of {', '.join(writable)}")
+        raise ValueError(
+            f"{os.fspath(path)}: its name does not say in which format; name one (--to) of {', '.join(writable)}"
+        )
     if format not in writable:
         raise ValueError(f"unknown format {format!r}; choose one of {', '.join(writable)}")
     return format

@@ -62,7 +62,7 @@ function scoreTile() {
 }
 
 function drawFindings() {
-  const { headline, batch_size: size, order_matters: order, evidence } = DATA.recommendation;
+  const { headline, batch_size: size, order_matters: order, evidence, options } = DATA.recommendation;
   const arm = control();
   const worst = TENSORS[0];
   const verdict = [
@@ -90,6 +90,16 @@ function drawFindings() {
       `${plural(DATA.tensors.length, "tensor")}, ${plural(DATA.trials.length, "trial")}`,
     ),
     el("h1", {}, short(headline, 320)),
+    ...(options?.length
+      ? [
+          el(
+            "p",
+            { class: "next" },
+            "Next, with the options for data as they were: ",
+            el("code", {}, `trtcal calibrate ${short(DATA.model, 80)} --data … ${options.join(" ")} -o model.cache`),
+          ),
+        ]
+      : []),
     el("div", { class: "tiles" }, verdict),
     el(
       "ul",
