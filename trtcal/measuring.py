@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -83,6 +84,7 @@ class Reference:
         self._density = fine.counts / fine.total
         self._occupied = np.flatnonzero(self._density)
         self._occupying = self._density[self._occupied]
+        self._end = int(self._occupied[-1]) + 1
         self._cumulative = np.cumsum(self._density)
         self._borders = np.arange(COMPARED_BINS + 1) * fine.bin_width
         self._bin_width, self._amax = fine.bin_width, float(fine.amax)
@@ -98,12 +100,15 @@ class Reference:
         total, num_bins = below[-1], below.size - 1
         if not self._usable or not limit or not total or np.isinf(limit):
             return 0.0, 0.0
-        spread = np.interp(self._borders, np.arange(num_bins + 1) * (limit / num_bins), below / total)
+        borders = np.arange(num_bins + 1) * (limit / num_bins)
+        # Past the last element of either both are zero.
+        end = max(self._end, math.ceil(borders[np.searchsorted(below, total)] / self._bin_width))
+        spread = np.interp(self._borders[: end + 1], borders, below / total)
         q = np.diff(spread)
-        middle = (self._density + q) / 2
+        middle = (self._density[:end] + q) / 2
         some = q > 0
         divergence = (_relative(self._occupying, middle[self._occupied]) + _relative(q[some], middle[some])) / 2
-        apart = np.abs(self._cumulative - spread[1:]).sum() * self._bin_width / self._amax
+        apart = np.abs(self._cumulative[:end] - spread[1:]).sum() * self._bin_width / self._amax
         return float(np.sqrt(max(divergence, 0.0))), float(apart)
 
 

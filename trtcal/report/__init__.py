@@ -177,10 +177,14 @@ def _largest(maxima: Sequence[float | None]) -> list[int]:
 
 def _shortened(arrangement: Mapping[str, Any]) -> dict[str, Any]:
     """Limits place the bins that are drawn and keep float32's digits; the rest is read by people."""
+
+    def shortened(
+        values: Sequence[float | None], form: str
+    ) -> list[float | None]:  # of numbers by the hundred thousand
+        return [None if value is None else float(format(value, form)) for value in values]
+
     return {
-        key: values
-        if key in _ARRANGEMENT or key in _WHOLE
-        else [_short(value, 7 if key == "limit" else 4) for value in values]
+        key: values if key in _ARRANGEMENT or key in _WHOLE else shortened(values, ".7g" if key == "limit" else ".4g")
         for key, values in arrangement.items()
     }
 
