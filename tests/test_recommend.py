@@ -76,8 +76,9 @@ def test_a_smaller_batch_than_the_best_is_enough_where_chance_may_have_decided()
     advice = recommend(replace(PLAIN, trials=tuple(replace(t, judgement=luck(t)) for t in PLAIN.trials)), STATS)
     assert advice.batch_size == 1
     assert advice.headline.startswith(
-        f"With entropy, batches of 1 are enough ({best} did best, by no more than chance may do); "
+        f"With entropy, batches of {best} did best, though by chance, perhaps: those of 1 may be as good; "
     )
+    assert advice.options == ("--method", "entropy", "--batch-size", str(best))
 
 
 @pytest.mark.parametrize("size", [1, 4])

@@ -84,7 +84,7 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
         best = size
     evidence += sentences
     if size is not None and other is None:
-        options = "--method", "entropy", "--batch-size", str(size)
+        options = "--method", "entropy", "--batch-size", str(best)
     if size is None:
         headline = "No batch size keeps the thresholds near the batch-invariant ones"
     elif kind is None:
@@ -92,7 +92,7 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
     elif size == best:
         headline = f"{'With entropy, take' if other else 'Calibrate entropy with'} batches of {size}"
     else:
-        headline = f"With entropy, batches of {size} are enough ({best} did best, by no more than chance may do)"
+        headline = f"With entropy, batches of {best} did best, though by chance, perhaps: those of {size} may be as good"
     headline += f"; {_ORDER[matters]}."
     if other is not None:
         headline = f"{other} {headline}"

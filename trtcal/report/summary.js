@@ -69,7 +69,7 @@ function drawFindings() {
     tile(
       "Batch size for entropy",
       size === null ? "none" : String(size),
-      size === null ? "no size is steady" : "smallest that is as good as the best",
+      size === null ? "no size is steady" : "smallest that cannot be told from the best",
     ),
     tile(
       "Order of samples",
