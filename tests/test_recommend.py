@@ -75,9 +75,7 @@ def test_a_smaller_batch_than_the_best_is_enough_where_chance_may_have_decided()
     assert best != 1
     advice = recommend(replace(PLAIN, trials=tuple(replace(t, judgement=luck(t)) for t in PLAIN.trials)), STATS)
     assert advice.batch_size == 1
-    assert advice.headline.startswith(
-        f"With entropy, batches of {best} did best, though by chance, perhaps: those of 1 may be as good; "
-    )
+    assert advice.headline.startswith(f"With entropy, batches of {best} did best, those of 1 may be as good; ")
     assert advice.options == ("--method", "entropy", "--batch-size", str(best))
 
 

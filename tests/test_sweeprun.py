@@ -144,7 +144,9 @@ def test_on_which_samples_it_is_judged_is_said(model: Path, tmp_path: Path) -> N
     same = run_sweep(model, mine, tmp_path / "a", judge=judge, judged_on=Batches(mine.source, 4, samples=5), **few)
     assert same.sweep.notes[0].startswith("Judged on 5 of the samples that calibrate")
     other = run_sweep(model, mine, tmp_path / "b", judge=judge, judged_on=others, **few)
-    assert other.sweep.notes[0] == "Judged on 8 samples of 8 samples in memory."
+    assert other.sweep.notes[0] == "Judged on 8 samples in memory."
+    part = run_sweep(model, mine, tmp_path / "d", judge=judge, judged_on=Batches(others.source, 4, samples=5), **few)
+    assert part.sweep.notes[0] == "Judged on 5 of 8 samples in memory."
     plain = run_sweep(model, mine, tmp_path / "c", judged_on=others, **few)
     assert not any("Judged" in note for note in plain.sweep.notes)
 

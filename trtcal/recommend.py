@@ -92,7 +92,7 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
     elif size == best:
         headline = f"{'With entropy, take' if other else 'Calibrate entropy with'} batches of {size}"
     else:
-        headline = f"With entropy, batches of {best} did best, though by chance, perhaps: those of {size} may be as good"
+        headline = f"With entropy, batches of {best} did best, those of {size} may be as good"
     headline += f"; {_ORDER[matters]}."
     if other is not None:
         headline = f"{other} {headline}"

@@ -177,7 +177,8 @@ def run_sweep(
 
 def _judged_on(batches: Batches, judged: Batches) -> str:
     if judged.source is not batches.source:
-        return f"Judged on {judged.num_samples} samples of {judged.source.describe()}."
+        whole = judged.num_samples == judged.accounting().available
+        return f"Judged on {'' if whole else f'{judged.num_samples} of '}{judged.source.describe()}."
     return (
         f"Judged on {judged.num_samples} of the samples that calibrate, for want of others (--eval-data): on samples "
         f"it has not seen INT8 may do worse."
