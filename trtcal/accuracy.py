@@ -107,7 +107,7 @@ def simulate(
     exclude = tuple(exclude)
     result = insert_qdq(model, scales, placement=placement, exclude=exclude)
     if not exclude:  # with it, all that is left may be what was asked for
-        check_int8(result, "the model")
+        check_int8(result.layers, result.skipped, "the model")
     return OrtRunner(result.model, optimization=optimization)
 
 

@@ -137,7 +137,7 @@ def open_model(
         exclude = tuple(exclude)
         result = insert_qdq(model, scales, placement=placement, exclude=exclude)
         if not exclude:  # with it, all that is left may be what was asked for
-            check_int8(result, str(path))
+            check_int8(result.layers, result.skipped, str(path))
         candidates = int8_candidates(model, placement=placement, exclude=exclude)
         return Opened(OrtRunner(result.model), len(result.layers), candidates, result.skipped)
 

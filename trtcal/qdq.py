@@ -14,7 +14,7 @@ Every tensor of the original keeps its name. ``x`` is written as before, and lay
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,10 +106,10 @@ def insert_qdq(
     )
 
 
-def check_int8(result: QdqResult, name: str) -> None:
-    """What :func:`insert_qdq` made of a model -> nothing; ModelError, beginning with its name, where all is float."""
-    if not result.layers:
-        reasons = [f"{tensor}: {why}" for tensor, why in result.skipped] or ["no layer of it can be INT8"]
+def check_int8(layers: Collection[Any], skipped: Iterable[tuple[str, str]], name: str) -> None:
+    """What is INT8 of a model, and why tensors are not -> nothing; ModelError, naming the model, where all is float."""
+    if not layers:
+        reasons = [f"{tensor}: {why}" for tensor, why in skipped] or ["no layer of it can be INT8"]
         raise ModelError(f"{name}: nothing becomes INT8 with these ranges; {reasons[0]}")
 
 

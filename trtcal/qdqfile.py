@@ -59,7 +59,7 @@ def qdq_to_file(
     if external:
         check_weights_output(output, [model])
     result = insert_qdq(whole, scales, placement=placement, exclude=exclude, weights=method)
-    check_int8(result, str(model))
+    check_int8(result.layers, result.skipped, str(model))
     int8 = set(result.layers)
     layers = {layer_name(node): node.op_type for node in result.model.graph.node if layer_name(node) in int8}
     opset = next(entry.version for entry in result.model.opset_import if entry.domain in STANDARD)

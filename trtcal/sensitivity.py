@@ -25,13 +25,13 @@ from trtcal.accuracy import Labels, Reference, Score
 from trtcal.calibration import open_graph
 from trtcal.damage import LayerDamage, TensorDamage, Trial, layer_damage, noise_ratio, rounding_sqnr, tensor_damage
 from trtcal.data import Batches
-from trtcal.errors import DataError, ModelError
+from trtcal.errors import DataError
 from trtcal.evaluation import other_batch_size, plain
 from trtcal.metrics import Metric
 from trtcal.modelfile import load_whole_model
 from trtcal.outputs import json_of
 from trtcal.placement import PLACEMENTS, place
-from trtcal.qdq import check_exclude, insert_qdq, raised
+from trtcal.qdq import check_exclude, check_int8, insert_qdq, raised
 from trtcal.runners import OrtRunner
 from trtcal.spelling import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
 from trtcal.topology import Graph
@@ -121,9 +121,7 @@ def sensitivity(
     fp32 = _value(reference.score())
     graph = Graph(whole)
     plan = place(graph, scales, PLACEMENTS[placement], exclude)
-    if not plan.reads:
-        reasons = [f"{tensor}: {why}" for tensor, why in plan.skipped.items()]
-        raise ModelError(f"{model}: nothing becomes INT8 with these ranges; {(reasons or ['no layer can'])[0]}")
+    check_int8(plan.reads, plan.skipped.items(), str(model))
     sqnr_db = rounding_sqnr(calibrated, plan, kept)
     ranked = list(layer_damage(graph, plan, sqnr_db))
     everything = dict.fromkeys(pattern for damage in ranked for pattern in damage.exclude)
