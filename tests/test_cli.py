@@ -336,6 +336,8 @@ def test_a_sweep_judged_by_something_else_is_not_resumed(run: Run, folder: Path)
     for more in ([], ["--metric", metric(1.0)]):
         assert sweep("--labels", labels("a.csv", 3), *more, "--force")
         assert sweep("--labels", labels("b.csv", 3), *more, "--resume")  # lies elsewhere, says the same
+        if more:
+            assert sweep("--labels", "b.csv", "--metric", "./m.py:score", "--resume")
         assert not sweep("--labels", labels("a.csv", 2), *more, "--resume")
     assert sweep("--labels", "b.csv", "--metric", metric(1.0), "--resume")
     assert not sweep("--labels", "b.csv", "--metric", metric(0.5), "--resume")

@@ -473,4 +473,4 @@ def test_samples_that_leave_most_classes_out_are_noticed(caplog: pytest.LogCaptu
     Batches(ArraySource({"x": np.zeros((40, 2), np.float32)}), 4, samples=10)
     assert not caplog.records
     Batches(source, 4, samples=20)
-    assert "the first 20 samples are of 2 of 4 classes; shuffled ones (--order shuffled) are of more" in caplog.text
+    assert "the first 20 samples are of 2 of 4 classes; shuffled ones would be of more" in caplog.text

@@ -260,6 +260,22 @@ def test_external_data_is_found_and_missing_files_are_named(tmp_path: Path) -> N
         load_model(path)
 
 
+def test_weights_of_a_branch_without_nodes_are_among_the_files_of_a_model() -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        tensor = helper.make_tensor(name, TensorProto.FLOAT, [2], [1.0, 2.0])
+        tensor.ClearField("float_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=f"{name}.bin")
+        made = helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])
+        return helper.make_graph([], name, [], [made], initializer=[tensor])
+
+    choose = helper.make_node("If", ["c"], ["y"], then_branch=branch("one"), else_branch=branch("two"))
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    model = helper.make_model(helper.make_graph([choose], "g", [condition], [answer]))
+    assert external_files(model) == ["one.bin", "two.bin"]
+
+
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", ""])
 def test_external_data_may_not_leave_the_models_folder(location: str) -> None:
     model = conv_model()

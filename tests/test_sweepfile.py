@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from trtcal import sweepfile
 from trtcal.errors import StatsError
 from trtcal.judge import judged
 from trtcal.recommend import recommend
-from trtcal.sweep import Judgement, sweep
+from trtcal.sweep import Judgement, arrangements, sweep
 
 SWEEP = judged(sweep(STATS, GRID, streamed_batch_size=4), lambda amax: Judgement(np.array([1.0, 0.0]), None, np.inf))
 
@@ -36,6 +37,22 @@ def test_the_table_has_a_row_per_trial_and_the_columns_that_were_promised() -> N
     promised = "batch_size,order,seed,method,growth,amax_change_max,accuracy,accuracy_low,accuracy_high,agreement"
     assert {*promised.split(","), "sqnr_db", "error"} <= set(table[0])
     assert (table[0]["accuracy"], table[0]["agreement"], table[0]["sqnr_db"]) == ("0.5", "", "inf")
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_is_not_counted_for_an_arrangement_is_called_approximate(exact: bool) -> None:
+    grid, _ = arrangements((4, 5), ("given",), 1, ("double", "power-of-two"), 24)
+    for partial in ("pad", "drop"):
+        made = replace(sweep(STATS, grid, ("entropy", "minmax", "mse"), partial=partial), exact=exact)
+        for row in sweepfile.rows(made):
+            drops = partial == "drop" and row["batch_size"] == 5
+            if row["method"] == "minmax":
+                expected = False
+            elif row["method"] == "mse":
+                expected = drops
+            else:
+                expected = not exact and (row["growth"] == "double" or drops)
+            assert row["approximate"] == expected, row
 
 
 def test_the_json_is_strict_and_holds_what_its_docstring_says(tmp_path: Path) -> None:

@@ -365,7 +365,7 @@ def _warn_of_few_classes(source: Samples, chosen: Sequence[int]) -> None:
     some = {source.label(index) for index in chosen} - {None}
     if some and 2 * len(some) <= min(len(every), len(chosen)):
         logger.warning(
-            "the first %d samples are of %d of %d classes; shuffled ones (--order shuffled) are of more",
+            "the first %d samples are of %d of %d classes; shuffled ones would be of more",
             *(len(chosen), len(some), len(every)),
         )
 

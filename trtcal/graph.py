@@ -435,7 +435,7 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """Graphs inside a node: the branches of an If, the body of a Loop or Scan."""
     for attribute in node.attribute:
         for body in (attribute.g, *attribute.graphs):
-            if body.node:
+            if body.node or body.initializer or body.output:  # a branch may hold a constant and no node
                 yield body
 
 

@@ -36,7 +36,7 @@ from trtcal.emulation import RULES
 from trtcal.errors import StatsError
 from trtcal.recommend import Recommendation
 from trtcal.stats import ActivationStats
-from trtcal.sweep import Arrangement, Judgement, Measures, Sweep, usable
+from trtcal.sweep import Arrangement, Judgement, Measures, Sweep, Trial, usable
 from trtcal.terminal import cell
 
 FORMAT = "trtcal-sweep-1"
@@ -68,11 +68,20 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                 "doublings_max": float(measures.doublings.max(initial=0)),
                 "doublings_mean": float(measures.doublings.mean()) if measures.doublings.size else 0.0,
                 "fell_back": bool(measures.fell_back.any()),
-                "approximate": not (sweep.exact or trial.method != "entropy" or RULES[arrangement.growth].invariant),
+                "approximate": _approximate(sweep, trial),
                 "error": trial.error,
             }
         )
     return table
+
+
+def _approximate(sweep: Sweep, trial: Trial) -> bool:
+    """Is a trial replayed and not counted, or from statistics that know samples which its batches leave out?"""
+    if trial.method == "minmax":
+        return False
+    if trial.method == "entropy" and (sweep.exact or not RULES[trial.arrangement.growth].invariant):
+        return not sweep.exact
+    return sweep.partial == "drop" and len(sweep.samples) % trial.arrangement.batch_size > 0
 
 
 def to_csv(sweep: Sweep) -> bytes:

@@ -278,13 +278,13 @@ class Output:
 
     def __call__(self, text: str) -> None:
         """Say it, unless asked to be quiet."""
-        if not self.quiet:
+        if not self.quiet and sys.stderr is not None:  # as in a process without one
             terminal.put(terminal.lines(text.split("\n")), sys.stderr)
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Any]:
         """A bar where a person watches, nothing where the output goes to a file."""
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
             yield None
             return
         from rich.console import Console

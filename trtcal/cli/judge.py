@@ -194,6 +194,7 @@ def _open(
     from trtcal.cachefile import ranges_for
     from trtcal.evaluation import fed_as, open_model
     from trtcal.graph import load_model, model_inputs
+    from trtcal.qdq import CONSTANT
 
     if is_engine(model):
         return stack.enter_context(open_engine(model)), "", ()
@@ -202,7 +203,8 @@ def _open(
     if found.int8 is None or found.candidates is None:
         return predict, "", ()
     if found.int8 < found.candidates:
-        first = "; ".join(f"{tensor}: {why}" for tensor, why in found.skipped[:2])
+        reasons = [f"{tensor}: {why}" for tensor, why in found.skipped if why != CONSTANT]
+        first = "; ".join(reasons[:2])
         missing = found.candidates - found.int8
         logger.warning("%s: %d of %d layers stay in float: %s", cache, missing, found.candidates, first)
     return predict, f"{found.int8} of {found.candidates} layers", found.skipped

@@ -174,10 +174,14 @@ def sweep(
         return
     say(terminal.lines([advice.headline, *(f"- {sentence}" for sentence in (*advice.evidence, *run.sweep.notes))]))
     if advice.options:
-        # The statistics serve every method, but no other batch size and no other growth rule.
-        kept = () if {"--batch-size", "--growth"} & set(advice.options) else ("--stats", str(run.folder / "stats.npz"))
-        command = shlex.join(["trtcal", "calibrate", str(model), "--data", data, *advice.options, *kept])
-        say(terminal.line(f"next, with the options for data as they were here: {command} -o model.cache"))
+        more: list[str] = []
+        if "--batch-size" not in advice.options:
+            more = ["--batch-size", str(batches.batch_size)]
+            if "--growth" not in advice.options:  # by the same rule, the statistics serve every method
+                more += ["--stats", str(run.folder / "stats.npz")]
+        file = f"./{model}" if str(model).startswith("-") else str(model)
+        command = shlex.join(["trtcal", "calibrate", file, "--data", data, *advice.options, *more])
+        say(terminal.line(f"next, with the other options for data as they were here: {command} -o model.cache"))
     say(f"{run.folder}: report.html, trials.csv, trials.json, stats.npz")
     if all(trial.error is not None for trial in run.sweep.trials):
         say(f"every trial failed, the first one with {run.sweep.trials[0].error}")
@@ -211,7 +215,7 @@ def _judge(
         source = open_source(eval_data, inputs=graph.inputs, preprocess=getattr(source, "preprocess", None))
     judged = Batches(source, batches.batch_size, samples=eval_samples or (None if eval_data else batches.num_samples))
     known = labels_of(judged, labels, [metric])
-    key = f"{judged_by(judged, known, metric)} {metric} {exclude}"
+    key = f"{judged_by(judged, known, metric)} {exclude}"
     rule = named(metric) if known is not None else None
     if timings is None:
         return CpuJudge(graph, judged, known, rule, exclude), key, judged

@@ -95,7 +95,7 @@ function drawFindings() {
           el(
             "p",
             { class: "next" },
-            "Next, with the options for data as they were: ",
+            "Next, with the other options for data as they were: ",
             el("code", {}, `trtcal calibrate ${short(DATA.model, 80)} --data … ${options.join(" ")} -o model.cache`),
           ),
         ]
