@@ -25,7 +25,7 @@ import numpy as np
 from trtcal.data import Batch
 from trtcal.errors import DataError, ModelError, NonFiniteError
 from trtcal.metrics import METRICS, Metric, Outputs, class_scores
-from trtcal.qdq import check_int8, insert_qdq
+from trtcal.qdq import QdqResult, check_int8, insert_qdq
 from trtcal.runners import Optimization, OrtRunner
 from trtcal.weights import decibels
 
@@ -104,11 +104,22 @@ def simulate(
     """
     if optimization == "all":
         raise ValueError("optimization 'all' changes the arithmetic of Q/DQ pairs; choose 'disabled' or 'extended'")
+    return OrtRunner(int8_of(model, scales, placement, exclude).model, optimization=optimization)
+
+
+def int8_of(
+    model: ModelProto,
+    scales: Mapping[str, np.float32],
+    placement: str,
+    exclude: Iterable[str],
+    name: str = "the model",
+) -> QdqResult:
+    """:func:`trtcal.qdq.insert_qdq`, to be measured: a float model must not pass for INT8, which is a ModelError."""
     exclude = tuple(exclude)
     result = insert_qdq(model, scales, placement=placement, exclude=exclude)
     if not exclude:  # with it, all that is left may be what was asked for
-        check_int8(result.layers, result.skipped, "the model")
-    return OrtRunner(result.model, optimization=optimization)
+        check_int8(result.layers, result.skipped, name)
+    return result
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from trtcal.accuracy import TOP1, Agreement, Distances, Labels, Predict, Score, Scores, difference, prediction
+from trtcal.accuracy import TOP1, Agreement, Distances, Labels, Predict, Score, Scores, difference, int8_of, prediction
 from trtcal.conform import as_dtype
 from trtcal.data import Batches, Samples
 from trtcal.errors import DataError, ModelError
@@ -23,7 +23,7 @@ from trtcal.graph import batch_size, set_batch_size
 from trtcal.labels import class_numbers, is_number, read_labels
 from trtcal.metrics import METRICS, Metric, Outputs
 from trtcal.modelfile import load_whole_model
-from trtcal.qdq import check_int8, insert_qdq, int8_candidates
+from trtcal.qdq import int8_candidates
 from trtcal.runners import OrtRunner
 from trtcal.spec import InputSpec
 
@@ -135,9 +135,7 @@ def open_model(
         if scales is None:
             return Opened(OrtRunner(model))
         exclude = tuple(exclude)
-        result = insert_qdq(model, scales, placement=placement, exclude=exclude)
-        if not exclude:  # with it, all that is left may be what was asked for
-            check_int8(result.layers, result.skipped, str(path))
+        result = int8_of(model, scales, placement, exclude, str(path))
         candidates = int8_candidates(model, placement=placement, exclude=exclude)
         return Opened(OrtRunner(result.model), len(result.layers), candidates, result.skipped)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from trtcal.sweep import Judgement, Sweep, Trial
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Judge = Callable[[Mapping[str, np.float32]], Judgement]
 """Tensor -> amax; how the model performs with these ranges."""
@@ -19,11 +23,11 @@ Spread = Callable[[Judge, Sequence[Mapping[str, np.float32]]], Iterable[tuple[in
 """Judge and sets of ranges -> the number of each and what came of it, as they end."""
 
 
-def one_by_one(judge: Judge, items: Sequence[Mapping[str, np.float32]]) -> Iterator[tuple[int, Judgement | Exception]]:
-    """A :data:`Spread` within this thread."""
-    for number, ranges in enumerate(items):
+def one_by_one(function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
+    """What :meth:`trtcal.cluster.Cluster.spread` does, within this thread; a :data:`Spread` for a judge."""
+    for number, item in enumerate(items):
         try:
-            found: Judgement | Exception = judge(ranges)
+            found: R | Exception = function(item)
         except Exception as error:
             found = error
         yield number, found

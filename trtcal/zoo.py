@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from trtcal.data import Batches
 from trtcal.errors import DataError, OutputError
 from trtcal.evaluation import compare, judged_by, labels_of, open_model
 from trtcal.feeding import fix_shapes, image_preprocess
+from trtcal.judge import one_by_one
 from trtcal.metrics import metric as named
 from trtcal.modelfile import load_whole_model
 from trtcal.outputs import HTML, Kind, check_output, json_of, only_writer
@@ -90,7 +91,7 @@ def run_zoo(
 
     run = partial(run_row, folder=folder.resolve(), force=force, workers=workers)
     with only_writer(folder / "zoo.json"):
-        ended = _here(run, rows) if cluster is None else cluster.spread(run, rows)
+        ended = one_by_one(run, rows) if cluster is None else cluster.spread(run, rows)
         for done, (number, outcome) in enumerate(ended, 1):
             if isinstance(outcome, BaseException):  # of Ray: the worker died
                 outcome = Outcome(rows[number], error=f"{type(outcome).__name__}: {outcome}")
@@ -186,11 +187,6 @@ def _run_row(row: Row, folder: Path, force: bool, workers: int | None) -> Outcom
     content = {"format": ROW_FORMAT, "key": key, "result": result}
     write_bytes(record, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
     return Outcome(row, result)
-
-
-def _here(run: Callable[[Row], Outcome], rows: Sequence[Row]) -> Iterator[tuple[int, Outcome]]:
-    for number, row in enumerate(rows):
-        yield number, run(row)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
