@@ -42,7 +42,7 @@ setup(
     package_data={
         "trtcal": ["py.typed"],
         "trtcal.demo": ["*.onnx", "*.npz", "NOTICE"],
-        "trtcal.report": ["*.html", "*.css", "*.js"],
+        "trtcal.sweep.report": ["*.html", "*.css", "*.js"],
         "calibrators": ["py.typed", "*.cu"],
     },
     # The lower bounds are tested together: tests/lowest-versions.txt.

@@ -31,13 +31,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from rendered_text import Printer
 
 from trtcal import demo
-from trtcal.accuracy import TOP1, Score, difference
-from trtcal.calibration import calibrate, from_stats, open_graph
-from trtcal.evaluation import Evaluation, compare
-from trtcal.metrics import Metric, Outputs
-from trtcal.qdq import insert_qdq, raised
-from trtcal.runners import OrtRunner
-from trtcal.weights import weight_method
+from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
+from trtcal.judging.accuracy import TOP1, Score, difference
+from trtcal.judging.evaluation import Evaluation, compare
+from trtcal.judging.metrics import Metric, Outputs
+from trtcal.model.runner import OrtRunner
+from trtcal.qdq.insert import insert_qdq, raised
+from trtcal.qdq.weights import weight_method
 
 ENTROPIES = ("entropy, batch 8", "entropy, batch 64", "entropy, power-of-two growth")
 METHODS = ("minmax", "percentile:99.999", "percentile:99.99", "percentile:99.9", "mse")

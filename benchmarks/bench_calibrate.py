@@ -73,7 +73,7 @@ def plain(model: str, batches: Stored) -> int:
 def visible(model: str, batches: Stored) -> int:
     import onnxruntime as ort
 
-    from trtcal.calibration import open_graph
+    from trtcal.calibration.calibrate import open_graph
 
     graph = open_graph(model)
     options = ort.SessionOptions()
@@ -86,7 +86,7 @@ def visible(model: str, batches: Stored) -> int:
 
 
 def trtcal(model: str, batches: Stored) -> int:
-    from trtcal.calibration import calibrate, from_stats, open_graph
+    from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
 
     graph = open_graph(model)
     found = calibrate(graph, batches)
@@ -153,7 +153,7 @@ RUNS: dict[str, Callable[[str, Stored], int]] = {
     **{name: modelopt(method) for method, name in MODELOPT.items()},
 }
 IMPORTS = {
-    VISIBLE: ("trtcal.calibration",),
+    VISIBLE: ("trtcal.calibration.calibrate",),
     **dict.fromkeys(MODELOPT.values(), ("modelopt.onnx.quantization",)),
 }
 
@@ -289,8 +289,8 @@ def main() -> None:
     from page import parser, publish
 
     from trtcal import demo
-    from trtcal.graph import load_model, model_inputs
-    from trtcal.kernels import kernels
+    from trtcal.model.graph import load_model, model_inputs
+    from trtcal.ranges.kernels import kernels
 
     made = parser(__doc__)
     made.add_argument("--model", type=Path, action="append", metavar="FILE.onnx", help="repeatable; one image input")

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from page import parser, publish, table
 
-from trtcal.histogram import FINE_BINS, NUM_BINS
-from trtcal.kernels import kernels, numpy_add_counts
+from trtcal.ranges.histogram import FINE_BINS, NUM_BINS
+from trtcal.ranges.kernels import kernels, numpy_add_counts
 
 Count = Callable[[np.ndarray, float], object]
 """(|x| or x, limit) -> counts."""

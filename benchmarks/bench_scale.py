@@ -93,8 +93,8 @@ def chain(tensors: int, path: Path, elements: int = ELEMENTS) -> Path:
 
 
 def run_here(model: str, samples: int, workers: int) -> dict[str, float]:
-    from trtcal.calibration import FloatRunner, open_graph
-    from trtcal.collector import collect
+    from trtcal.calibration.calibrate import FloatRunner, open_graph
+    from trtcal.passes.collect import collect
 
     graph = open_graph(model)
     with FloatRunner(graph) as runner:
@@ -109,10 +109,10 @@ def run_here(model: str, samples: int, workers: int) -> dict[str, float]:
 
 def spread(model: str, samples: int, elements: int, workers: int, ray_too: bool) -> dict[str, float]:
     """The pass with so many workers, in this process or on Ray."""
-    from trtcal.calibration import open_graph
-    from trtcal.cluster import Cluster
-    from trtcal.data import Batches
-    from trtcal.distributed import run_pass
+    from trtcal.calibration.calibrate import open_graph
+    from trtcal.cluster.distributed import run_pass
+    from trtcal.cluster.ray_cluster import Cluster
+    from trtcal.samples.batches import Batches
 
     graph = open_graph(model)
 
@@ -136,8 +136,8 @@ def spread(model: str, samples: int, elements: int, workers: int, ray_too: bool)
 
 
 def count(bins: int, elements: int) -> dict[str, float]:
-    from trtcal.growth import power_of_two
-    from trtcal.histogram import HistogramBuilder, abs_max
+    from trtcal.ranges.growth import power_of_two
+    from trtcal.ranges.histogram import HistogramBuilder, abs_max
 
     values = np.random.default_rng(0).standard_normal(elements, np.float32)
     builder = HistogramBuilder(bins, power_of_two)
@@ -149,10 +149,10 @@ def count(bins: int, elements: int) -> dict[str, float]:
 
 
 def add_parts(model: str, samples: int) -> dict[str, float]:
-    from trtcal.calibration import FloatRunner, open_graph
-    from trtcal.collector import collect
-    from trtcal.data import Batch
-    from trtcal.parts import added, collect_part, continued, first_limits
+    from trtcal.calibration.calibrate import FloatRunner, open_graph
+    from trtcal.passes.collect import collect
+    from trtcal.passes.partial import added, collect_part, continued, first_limits
+    from trtcal.samples.batches import Batch
 
     graph = open_graph(model)
     batches = [Batch(batch) for batch in Drawn(samples)]

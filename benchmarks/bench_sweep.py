@@ -18,11 +18,11 @@ import numpy as np
 from page import parser, publish, table, verdict
 
 from trtcal import demo
-from trtcal.calibration import calibrate
-from trtcal.data import Batches
-from trtcal.graph import load_model, model_inputs
-from trtcal.sources import ArraySource
-from trtcal.sweeprun import run_sweep
+from trtcal.calibration.calibrate import calibrate
+from trtcal.model.graph import load_model, model_inputs
+from trtcal.samples.batches import Batches
+from trtcal.samples.sources import ArraySource
+from trtcal.sweep.run import run_sweep
 
 MUST, AIM = 2.0, 1.3
 

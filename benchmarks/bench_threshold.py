@@ -17,9 +17,9 @@ from unittest import mock
 import numpy as np
 from page import parser, publish, table, verdict
 
-from trtcal import thresholds
-from trtcal.histogram import NUM_BINS, Histogram, HistogramBuilder, abs_max
-from trtcal.kernels import Kernels, numpy_abs_max_bits, numpy_add_counts, numpy_divergences
+from trtcal.ranges import thresholds
+from trtcal.ranges.histogram import NUM_BINS, Histogram, HistogramBuilder, abs_max
+from trtcal.ranges.kernels import Kernels, numpy_abs_max_bits, numpy_add_counts, numpy_divergences
 
 MUST, AIM = 5.0, 1.0  # milliseconds
 PLAIN = Kernels(numpy_abs_max_bits, numpy_add_counts, numpy_divergences)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from calibrators import versions
 from calibrators.calibrator import Calibrator
 from calibrators.store import refuse_spoilt, retargeted
-from trtcal.cache import CalibrationCache
+from trtcal.cache.cache import CalibrationCache
 from trtcal.errors import BackendError
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from calibrators.memory import DeviceMemory
 from calibrators.origin import data_inputs, origin
 from calibrators.shapes import network_inputs
 from calibrators.store import CacheStore
-from trtcal.cache import CalibrationCache, version_number
+from trtcal.cache.cache import CalibrationCache, version_number
+from trtcal.cache.provenance import Provenance, read_sidecar
 from trtcal.errors import BackendError
-from trtcal.provenance import Provenance, read_sidecar
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ class FedCalibrator(Calibrator):
     """A calibrator that feeds batches and keeps what TensorRT finds; see the classes for one of TensorRT's each.
 
     ``batches``: any re-iterable of mappings from input name to numpy array, torch tensor (CPU or CUDA), object with
-    ``__cuda_array_interface__`` or DLPack, or device address; `trtcal.data.Batches` adds sample names to messages.
+    ``__cuda_array_interface__`` or DLPack, or device address; `Batches` adds sample names to messages.
     Shapes are checked against ``inputs`` (name -> (full shape, dtype)), which `build_engine` and Polygraphy supply, or
     else against the first batch; casts are those of `calibrators.intake`.
 

@@ -14,12 +14,12 @@ from calibrators.engine import BuiltEngine, build_engine
 from calibrators.options import BATCH_SIZE, MOST_SAMPLES, knob, method, parser, ranges
 from calibrators.overwriting import check_build_outputs
 from calibrators.shapes import Shape
-from trtcal import terminal
 from trtcal.errors import DataError, TrtcalError
+from trtcal.files import terminal
 
 if TYPE_CHECKING:
     from calibrators.calibrator import Calibrator
-    from trtcal.data import Batches
+    from trtcal.samples.batches import Batches
 
 logger = logging.getLogger(__name__)
 
@@ -193,10 +193,10 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
 def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
     """Data options and OPT shapes -> batches for the model."""
     from calibrators.presets import resolve
-    from trtcal.data import Batches, Samples
-    from trtcal.feeding import fix_shapes, image_preprocess
-    from trtcal.graph import load_model, model_inputs
-    from trtcal.sources import open_source
+    from trtcal.model.graph import load_model, model_inputs
+    from trtcal.samples.batches import Batches, Samples
+    from trtcal.samples.options import fix_shapes, image_preprocess
+    from trtcal.samples.sources import open_source
 
     inputs = model_inputs(load_model(options.onnx))
     inputs = fix_shapes(inputs, [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from trtcal.cache import CalibrationCache
+from trtcal.cache.cache import CalibrationCache
 from trtcal.errors import CacheError
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Activations on the device -> their largest |x| and counts, bit for bit those of `trtcal.kernels` on a CPU.
+"""Activations on the device -> their largest |x| and counts, bit for bit those of `trtcal.ranges.kernels` on a CPU.
 
 The kernel's source is `kernels.cu`, compiled for the GPU at hand when an `Observer` is made.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from calibrators.buffers import Buffers
 from calibrators.memory import Attribute, Compiler, DeviceMemory, Staging
 from trtcal.errors import BackendError
-from trtcal.histogram import FINE_BINS, FLOAT32_MAX, NUM_BINS
+from trtcal.ranges.histogram import FINE_BINS, FLOAT32_MAX, NUM_BINS
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from calibrators.shapes import (
     network_inputs,
     static_batch,
 )
-from trtcal import atomic
-from trtcal.cache import CalibrationCache
+from trtcal.cache.cache import CalibrationCache
 from trtcal.errors import BackendError, DataError, ModelError
-from trtcal.outputs import only_writer
+from trtcal.files import atomic
+from trtcal.model.overwriting import only_writer
 
 if TYPE_CHECKING:
     from calibrators.calibrator import Calibrator
@@ -228,7 +228,7 @@ def _parse(
 ) -> tuple[Any, Any, int | None]:
     """ONNX file -> network, the parser that owns its weights, and the batch the model had if its axis was changed."""
     from calibrators.trtlog import made
-    from trtcal.graph import load_model, set_batch_size
+    from trtcal.model.graph import load_model, set_batch_size
 
     if not path.is_file():
         raise ModelError(f"{path}: no such file")

@@ -1,6 +1,6 @@
 """Activation statistics on a GPU: TensorRT runs the model in FP32, a kernel counts where the values lie.
 
-The same value as `trtcal.collector.collect` gives on a CPU. On equal values the counts are equal bit for bit; but
+The same value as `trtcal.passes.collect.collect` gives on a CPU. On equal values the counts are equal bit for bit; but
 values come from TensorRT there and from ONNX Runtime here, and differ in their last bits, and ranges with them.
 """
 
@@ -20,15 +20,15 @@ from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Obse
 from calibrators.memory import DeviceMemory, open_memory
 from calibrators.shapes import extremes
 from calibrators.visible import Visible, VisibleEngine
-from trtcal.calibration import open_graph
-from trtcal.collector import Progress, as_batch, refuse_unless_mask
-from trtcal.data import Batch, Batches
+from trtcal.calibration.calibrate import open_graph
 from trtcal.errors import DataError
-from trtcal.graph import CalibrationGraph
-from trtcal.growth import growth_rule, power_of_two
-from trtcal.histogram import FINE_BINS, NUM_BINS, HistogramBuilder
-from trtcal.stats import ActivationStats, TensorStats
-from trtcal.streams import batches_of
+from trtcal.model.graph import CalibrationGraph
+from trtcal.passes.collect import Progress, as_batch, refuse_unless_mask
+from trtcal.ranges.growth import growth_rule, power_of_two
+from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, HistogramBuilder
+from trtcal.ranges.stats import ActivationStats, TensorStats
+from trtcal.samples.batches import Batch, Batches
+from trtcal.samples.streams import batches_of
 
 logger = logging.getLogger(__name__)
 

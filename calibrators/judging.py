@@ -16,14 +16,14 @@ from calibrators.engine import BuiltEngine, build_engine
 from calibrators.memory import DeviceMemory, open_memory
 from calibrators.runner import Engine
 from calibrators.shapes import Range, extremes
-from trtcal.accuracy import Labels
-from trtcal.cache import CalibrationCache, version_number
-from trtcal.calibration import TRT_VERSION
-from trtcal.cpujudge import CpuJudge
-from trtcal.data import Batches
-from trtcal.graph import CalibrationGraph, batch_size, load_model
-from trtcal.metrics import Metric
-from trtcal.qdqfile import qdq_to_file
+from trtcal.cache.cache import CalibrationCache, version_number
+from trtcal.calibration.calibrate import TRT_VERSION
+from trtcal.judging.accuracy import Labels
+from trtcal.judging.metrics import Metric
+from trtcal.model.graph import CalibrationGraph, batch_size, load_model
+from trtcal.qdq.file import qdq_to_file
+from trtcal.samples.batches import Batches
+from trtcal.sweep.cpu_judge import CpuJudge
 
 
 class EngineJudge(CpuJudge):
@@ -33,7 +33,7 @@ class EngineJudge(CpuJudge):
     faster, as ``trtcal build`` does it. TensorRT 11 takes no cache: there they become Q/DQ pairs, and what is not INT8
     stays in the model's own precision.
 
-    Compared is with the FP32 model in ONNX Runtime, as `trtcal.cpujudge.CpuJudge` does it: so the two judges differ
+    Compared is with the FP32 model in ONNX Runtime, as `CpuJudge` does it: so the two judges differ
     in the INT8 model alone, and whatever else TensorRT does to the numbers counts as well.
 
     ``timing_cache``: file in which all builds keep their timings, so that what was measured for one engine need not

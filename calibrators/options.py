@@ -18,7 +18,7 @@ from calibrators.engine import PRECISIONS
 from calibrators.memory import BACKENDS
 from calibrators.shapes import Range, Shape
 from calibrators.store import POLICIES
-from trtcal.thresholds import canonical
+from trtcal.ranges.thresholds import canonical
 
 MOST_SAMPLES = 5000  # the default of NVIDIA's sample
 BATCH_SIZE = 8  # the same
@@ -156,7 +156,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def knob(text: str) -> tuple[str, Any]:
     """ "resize-to=232", "mean=0.5,0.5,0.5", "color=BGR" -> name and value of a preset's field."""
-    from trtcal.preprocess import Preprocess  # Pillow loads slowly
+    from trtcal.samples.preprocess import Preprocess  # Pillow loads slowly
 
     name, _, value = text.partition("=")
     name = name.strip().replace("-", "_")

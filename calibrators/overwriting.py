@@ -1,4 +1,4 @@
-"""What a build writes, for the rule of :mod:`trtcal.outputs`: never over an input, another result or a stranger.
+"""What a build writes, for the rule of `overwriting`: never over an input, another result or a stranger.
 
 All of it is asked before the work begins: calibration takes minutes, and a model that was overwritten is gone.
 """
@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from trtcal.cache import CalibrationCache
+from trtcal.cache.cache import CalibrationCache
+from trtcal.cache.provenance import sidecar_path
 from trtcal.errors import CacheError, ModelError
-from trtcal.outputs import Kind, check_distinct, check_output, refuse_input
-from trtcal.provenance import sidecar_path
+from trtcal.model.overwriting import Kind, check_distinct, check_output, refuse_input
 
 AnyPath = str | os.PathLike[str]
 
@@ -68,7 +68,7 @@ TIMING_CACHE = Kind("timing cache", lambda path: not known_as_another_kind(path)
 
 
 def _is_onnx(path: Path) -> bool:
-    from trtcal.graph import load_model
+    from trtcal.model.graph import load_model
 
     if path.suffix in _TEXT_ONNX:  # onnx would read it as text
         return False

@@ -14,10 +14,10 @@ from calibrators.feed import Feed
 from calibrators.memory import DeviceMemory
 from calibrators.origin import data_inputs, origin
 from calibrators.store import CacheStore
-from trtcal.cache import CalibrationCache, version_number
+from trtcal.cache.cache import CalibrationCache, version_number
+from trtcal.cache.provenance import Provenance
 from trtcal.errors import BackendError, ModelError
-from trtcal.provenance import Provenance
-from trtcal.thresholds import canonical
+from trtcal.ranges.thresholds import canonical
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class PercentileCalibrator(HandedOver):
     def _collect(self, model: Path, batches: Iterable[Any], method: str) -> HasCache:
         """The pass on the GPU; the one on the CPU where that fails, and the data can still be had."""
         from calibrators.gpu_stats import collect_on_gpu
-        from trtcal.calibration import calibrate, from_stats, open_graph
+        from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
 
         graph = open_graph(model)
         taken = []

@@ -28,7 +28,7 @@ _WHOLE_FROM = 320
 
 def resolve(name: str, inputs: Sequence[InputSpec], layout: str | None = None) -> tuple[str, dict[str, Any]]:
     """Name of a preset, NVIDIA's or ours -> name of ours, and the fields of it to replace."""
-    from trtcal.feeding import image_preprocess
+    from trtcal.samples.options import image_preprocess
 
     if name not in NVIDIA:
         return name, {}

@@ -17,8 +17,8 @@ from calibrators import versions
 from calibrators.inspection import layers_per_precision
 from calibrators.memory import DeviceMemory, open_memory
 from calibrators.shapes import Range, Shape
-from trtcal.conform import as_dtype
 from trtcal.errors import BackendError, DataError, ModelError
+from trtcal.samples.conform import as_dtype
 from trtcal.spec import InputSpec
 
 _Arrays = dict[str, np.ndarray]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trtcal import provenance
-from trtcal.cache import CalibrationCache, version_number
-from trtcal.cachefile import check_cache_output
+from trtcal.cache import provenance
+from trtcal.cache.cache import CalibrationCache, version_number
+from trtcal.cache.provenance import Provenance
+from trtcal.calibration.file import check_cache_output
 from trtcal.errors import CacheError
-from trtcal.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 

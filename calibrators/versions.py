@@ -76,7 +76,7 @@ def version(trt: Any) -> tuple[int, int, int]:
 
 
 def dotted(trt: Any) -> str:
-    """The tensorrt module -> "10.3.0", as `trtcal.cache.version_number` takes it."""
+    """The tensorrt module -> "10.3.0", as `trtcal.cache.cache.version_number` takes it."""
     return ".".join(map(str, version(trt)))
 
 

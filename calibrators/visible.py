@@ -17,10 +17,10 @@ from calibrators.buffers import Buffers
 from calibrators.coverage import FLOATS
 from calibrators.memory import DeviceMemory
 from calibrators.shapes import Range, Shape, calibration_shapes, network_inputs
-from trtcal.conform import as_dtype
 from trtcal.errors import BackendError, ModelError
-from trtcal.graph import CalibrationGraph, batch_size, calibration_graph, load_model, op_name
-from trtcal.topology import MOVES_VALUES
+from trtcal.model.graph import CalibrationGraph, batch_size, calibration_graph, load_model, op_name
+from trtcal.model.topology import MOVES_VALUES
+from trtcal.samples.conform import as_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -335,7 +335,7 @@ def _moved_to(name: str, moved: Sequence[tuple[str, str]], tensors: Mapping[str,
 
 def _plain(graph: CalibrationGraph) -> bytes:
     """The model without the outputs that `calibration_graph` added: they name no type, and TensorRT's parser asks."""
-    from trtcal.graph import copied
+    from trtcal.model.graph import copied
 
     model = copied(graph.model)
     kept = [value for value in graph.model.graph.output if value.type.WhichOneof("value") is not None]

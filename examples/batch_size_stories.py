@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trtcal.collector import collect
-from trtcal.emulation import groups, replay, square_max, trajectory
-from trtcal.histogram import Histogram
-from trtcal.thresholds import entropy, entropy_bin
+from trtcal.passes.collect import collect
+from trtcal.ranges.histogram import Histogram
+from trtcal.ranges.thresholds import entropy, entropy_bin
+from trtcal.sweep.emulation import groups, replay, square_max, trajectory
 
 RULES = ("double", "square-max", "square-range", "power-of-two", "exact")
 BARS = " .:-=+*#%@"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from calibrators import CachedCalibrator, CalibratorsUnavailable, build_engine
 from trtcal import calibrate
-from trtcal.data import Batches
-from trtcal.feeding import image_preprocess
-from trtcal.graph import load_model, model_inputs
-from trtcal.sources import open_source
+from trtcal.model.graph import load_model, model_inputs
+from trtcal.samples.batches import Batches
+from trtcal.samples.options import image_preprocess
+from trtcal.samples.sources import open_source
 
 # What nvinfer does to a frame, y = net-scale-factor * (x - offsets), must be what was done to the pictures here.
 # Relative paths start at the folder of this file.

@@ -15,10 +15,10 @@ from pathlib import Path
 import tensorrt as trt
 
 from calibrators import EntropyCalibrator
-from trtcal.data import Batches
-from trtcal.feeding import image_preprocess
-from trtcal.graph import load_model, model_inputs
-from trtcal.sources import open_source
+from trtcal.model.graph import load_model, model_inputs
+from trtcal.samples.batches import Batches
+from trtcal.samples.options import image_preprocess
+from trtcal.samples.sources import open_source
 
 BATCH_SIZE = 8
 

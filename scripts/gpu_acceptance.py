@@ -155,8 +155,8 @@ def _stamp(head: dict[str, Any]) -> str:
 
 
 def _start_again_on_doubles(scratch: Path) -> None:
-    """Does not return: this program once more, with tests/fakecuda in the place of TensorRT and the driver."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    """Does not return: this program once more, with tests/helpers/fakecuda in the place of TensorRT and the driver."""
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     import fakecuda
     from fakecuda import setup_env
 

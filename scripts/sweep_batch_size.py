@@ -11,13 +11,13 @@ from __future__ import annotations
 import sys
 
 from trtcal import demo
-from trtcal.calibration import open_graph
+from trtcal.calibration.calibrate import open_graph
 from trtcal.cli import app
-from trtcal.cpujudge import CpuJudge
-from trtcal.data import Batches
-from trtcal.metrics import METRICS
-from trtcal.sources import ArraySource
-from trtcal.sweeprun import run_sweep
+from trtcal.judging.metrics import METRICS
+from trtcal.samples.batches import Batches
+from trtcal.samples.sources import ArraySource
+from trtcal.sweep.cpu_judge import CpuJudge
+from trtcal.sweep.run import run_sweep
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ TESTED_ELSEWHERE = {
 REACHED_BY = {
     "__main__": '"-m", "trtcal"',
     "calibrator": "MinMaxCalibrator",
-    "shards": "trtcal.distributed",
+    "shards": "trtcal.cluster.distributed",
     "visible": "calibrators.gpu_stats",
 }
 
@@ -106,7 +106,7 @@ REACHED_BY = {
 class Import(NamedTuple):
     file: Path
     line: int
-    target: str  # dotted: trtcal.cache, PIL.Image
+    target: str  # dotted: trtcal.cache.cache, PIL.Image
     in_function: bool
     for_types_only: bool
 
@@ -135,7 +135,7 @@ def imports(file: Path) -> list[Import]:
 
 
 def unit(file: Path) -> str:
-    """Path -> the name it has in the tables: trtcal/cache.py -> cache, trtcal/demo/x.py -> demo."""
+    """Path -> the name it has in the tables: trtcal/cache/cache.py -> cache, trtcal/demo/x.py -> demo."""
     parts = file.relative_to(ROOT).with_suffix("").parts
     return parts[0] if parts[1] == "__init__" else parts[1]
 
@@ -226,10 +226,10 @@ def test_every_file_has_its_test() -> None:
     ("source", "enough"),
     [
         ("", False),
-        ("from trtcal.growth import GROWTH\n", False),
+        ("from trtcal.ranges.growth import GROWTH\n", False),
         ("def test_one():\n    assert regrowth\n", False),
         ("from trtcal import growth\ndef test_one():\n    assert growth\n", True),
-        ("from trtcal.growth import GROWTH\ndef test_one():\n    assert GROWTH\n", True),
+        ("from trtcal.ranges.growth import GROWTH\ndef test_one():\n    assert GROWTH\n", True),
         ("def test_one():\n    run('assert trtcal.growth_rule')\n", True),
     ],
 )

@@ -15,7 +15,7 @@ from trtcal.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/fuzz/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/helpers/fuzz/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 

@@ -31,11 +31,11 @@ from acceptance.findings import Context, Finding, as_rehearsed, attempt, compare
 from acceptance.record import markdown
 from fakecuda import setup_env
 
-from trtcal.cache import CalibrationCache
-from trtcal.calibration import FloatRunner, calibrate, open_graph
+from trtcal.cache.cache import CalibrationCache
+from trtcal.calibration.calibrate import FloatRunner, calibrate, open_graph
 from trtcal.errors import BackendError
-from trtcal.histogram import Histogram
-from trtcal.stats import ActivationStats
+from trtcal.ranges.histogram import Histogram
+from trtcal.ranges.stats import ActivationStats
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "gpu_acceptance.py"

@@ -12,13 +12,13 @@ import trtcal
 from trtcal import errors
 
 PUBLIC = {
-    "METHODS": "trtcal.thresholds",
-    "ActivationStats": "trtcal.stats",
-    "CalibrationCache": "trtcal.cache",
-    "Histogram": "trtcal.histogram",
+    "METHODS": "trtcal.ranges.thresholds",
+    "ActivationStats": "trtcal.ranges.stats",
+    "CalibrationCache": "trtcal.cache.cache",
+    "Histogram": "trtcal.ranges.histogram",
     "TrtcalError": "trtcal.errors",
-    "calibrate": "trtcal.calibration",
-    "collect": "trtcal.collector",
+    "calibrate": "trtcal.calibration.calibrate",
+    "collect": "trtcal.passes.collect",
 }
 
 

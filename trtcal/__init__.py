@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trtcal.cache import CalibrationCache
-    from trtcal.calibration import calibrate
-    from trtcal.collector import collect
+    from trtcal.cache.cache import CalibrationCache
+    from trtcal.calibration.calibrate import calibrate
     from trtcal.errors import TrtcalError
-    from trtcal.histogram import Histogram
-    from trtcal.stats import ActivationStats
-    from trtcal.thresholds import METHODS
+    from trtcal.passes.collect import collect
+    from trtcal.ranges.histogram import Histogram
+    from trtcal.ranges.stats import ActivationStats
+    from trtcal.ranges.thresholds import METHODS
 
 __version__ = "0.1.0"
 
@@ -31,13 +31,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "METHODS": "trtcal.thresholds",
-    "ActivationStats": "trtcal.stats",
-    "CalibrationCache": "trtcal.cache",
-    "Histogram": "trtcal.histogram",
+    "METHODS": "trtcal.ranges.thresholds",
+    "ActivationStats": "trtcal.ranges.stats",
+    "CalibrationCache": "trtcal.cache.cache",
+    "Histogram": "trtcal.ranges.histogram",
     "TrtcalError": "trtcal.errors",
-    "calibrate": "trtcal.calibration",
-    "collect": "trtcal.collector",
+    "calibrate": "trtcal.calibration.calibrate",
+    "collect": "trtcal.passes.collect",
 }
 
 

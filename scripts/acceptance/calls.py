@@ -13,7 +13,7 @@ from acceptance import building, networks
 from acceptance.facts import our_scale
 from acceptance.findings import Context, Finding, attempt, compared, measured
 from calibrators import versions
-from trtcal.cache import CalibrationCache, version_number
+from trtcal.cache.cache import CalibrationCache, version_number
 from trtcal.errors import DataError, NonFiniteError, TrtcalError
 
 WIDTH = 256

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.findings import Context, Skip, Step, as_rehearsed, status
-from trtcal.atomic import write_bytes
+from trtcal.files.atomic import write_bytes
 
 _LOOKS = 0.2  # seconds between two looks at what a step has found so far
 _SPARE = 5.0  # seconds a step is told to have less than it has

@@ -14,9 +14,9 @@ from acceptance import building, networks
 from acceptance.findings import Context, Finding, Skip, attempt, beyond_doubles, compared, measured
 from acceptance.networks import Batch, Model
 from acceptance.parity import calibrated
-from trtcal.accuracy import simulate
-from trtcal.cache import CalibrationCache
-from trtcal.graph import load_model
+from trtcal.cache.cache import CalibrationCache
+from trtcal.judging.accuracy import simulate
+from trtcal.model.graph import load_model
 
 JUDGED = 1000  # images
 CALIBRATED = 512

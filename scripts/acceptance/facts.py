@@ -15,10 +15,10 @@ import numpy as np
 
 from acceptance import building, networks, rules
 from acceptance.findings import Context, Finding, attempt, compared, measured
-from trtcal.cache import CalibrationCache
-from trtcal.growth import double
-from trtcal.histogram import NUM_BINS, Histogram, HistogramBuilder, abs_max
-from trtcal.thresholds import entropy
+from trtcal.cache.cache import CalibrationCache
+from trtcal.ranges.growth import double
+from trtcal.ranges.histogram import NUM_BINS, Histogram, HistogramBuilder, abs_max
+from trtcal.ranges.thresholds import entropy
 
 WIDTH = 4096
 Batches = Sequence[np.ndarray]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 DOUBLES = {"libcuda.so": "fakecuda_live", "libnvinfer.so": "trtfake_live"}
-"""Library -> a symbol that only its test double (tests/fakecuda) has."""
+"""Library -> a symbol that only its test double (tests/helpers/fakecuda) has."""
 
 
 class NoGpu(Exception):

@@ -12,13 +12,13 @@ import numpy as np
 from acceptance import building
 from acceptance.findings import Context, Finding, Skip, attempt, compared, measured
 from acceptance.networks import Model
-from trtcal.cache import CalibrationCache
-from trtcal.calibration import calibrate, from_stats, open_graph
+from trtcal.cache.cache import CalibrationCache
+from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
 from trtcal.errors import BackendError, ModelError
-from trtcal.graph import CalibrationGraph
-from trtcal.histogram import NUM_BINS, abs_max
-from trtcal.stats import ActivationStats
-from trtcal.streams import batches_of
+from trtcal.model.graph import CalibrationGraph
+from trtcal.ranges.histogram import NUM_BINS, abs_max
+from trtcal.ranges.stats import ActivationStats
+from trtcal.samples.streams import batches_of
 
 ON_GPU = "entropy, ranges collected on the GPU"
 LEAST = 15  # seconds; with less left no further question is asked

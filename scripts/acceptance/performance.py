@@ -13,7 +13,7 @@ from acceptance import building, networks
 from acceptance.findings import Context, Finding, Skip, attempt, beyond_doubles, compared, measured
 from acceptance.machine import device
 from acceptance.networks import Batch, Model
-from trtcal.calibration import calibrate
+from trtcal.calibration.calibrate import calibrate
 
 BUILDS = 50
 FEEDS = 50

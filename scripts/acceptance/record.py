@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.findings import NOT_MEASURED
-from trtcal.atomic import write_bytes
+from trtcal.files.atomic import write_bytes
 
 _NAMES = {"error": "**error**", "crashed": "**crashed**", "timed out": "**timed out**", "differs": "**differs**"}
 

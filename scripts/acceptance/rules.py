@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trtcal.emulation import square_max, square_range
+from trtcal.sweep.emulation import square_max, square_range
 
 BINS, LEVELS = 2048, 128
 _TIE = 1e-12

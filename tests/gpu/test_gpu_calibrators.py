@@ -13,8 +13,8 @@ from device import needs, without_gpu, without_tensorrt
 from fakecuda.models import SHAPE
 
 from calibrators.memory import available
-from trtcal.cache import CalibrationCache
-from trtcal.calibration import calibrate
+from trtcal.cache.cache import CalibrationCache
+from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import DataError
 
 pytestmark = [pytest.mark.gpu, needs(without_tensorrt(), without_gpu())]

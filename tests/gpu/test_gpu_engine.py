@@ -14,7 +14,7 @@ from fakecuda.models import SHAPE, onnx_model
 
 from calibrators.memory import available
 from trtcal.errors import BackendError, ModelError
-from trtcal.runners import OrtRunner
+from trtcal.model.runner import OrtRunner
 
 DYNAMIC = {"image": [(size, *SHAPE) for size in (2, 4, 4)]}
 

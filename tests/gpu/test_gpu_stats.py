@@ -19,11 +19,11 @@ from fakecuda.models import SHAPE
 from calibrators.buffers import Buffers
 from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Observer, Span, below
 from calibrators.memory import DeviceMemory, available, open_memory
-from trtcal.calibration import FloatRunner, open_graph
-from trtcal.collector import collect
-from trtcal.growth import GROWTH, power_of_two
-from trtcal.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
-from trtcal.streams import batches_of
+from trtcal.calibration.calibrate import FloatRunner, open_graph
+from trtcal.passes.collect import collect
+from trtcal.ranges.growth import GROWTH, power_of_two
+from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
+from trtcal.samples.streams import batches_of
 
 pytestmark = [pytest.mark.gpu, needs(without_kernels())]
 tensorrt = needs(without_tensorrt())
@@ -152,7 +152,7 @@ def test_tensorrts_values_are_those_of_onnx_runtime_but_for_their_last_bits(
 @tensorrt
 def test_the_percentile_calibrator_collects_on_the_gpu(model: Path) -> None:
     from calibrators import PercentileCalibrator, build_engine
-    from trtcal.calibration import calibrate
+    from trtcal.calibration.calibrate import calibrate
 
     calibrator = PercentileCalibrator(data(), model=model, percentile=99)
     assert calibrator.collected_on == "gpu"

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from trtcal import __version__, terminal
+from trtcal import __version__
 from trtcal.cli import build, cache, calibrate, examine, judge, quantize, report, sweep, zoo
 from trtcal.cli.common import Output
+from trtcal.files import terminal
 
 
 class _Commands(TyperGroup):

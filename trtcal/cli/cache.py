@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal import terminal
 from trtcal.cli.common import AsJson, Output, print_out
+from trtcal.files import terminal
 
 if TYPE_CHECKING:
-    from trtcal.cache import CalibrationCache
-    from trtcal.cache_doctor import Difference, Finding
+    from trtcal.cache.cache import CalibrationCache
+    from trtcal.cache.doctor import Difference, Finding
 
 app = typer.Typer(help="Look into calibration caches and other files of ranges, and mend them.", no_args_is_help=True)
 
@@ -29,8 +29,8 @@ MANY = 5  # names that stand in one line
 @app.command("show")
 def cache_show(file: File, as_json: AsJson = False) -> None:
     """Show what a cache holds: header, origin, and the range of every tensor."""
-    from trtcal.formats import load
-    from trtcal.provenance import read_sidecar
+    from trtcal.cache.formats import load
+    from trtcal.cache.provenance import read_sidecar
 
     cache, format = load(file)
     sidecar = read_sidecar(file)
@@ -84,9 +84,9 @@ def cache_check(
 
     Exits with 1 if it finds errors, with 0 if it finds nothing worse than warnings.
     """
-    from trtcal.cache_doctor import SEVERITIES, check
-    from trtcal.calibration import open_graph
-    from trtcal.formats import load
+    from trtcal.cache.doctor import SEVERITIES, check
+    from trtcal.cache.formats import load
+    from trtcal.calibration.calibrate import open_graph
 
     cache, format = load(file)
     if trt_version is not None and format != "tensorrt":
@@ -119,16 +119,16 @@ def cache_diff(
 
     To compare with a fresh calibration, calibrate with --against.
     """
-    from trtcal.atomic import write_bytes
-    from trtcal.cache_doctor import diff
-    from trtcal.formats import load
-    from trtcal.outputs import HTML, check_output
+    from trtcal.cache.doctor import diff
+    from trtcal.cache.formats import load
+    from trtcal.files.atomic import write_bytes
+    from trtcal.model.overwriting import HTML, check_output
 
     if plot is not None:
         check_output(plot, HTML, [first, second])
     rows = diff(load(first)[0], load(second)[0])
     if plot is not None:
-        from trtcal.cache_plot import plot_difference
+        from trtcal.cache.plot import plot_difference
 
         write_bytes(plot, plot_difference(rows, str(first), str(second)))
         Output()(f"{plot}: {len(rows)} tensors")
@@ -156,9 +156,9 @@ def cache_merge(
     output: OutputCache,
 ) -> None:
     """Put the tensors of several caches into one; where two have the same tensor, the last has it."""
-    from trtcal.cache_doctor import merge
-    from trtcal.formats import CACHE, load
-    from trtcal.outputs import check_output
+    from trtcal.cache.doctor import merge
+    from trtcal.cache.formats import CACHE, load
+    from trtcal.model.overwriting import check_output
 
     check_output(output, CACHE, files)
     caches = [load(file)[0] for file in files]
@@ -179,9 +179,9 @@ def cache_rename(
 
     FILE, where it is a calibration cache, may itself be written: nothing else in it changes.
     """
-    from trtcal.cache_doctor import rename
-    from trtcal.formats import CACHE, load
-    from trtcal.outputs import check_output
+    from trtcal.cache.doctor import rename
+    from trtcal.cache.formats import CACHE, load
+    from trtcal.model.overwriting import check_output
 
     check_output(output, CACHE)
     mapping = {}
@@ -209,9 +209,9 @@ def cache_retarget(
 
     FILE, where it is a calibration cache, may itself be written: nothing else in it changes.
     """
-    from trtcal.cache_doctor import retarget
-    from trtcal.formats import CACHE, load
-    from trtcal.outputs import check_output
+    from trtcal.cache.doctor import retarget
+    from trtcal.cache.formats import CACHE, load
+    from trtcal.model.overwriting import check_output
 
     check_output(output, CACHE)
     if trt_version is None and algorithm is None:
@@ -250,11 +250,11 @@ def cache_convert(
 
     Ranges go into a model by trtcal qdq.
     """
-    from trtcal.atomic import write_bytes
-    from trtcal.formats import FORMATS, RANGES, load, output_format
-    from trtcal.formats.qdq_model import save_float_model
-    from trtcal.outputs import ONNX, check_output
-    from trtcal.provenance import sidecar_path
+    from trtcal.cache.formats import FORMATS, RANGES, load, output_format
+    from trtcal.cache.formats.qdq_model import save_float_model
+    from trtcal.cache.provenance import sidecar_path
+    from trtcal.files.atomic import write_bytes
+    from trtcal.model.overwriting import ONNX, check_output
 
     format = output_format(output, target)
     check_output(output, RANGES, [file, sidecar_path(file)])

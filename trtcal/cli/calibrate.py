@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal import terminal
 from trtcal.cli.common import AsJson, Model, OnRay, Output, RayAddress, RayCpus, on_ray, print_out, takes_samples
+from trtcal.files import terminal
 
 if TYPE_CHECKING:
-    from trtcal.cachefile import CacheFile
-    from trtcal.data import Batches
+    from trtcal.calibration.file import CacheFile
+    from trtcal.samples.batches import Batches
 
 
 def register(app: typer.Typer) -> None:
@@ -82,10 +82,10 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Calibrate a model into a cache that TensorRT, DeepStream and DLA read."""
-    from trtcal.cachefile import calibrate_to_file
-    from trtcal.formats import load
-    from trtcal.outputs import refuse_input
-    from trtcal.provenance import sidecar_path
+    from trtcal.cache.formats import load
+    from trtcal.cache.provenance import sidecar_path
+    from trtcal.calibration.file import calibrate_to_file
+    from trtcal.model.overwriting import refuse_input
 
     for written in (output, sidecar_path(output), stats):
         if written is not None:
@@ -114,7 +114,7 @@ def calibrate(
     else:
         say(_summary(result))
     if other is not None:
-        from trtcal.cache_doctor import diff
+        from trtcal.cache.doctor import diff
         from trtcal.cli.cache import difference_lines
 
         say(terminal.lines(difference_lines(diff(other, result.cache), str(against), str(result.path))))

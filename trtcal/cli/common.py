@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from trtcal import terminal
+from trtcal.files import terminal
 
 if TYPE_CHECKING:
-    from trtcal.cluster import Cluster
-    from trtcal.data import Batches
+    from trtcal.cluster.ray_cluster import Cluster
+    from trtcal.samples.batches import Batches
     from trtcal.spec import InputSpec
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
@@ -79,7 +79,7 @@ def on_ray(ray: bool, address: str | None, cpus: float | None) -> Iterator[Clust
             raise ValueError("--ray-cpus says what a task on Ray takes; it goes with --ray or --ray-address")
         yield None
         return
-    from trtcal.cluster import Cluster
+    from trtcal.cluster.ray_cluster import Cluster
 
     with Cluster(address, cpus=cpus or 1) as cluster:
         yield cluster
@@ -148,9 +148,9 @@ def _samples(
     ] = "pad",
 ) -> Batches:
     """The options that describe samples -> batches for the model."""
-    from trtcal.data import Batches
-    from trtcal.feeding import fix_shapes, image_preprocess
-    from trtcal.sources import holds_arrays, open_source
+    from trtcal.samples.batches import Batches
+    from trtcal.samples.options import fix_shapes, image_preprocess
+    from trtcal.samples.sources import holds_arrays, open_source
 
     inputs = fix_shapes(inputs, shape or [])
     knobs = {
@@ -230,7 +230,7 @@ def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., Non
 @contextmanager
 def _opened(model: Path) -> Iterator[tuple[tuple[InputSpec, ...], Any]]:
     """Model -> what it is to be fed, and the engine that it is, while the block lasts."""
-    from trtcal.graph import load_model, model_inputs
+    from trtcal.model.graph import load_model, model_inputs
 
     if not is_engine(model):
         yield model_inputs(load_model(model)), None

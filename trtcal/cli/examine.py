@@ -11,7 +11,7 @@ import typer
 from trtcal.cli.common import AsJson, Model, Output, print_out, takes_samples
 
 if TYPE_CHECKING:
-    from trtcal.data import Batches
+    from trtcal.samples.batches import Batches
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +31,8 @@ def contact_sheet(
     count: Annotated[int, typer.Option(min=1, help="Samples to show.")] = 16,
 ) -> None:
     """Draw what the network really sees, de-normalised, with the statistics of its input."""
-    from trtcal.contact_sheet import contact_sheet as draw
-    from trtcal.outputs import PNG, check_output
+    from trtcal.model.overwriting import PNG, check_output
+    from trtcal.samples.contact_sheet import contact_sheet as draw
 
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output {output}: the contact sheet is a PNG; give it a name that ends in .png")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal import terminal
 from trtcal.cli.common import (
     AsJson,
     Cache,
@@ -25,13 +24,14 @@ from trtcal.cli.common import (
     print_out,
     takes_samples,
 )
+from trtcal.files import terminal
 
 if TYPE_CHECKING:
-    from trtcal.accuracy import Score
-    from trtcal.damage import Trial
-    from trtcal.data import Batches
-    from trtcal.evaluation import Evaluation
-    from trtcal.sensitivity import Sensitivity
+    from trtcal.judging.accuracy import Score
+    from trtcal.judging.evaluation import Evaluation
+    from trtcal.judging.quantization_error import Trial
+    from trtcal.judging.sensitivity import Sensitivity
+    from trtcal.samples.batches import Batches
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +89,8 @@ def evaluate(
 
     An engine runs on this machine's GPU, and is timed as well.
     """
-    from trtcal.evaluation import compare, labels_of
-    from trtcal.metrics import metric as named
+    from trtcal.judging.evaluation import compare, labels_of
+    from trtcal.judging.metrics import metric as named
 
     names = metric or ["top1"]
     metrics = {name: named(name) for name in names}
@@ -153,13 +153,13 @@ def sensitivity(
     """Find the tensors and layers that INT8 hurts, and the few to leave in FP16; names for every builder."""
     import math
 
-    from trtcal.atomic import write_bytes
-    from trtcal.cachefile import ranges_for
-    from trtcal.evaluation import labels_of
-    from trtcal.metrics import metric as named
-    from trtcal.outputs import check_output
-    from trtcal.sensitivity import REPORT, section
-    from trtcal.sensitivity import sensitivity as measure
+    from trtcal.calibration.file import ranges_for
+    from trtcal.files.atomic import write_bytes
+    from trtcal.judging.evaluation import labels_of
+    from trtcal.judging.metrics import metric as named
+    from trtcal.judging.sensitivity import REPORT, section
+    from trtcal.judging.sensitivity import sensitivity as measure
+    from trtcal.model.overwriting import check_output
 
     if output is not None:
         check_output(output, REPORT, [model, cache, data, labels, metric])
@@ -191,10 +191,10 @@ def _open(
     model: Path, batches: Batches, stack: ExitStack, cache: Path | None = None, **how: Any
 ) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
     """Model or engine, until the stack is closed -> what is called with a batch, how much is INT8, what is not."""
-    from trtcal.cachefile import ranges_for
-    from trtcal.evaluation import fed_as, open_model
-    from trtcal.graph import load_model, model_inputs
-    from trtcal.qdq import CONSTANT
+    from trtcal.calibration.file import ranges_for
+    from trtcal.judging.evaluation import fed_as, open_model
+    from trtcal.model.graph import load_model, model_inputs
+    from trtcal.qdq.insert import CONSTANT
 
     if is_engine(model):
         return stack.enter_context(open_engine(model)), "", ()
@@ -285,7 +285,7 @@ def _sensitivity(result: Sensitivity) -> str:
 
 
 def _options(result: Sensitivity) -> list[str]:
-    from trtcal.sensitivity import section
+    from trtcal.judging.sensitivity import section
 
     options = section(result)["options"]
     lines = [line for name in ("trtcal", "trtexec", "polygraphy") for line in (f"{name}:", f"  {options[name]}")]

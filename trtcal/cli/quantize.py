@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtcal import terminal
 from trtcal.cli.common import AsJson, Cache, Exclude, Model, Output, Placement, print_out
+from trtcal.files import terminal
 
 if TYPE_CHECKING:
-    from trtcal.qdqfile import QdqFile
+    from trtcal.qdq.file import QdqFile
 
 _SHOWN = 8  # reasons printed; --json has all
 
@@ -35,9 +35,9 @@ def qdq(
     as_json: AsJson = False,
 ) -> None:
     """Write the ranges of a cache into the model, as Q/DQ pairs: INT8 for TensorRT 10 and 11 and ONNX Runtime."""
-    from trtcal.cachefile import ranges_for
-    from trtcal.outputs import ONNX, check_output
-    from trtcal.qdqfile import qdq_to_file
+    from trtcal.calibration.file import ranges_for
+    from trtcal.model.overwriting import ONNX, check_output
+    from trtcal.qdq.file import qdq_to_file
 
     check_output(output, ONNX, [model, cache])
     scales = ranges_for(model, cache)
@@ -58,9 +58,9 @@ def qdq(
 
 def weights(model: Model, as_json: AsJson = False) -> None:
     """Show what INT8 costs each weight tensor, by max|w| and by methods that clip."""
-    from trtcal.evaluation import plain
-    from trtcal.modelfile import load_whole_model
-    from trtcal.weights import WEIGHT_METHODS, weight_clipping_cost
+    from trtcal.judging.evaluation import plain
+    from trtcal.model.file import load_whole_model
+    from trtcal.qdq.weights import WEIGHT_METHODS, weight_clipping_cost
 
     rows = weight_clipping_cost(load_whole_model(model)[0])
     if as_json:
@@ -89,7 +89,7 @@ def weights(model: Model, as_json: AsJson = False) -> None:
 
 
 def _summary(result: QdqFile) -> str:
-    from trtcal.qdq import CONSTANT
+    from trtcal.qdq.insert import CONSTANT
 
     kinds = ", ".join(f"{count} {op_type}" for op_type, count in result.op_types.items())
     lines = [

@@ -19,8 +19,8 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep, with its trials.json.")],
 ) -> None:
     """Draw the page of a sweep again: DIR/report.html from DIR/trials.json."""
-    from trtcal.outputs import HTML, check_output
-    from trtcal.report import write
+    from trtcal.model.overwriting import HTML, check_output
+    from trtcal.sweep.report import write
 
     if (folder / "trials.json").exists():
         check_output(folder / "report.html", HTML, [folder / "trials.json", folder / "sensitivity.json"])

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal import terminal
 from trtcal.cli.common import (
     AsJson,
     Exclude,
@@ -22,10 +21,11 @@ from trtcal.cli.common import (
     print_out,
     takes_samples,
 )
+from trtcal.files import terminal
 
 if TYPE_CHECKING:
-    from trtcal.data import Batches
-    from trtcal.judge import Judge
+    from trtcal.samples.batches import Batches
+    from trtcal.sweep.judge import Judge
 
 
 def register(app: typer.Typer) -> None:
@@ -99,8 +99,8 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Show what the calibration batch size and the order of the samples do to histograms and accuracy."""
-    from trtcal import tracking
-    from trtcal.sweeprun import run_sweep
+    from trtcal.sweep import tracking
+    from trtcal.sweep.run import run_sweep
 
     if mlflow:
         tracking.require()
@@ -199,14 +199,14 @@ def _judge(
     timings: Path | None,
 ) -> tuple[Judge, str, Batches]:
     """The judge, of engines where their ``timings`` have a file, what tells its judgements apart, and its samples."""
-    from trtcal.calibration import open_graph
-    from trtcal.cpujudge import CpuJudge
-    from trtcal.data import Batches
-    from trtcal.evaluation import judged_by, labels_of
-    from trtcal.metrics import metric as named
-    from trtcal.modelfile import load_whole_model
-    from trtcal.qdq import check_exclude
-    from trtcal.sources import open_source
+    from trtcal.calibration.calibrate import open_graph
+    from trtcal.judging.evaluation import judged_by, labels_of
+    from trtcal.judging.metrics import metric as named
+    from trtcal.model.file import load_whole_model
+    from trtcal.qdq.insert import check_exclude
+    from trtcal.samples.batches import Batches
+    from trtcal.samples.sources import open_source
+    from trtcal.sweep.cpu_judge import CpuJudge
 
     check_exclude(load_whole_model(model)[0], exclude)
     graph = open_graph(model)

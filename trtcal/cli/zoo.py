@@ -37,8 +37,8 @@ def zoo(
     docs/scale.md lists the keys. The same command goes on where it was interrupted and keeps what is finished. A row
     that fails is on the page with its error, costs no other, and makes the exit code 2. On Ray, rows run in parallel.
     """
-    from trtcal.zoo import run_zoo
-    from trtcal.zoofile import read_zoo
+    from trtcal.zoo.file import read_zoo
+    from trtcal.zoo.run import run_zoo
 
     rows = read_zoo(models)
     say = Output()

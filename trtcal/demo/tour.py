@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from trtcal import demo
-from trtcal.accuracy import Score, evaluate, simulate
-from trtcal.cachefile import CacheFile, calibrate_to_file
-from trtcal.calibration import calibrate, from_stats, open_graph
-from trtcal.collector import Progress
-from trtcal.data import Batches
-from trtcal.graph import load_model
-from trtcal.runners import OrtRunner
-from trtcal.sources import ArraySource
+from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
+from trtcal.calibration.file import CacheFile, calibrate_to_file
+from trtcal.judging.accuracy import Score, evaluate, simulate
+from trtcal.model.graph import load_model
+from trtcal.model.runner import OrtRunner
+from trtcal.passes.collect import Progress
+from trtcal.samples.batches import Batches
+from trtcal.samples.sources import ArraySource
 
 BATCH_SIZE, LARGE_BATCH_SIZE = 8, 64
 

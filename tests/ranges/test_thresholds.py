@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from trtcal.ranges.growth import double, power_of_two
+from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, Histogram, HistogramBuilder, abs_max
+from trtcal.ranges.thresholds import (
+    METHODS,
+    canonical,
+    entropy,
+    entropy_bin,
+    entropy_bins,
+    first_minimum,
+    method,
+    minmax,
+    mse,
+    percentile,
+)
+
+SHAPES: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
+    "normal": lambda rng: rng.normal(size=3000),
+    "laplace": lambda rng: rng.laplace(size=3000),
+    "student": lambda rng: rng.standard_t(2, size=3000),
+    "one-sided": lambda rng: np.maximum(rng.normal(size=3000), 0),
+    "sparse": lambda rng: np.where(rng.random(3000) < 0.99, 0, rng.normal(size=3000)),
+    "comb": lambda rng: rng.integers(0, 256, size=3000) / 255,
+    "grey": lambda rng: rng.integers(0, 17, size=3000) / 16,
+    "two values": lambda rng: np.where(rng.random(3000) < 0.5, 1.0, 0.25),
+    "constant": lambda rng: np.full(100, 0.7),
+    "uniform": lambda rng: rng.uniform(size=3000),
+    "outlier": lambda rng: np.append(rng.normal(size=3000) * 0.001, 50.0),
+    "few": lambda rng: rng.normal(size=20),
+}
+
+
+def streamed(batches: list[NDArray[np.float32]]) -> Histogram:
+    builder = HistogramBuilder(NUM_BINS, double)
+    for batch in batches:
+        builder.start_batch()
+        builder.add(batch, abs_max(batch))
+    return builder.build()
+
+
+def fine(x: NDArray[np.float64]) -> Histogram:
+    builder = HistogramBuilder(FINE_BINS, power_of_two)
+    array = np.asarray(x, np.float32)
+    builder.add(array, abs_max(array))
+    return builder.build()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("seed", range(20))
+def test_entropy_is_the_reference_bit_for_bit(shape: str, seed: int) -> None:
+    """240 streams; the reference is the slow one that reproduces TensorRT's caches."""
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** rng.integers(-30, 30) if seed % 3 == 0 else rng.uniform(0.5, 2)
+    batches = [
+        (SHAPES[shape](rng) * scale * rng.uniform(0.7, 1.4)).astype(np.float32) for _ in range(rng.integers(1, 5))
+    ]
+    if seed % 5 == 0:
+        batches.insert(0, np.zeros(50, np.float32))
+    reference = oracle.Hist()
+    for batch in batches:
+        reference.update(batch)
+    m = oracle.entropy_bin(reference.h)
+    hist = streamed(batches)
+    assert entropy_bin(hist.counts) == m
+    scale32 = entropy(hist) / np.float32(127)
+    assert oracle.hexf(scale32) == oracle.hexf(oracle.scale_from_bin(m, reference.R))
+
+
+def test_the_scale_of_data_up_to_one_that_is_not_clipped_is_the_one_seen_in_public_caches() -> None:
+    hist = streamed([np.linspace(0, 1, 4097, dtype=np.float32)])
+    assert oracle.hexf(entropy(hist) / np.float32(127)) == "3c010a14"
+    assert oracle.hexf(minmax(hist) / np.float32(127)) == "3c010204"
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_threshold_is_positive_and_at_most_half_a_bin_above_the_limit(name: str, shape: str) -> None:
+    hist = fine(SHAPES[shape](np.random.default_rng(0)))
+    amax = METHODS[name](hist)
+    assert amax.dtype == np.float32
+    assert 0 < amax <= np.float32(hist.limit * (NUM_BINS + 0.5) / NUM_BINS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("power", [-60, -1, 1, 60])
+def test_thresholds_scale_with_the_data_by_powers_of_two_exactly(name: str, power: int) -> None:
+    x = np.random.default_rng(1).laplace(size=3000).astype(np.float32)
+    for make in (fine, lambda x: streamed([x.astype(np.float32)])):
+        assert METHODS[name](make(x * 2.0**power)) == METHODS[name](make(x)) * np.float32(2.0**power)
+
+
+@given(shape=st.sampled_from(sorted(SHAPES)), seed=st.integers(0, 99), power=st.integers(-100, 128))
+@example(shape="laplace", seed=0, power=128)
+@settings(max_examples=30)
+def test_thresholds_scale_exactly_as_far_as_float32_goes(shape: str, seed: int, power: int) -> None:
+    x = SHAPES[shape](np.random.default_rng(seed)).astype(np.float32)
+    x = np.ldexp(x, -np.frexp(np.abs(x).max())[1])  # largest |x| in [0.5, 1): 2**128 times that is finite
+    for make in (fine, lambda x: streamed([x.astype(np.float32)])):
+        unit, scaled = make(x), make(np.ldexp(x, power))
+        for name, threshold in METHODS.items():
+            with np.errstate(over="ignore"):  # half a bin more than the largest float32 is inf
+                assert threshold(scaled) == np.ldexp(threshold(unit), power), name
+
+
+@pytest.mark.parametrize("largest", [2.0**-149, 2.0**-126, 2.0**127, float(np.finfo(np.float32).max)])
+@pytest.mark.parametrize("name", METHODS)
+def test_thresholds_of_the_largest_and_the_least_floats_are_no_accidents(name: str, largest: float) -> None:
+    for x in ([largest], [largest, largest / 2, 0], [-largest, 0, 0, 0, 0, 0, 0, 0], [largest, *np.linspace(0, 1, 99)]):
+        for hist in (fine(np.array(x)), streamed([np.array(x, np.float32)])):
+            amax = METHODS[name](hist)
+            assert amax.dtype == np.float32
+            assert amax >= 0
+            if name != "entropy":
+                assert amax <= hist.amax
+            elif largest < 2.0**127:
+                assert np.isfinite(amax)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_tensor_of_zeros_has_the_threshold_zero(name: str) -> None:
+    assert METHODS[name](fine(np.zeros(9))) == 0
+
+
+@pytest.mark.parametrize("threshold", [entropy, mse])
+def test_a_finer_histogram_is_merged_to_tensorrts_bins(threshold: Callable[[Histogram], np.float32]) -> None:
+    for seed in range(5):
+        hist = fine(np.random.default_rng(seed).normal(size=5000))
+        assert threshold(hist) == threshold(hist.coarse(NUM_BINS))
+
+
+def only(bins: dict[int, int]) -> NDArray[np.int64]:
+    counts = np.zeros(NUM_BINS, np.int64)
+    counts[list(bins)] = list(bins.values())
+    return counts
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        only({2047: 5}),
+        only({0: 99, 2047: 1}),
+        only({1: 1}),
+        only({0: 7, 1: 5000, 2: 1, 300: 90, 301: 5, 2047: 1}),
+        only({0: 7, 1: 1, 2: 5000, 300: 90, 301: 5, 2047: 1}),
+        only({0: 1, 2: 9000, 130: 1, 140: 1, 200: 1}),
+        # Here bin 1, and no other, has to stand in for bin 0.
+        only({1: 82, 2: 835, 166: 462, 1160: 508, 1925: 654}),
+        only({1: 2894, 2: 77, 86: 12, 156: 298, 373: 417, 1632: 352, 2013: 783}),
+    ],
+)
+def test_entropy_is_the_reference_where_there_is_little_to_search(counts: NDArray[np.int64]) -> None:
+    assert entropy_bin(counts) == oracle.entropy_bin(counts)
+
+
+def test_the_bin_of_zeros_counts_as_much_as_its_neighbour() -> None:
+    rng = np.random.default_rng(0)
+    for counts in rng.geometric(0.02, (5, NUM_BINS)) // np.arange(1, NUM_BINS + 1):
+        found = entropy_bin(counts)
+        counts[0] = 10**9
+        assert entropy_bin(counts) == found
+    assert entropy_bin(only({0: 10**9})) is None
+
+
+def test_an_overflowed_limit_gives_inf_rather_than_a_number_that_looks_right() -> None:
+    hist = streamed([np.array([3e38], np.float32), np.array([3.2e38], np.float32)])
+    assert hist.limit == np.inf
+    assert entropy(hist) == np.inf
+
+
+def test_within_a_tie_the_first_minimum_wins() -> None:
+    assert first_minimum(np.array([3.0, 1.0, 1.0 - 5e-13, 1.0 - 2e-12, 2.0])) == 3
+    assert first_minimum(np.array([1.0, 1.0 - 6e-13, 1.0 - 9e-13])) == 0
+    assert first_minimum(np.array([1.0, 1.0 - 1e-12])) == 0
+    assert first_minimum(np.array([math.inf, math.inf, 2.0, 3.0])) == 2
+    assert first_minimum(np.array([math.inf, math.inf])) == 0
+
+
+def test_percentile_is_the_upper_edge_of_its_bin() -> None:
+    hist = Histogram(np.array([50, 40, 9, 1]), 4.0, np.float32(3.25))
+    assert [float(percentile(hist, q)) for q in (1, 50, 50.1, 90, 99, 99.5, 100)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        3.25,
+        3.25,
+    ]
+
+
+def test_percentile_counts_elements_exactly() -> None:
+    """99.9 / 100 is a little more than 0.999 in binary, and as many elements of 1000 are 999 nevertheless."""
+    assert 99.9 / 100 * 1000 > 999
+    for thousands in (1, 7, 1000, 2**52 // 1000, 2**62 // 1000):
+        hist = Histogram(np.array([999 * thousands, thousands - 1, 0, 1]), 4.0, np.float32(3.5))
+        assert percentile(hist, 99.9) == 1
+        assert percentile(hist, 99.90000001) == (3.5 if thousands == 1 else 2)
+        assert percentile(hist, 100) == 3.5
+
+
+@given(
+    hnp.arrays(np.int64, 8, elements=st.just(0) | st.integers(0, 2**59)),
+    st.floats(1e-9, 100),
+    st.floats(1e-9, 100),
+)
+def test_percentile_rises_with_q(counts: NDArray[np.int64], one: float, two: float) -> None:
+    counts[7] += 1
+    hist = Histogram(counts, 8.0, np.float32(7.25))
+    low, high = sorted([one, two])
+    assert percentile(hist, low) <= percentile(hist, high) <= percentile(hist, 100) == hist.amax
+    kept = int(counts[: math.ceil(percentile(hist, low))].sum())
+    assert Fraction(kept, hist.total) >= Fraction(str(low)) / 100
+
+
+def test_percentile_rises_with_q_and_ends_at_the_largest_value() -> None:
+    hist = fine(np.random.default_rng(3).standard_t(3, size=20000))
+    amax = [percentile(hist, q) for q in (50, 90, 99, 99.9, 99.99, 99.999, 100)]
+    assert amax == sorted(amax)
+    assert amax[-1] == hist.amax
+
+
+@pytest.mark.parametrize("q", [0, -1, 100.1, float("nan")])
+def test_percentile_out_of_range_is_refused(q: float) -> None:
+    with pytest.raises(ValueError, match="0 < q <= 100"):
+        percentile(fine(np.ones(3)), q)
+
+
+def test_mse_is_the_least_error_of_all_candidates() -> None:
+    x = np.random.default_rng(4).laplace(size=20000)
+    hist = fine(x)
+
+    def error(amax: float) -> float:
+        step = amax / 127
+        return float(np.mean((np.clip(np.rint(np.abs(x) / step), 0, 127) * step - np.abs(x)) ** 2))
+
+    best = min(error(i * hist.limit / NUM_BINS) for i in range(64, NUM_BINS + 1))
+    assert error(float(mse(hist))) <= best * 1.01
+    assert mse(hist) < hist.amax
+
+
+@given(st.dictionaries(st.integers(0, NUM_BINS - 1), st.integers(1, 1000), min_size=1, max_size=12))
+@example({2047: 1})
+@example({0: 500, 2046: 3, 2047: 2})
+@example({63: 7})
+def test_mse_is_the_first_of_the_candidates_with_the_least_error_of_bin_centres(bins: dict[int, int]) -> None:
+    """In whole numbers: 254 times as large as in bins, so that centres and levels are whole."""
+    x, number = np.array(list(bins)) * 254 + 127, np.array(list(bins.values()))
+    candidates = np.arange(64, NUM_BINS + 1)
+    step = 2 * candidates[:, None]
+    level = np.minimum((x + step // 2) // step, 127)
+    error = ((x - level * step) ** 2 * number).sum(axis=1)
+    hist = Histogram(only(bins), float(NUM_BINS), np.float32(NUM_BINS))
+    assert mse(hist) == candidates[np.argmin(error)]
+
+
+@pytest.mark.parametrize("spec", ["entropy", "minmax", "mse", "percentile", "percentile:99.9"])
+def test_a_method_is_found_by_its_name(spec: str) -> None:
+    hist = fine(np.random.default_rng(5).normal(size=1000))
+    name, _, q = spec.partition(":")
+    assert method(spec)(hist) == (percentile(hist, float(q)) if q else METHODS[name](hist))
+
+
+def test_a_method_has_one_way_to_be_written() -> None:
+    specs = ["percentile", "percentile:99.99", "percentile:99.990", "percentile:9.999e1"]
+    assert {canonical(spec) for spec in specs} == {"percentile:99.99"}
+    for spec in ("entropy", "minmax", "mse", "percentile:100", "percentile:50"):
+        assert canonical(spec) == spec
+
+
+WRONG = ["", "Entropy", "entropy:3", "entropy:", "kl", "percentile:", "percentile:x", "percentile:0", "percentile:101"]
+
+
+@pytest.mark.parametrize("spec", WRONG)
+def test_a_wrong_method_is_refused_with_what_is_right(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"choose one of minmax, percentile, entropy, mse|percentile needs"):
+        method(spec)
+
+
+def test_many_histograms_are_searched_as_each_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    counts = np.array([np.zeros(2048), rng.integers(0, 9, 2048), rng.geometric(0.3, 2048) // 3, np.arange(2048) < 700])
+    assert entropy_bins(counts) == [entropy_bin(row) for row in counts]
+    assert entropy_bins(counts)[0] is None
+
+
+@pytest.mark.parametrize(("q", "meant"), [("0.999", "99.9"), ("0.9999", "99.99"), ("1", "100"), ("1.0", "100")])
+def test_a_percentile_that_was_meant_as_a_share_is_refused(q: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"percentile:{q} counts in percent .* did you mean percentile:{meant}\?"):
+        method(f"percentile:{q}")

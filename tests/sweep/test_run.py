@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import conv_model, images, make_model, save
+from onnx import TensorProto, helper
+
+from trtcal.calibration.calibrate import calibrate, open_graph
+from trtcal.calibration.file import calibrate_to_file
+from trtcal.errors import ModelError, OutputError
+from trtcal.passes import collect as collector
+from trtcal.ranges.stats import ActivationStats
+from trtcal.samples.batches import Batches
+from trtcal.samples.sources import ArraySource
+from trtcal.sweep.cpu_judge import CpuJudge
+from trtcal.sweep.run import run_sweep
+from trtcal.sweep.trials import ORDERS, Arrangement, Judgement
+
+SMALL = {"batch_sizes": (1, 3, 12), "seeds": 2}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(conv_model(), tmp_path / "m.onnx")
+
+
+def batches(number: int = 12, size: int = 3) -> Batches:
+    return Batches(ArraySource({"image": images(number)}, labels=np.arange(number) % 5), size)
+
+
+def without_report(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".html"}
+
+
+def test_a_sweep_leaves_its_files_and_they_say_what_it_returns(model: Path, tmp_path: Path) -> None:
+    run = run_sweep(model, batches(), tmp_path / "s", **SMALL)  # type: ignore[arg-type]
+    assert {"trials.csv", "trials.json", "stats.npz"} <= {p.name for p in run.folder.iterdir()}
+    assert not (run.folder / "judgements.jsonl").exists()
+    content = json.loads((run.folder / "trials.json").read_bytes())
+    assert content["recommendation"]["headline"] == run.recommendation.headline
+    assert content["drift"]["minmax"]["samples"] == [3, 6, 9, 12]
+    assert content["drift"]["minmax"]["change_max"][-1] == 0
+    assert ActivationStats.load(run.folder / "stats.npz").samples == run.sweep.samples
+
+
+@pytest.mark.parametrize("partial", ["pad", "wrap", "drop"])
+def test_exact_trials_are_bit_equal_to_calibrating_each_by_itself(model: Path, tmp_path: Path, partial: str) -> None:
+    def arranged(size: int, **order: Any) -> Batches:
+        return Batches(ArraySource({"image": images(12)}), size, partial=partial, **order)  # type: ignore[arg-type]
+
+    grid = {"batch_sizes": (1, 5, 8), "seeds": 2, "methods": ("entropy", "minmax")}
+    run = run_sweep(model, arranged(3), tmp_path / "s", exact=True, **grid)  # type: ignore[arg-type]
+    stats = ActivationStats.load(run.folder / "stats.npz")
+    for trial in run.sweep.trials:
+        size, name, seed, growth = astuple(trial.arrangement)
+        order = ORDERS[name](stats, seed or 0).tolist()
+        alone = calibrate(model, arranged(size, order=order), trial.method, growth=growth).cache
+        for tensor, amax in zip(run.sweep.tensors, trial.amax, strict=True):
+            assert amax / np.float32(127) == alone.scales[tensor], (trial.arrangement, trial.method, tensor)
+
+
+def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_files(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 0)
+
+    def judge(amax: Mapping[str, np.float32]) -> Judgement:
+        return Judgement(np.arange(12) % 3 / 2, None, float(amax["image"]))
+
+    whole = run_sweep(model, batches(), tmp_path / "whole", judge=judge, judge_key="k", **SMALL)  # type: ignore[arg-type]
+    left = 5
+    asked: list[int] = []
+
+    def stopping(amax: Mapping[str, np.float32]) -> Judgement:
+        if len(asked) == left:
+            raise KeyboardInterrupt
+        asked.append(1)
+        return judge(amax)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(model, batches(), tmp_path / "s", judge=stopping, judge_key="k", **SMALL)  # type: ignore[arg-type]
+    left = 10**6
+    run_sweep(model, batches(), tmp_path / "s", judge=stopping, judge_key="k", resume=True, **SMALL)  # type: ignore[arg-type]
+    distinct = {trial.amax.tobytes() for trial in whole.sweep.trials}
+    assert len(asked) == len(distinct)
+    assert without_report(tmp_path / "s") == without_report(tmp_path / "whole")
+
+
+def test_a_sweep_with_other_settings_is_neither_resumed_nor_replaced_unasked(model: Path, tmp_path: Path) -> None:
+    run_sweep(model, batches(), tmp_path / "s", judge_key="a", **SMALL)  # type: ignore[arg-type]
+    before = without_report(tmp_path / "s")
+    with pytest.raises(OutputError, match="holds a sweep already; resume it"):
+        run_sweep(model, batches(), tmp_path / "s", judge_key="a", **SMALL)  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match=r"other settings \(judged by\)"):
+        run_sweep(model, batches(), tmp_path / "s", judge_key="b", resume=True, **SMALL)  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match=r"other settings \(model and samples, batch sizes\)"):
+        run_sweep(model, batches(8), tmp_path / "s", judge_key="a", resume=True, batch_sizes=(1, 4), seeds=2)
+    assert without_report(tmp_path / "s") == before
+    run_sweep(model, batches(), tmp_path / "s", judge_key="a", resume=True, **SMALL)  # type: ignore[arg-type]
+    assert without_report(tmp_path / "s") == before
+    run_sweep(model, batches(8), tmp_path / "s", force=True, batch_sizes=(1, 4))
+
+
+@pytest.mark.parametrize("name", ["stats.npz", "report.html", "trials.csv"])
+def test_a_folder_of_the_user_s_own_is_left_alone(model: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).write_bytes(b"mine")
+    for options in ({}, {"resume": True}, {"force": True}):
+        with pytest.raises(OutputError, match=f"holds {name}, which no sweep of trtcal left there"):
+            run_sweep(model, batches(), tmp_path / "s", **SMALL, **options)  # type: ignore[arg-type]
+    assert (tmp_path / "s" / name).read_bytes() == b"mine"
+
+
+def test_a_metric_that_is_nan_is_a_row_and_not_a_crash(model: Path, tmp_path: Path) -> None:
+    data = batches()
+    judge = CpuJudge(open_graph(model), data, data.labels, lambda outputs, labels: float("nan"))
+    run = run_sweep(model, data, tmp_path / "s", judge=judge, batch_sizes=(3,), orders=("given",), methods=("minmax",))
+    assert run.sweep.trials[0].error == "DataError: the metric is nan"
+    assert (tmp_path / "s" / "trials.csv").exists()
+
+
+def test_a_calibration_takes_up_the_statistics_of_a_sweep(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sweep(model, batches(), tmp_path / "s", **SMALL)
+    plain = calibrate_to_file(model, batches(), tmp_path / "plain.cache", "mse")
+    before = (tmp_path / "s" / "stats.npz").read_bytes()
+    monkeypatch.setattr("trtcal.calibration.file.run_pass", None)  # the model is not run again
+    made = calibrate_to_file(model, batches(), tmp_path / "m.cache", "mse", stats=tmp_path / "s" / "stats.npz")
+    assert made.cache == plain.cache
+    assert (tmp_path / "s" / "stats.npz").read_bytes() == before
+
+
+def test_on_which_samples_it_is_judged_is_said(model: Path, tmp_path: Path) -> None:
+    few: dict[str, Any] = {"batch_sizes": (3,), "orders": ("given",), "methods": ("minmax",)}
+    mine, others = batches(), batches(8)
+    judge = CpuJudge(open_graph(model), mine)
+    same = run_sweep(model, mine, tmp_path / "a", judge=judge, judged_on=Batches(mine.source, 4, samples=5), **few)
+    assert same.sweep.notes[0].startswith("Judged on 5 of the samples that calibrate")
+    other = run_sweep(model, mine, tmp_path / "b", judge=judge, judged_on=others, **few)
+    assert other.sweep.notes[0] == "Judged on 8 samples in memory."
+    part = run_sweep(model, mine, tmp_path / "d", judge=judge, judged_on=Batches(others.source, 4, samples=5), **few)
+    assert part.sweep.notes[0] == "Judged on 5 of 8 samples in memory."
+    plain = run_sweep(model, mine, tmp_path / "c", judged_on=others, **few)
+    assert not any("Judged" in note for note in plain.sweep.notes)
+
+
+def test_a_folder_that_cannot_be_used_is_named(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="file: cannot be used as a folder"):
+        run_sweep(model, batches(), tmp_path / "file", **SMALL)  # type: ignore[arg-type]
+
+
+def test_wrong_settings_are_refused_before_the_pass(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown method 'kl'"):
+        run_sweep(model, batches(), tmp_path / "s", methods=("kl",))
+    with pytest.raises(ValueError, match="12 samples, fewer than"):
+        run_sweep(model, batches(), tmp_path / "s", batch_sizes=(16,))
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_given_order_of_another_arrangement_is_where_the_replay_is_checked(model: Path, tmp_path: Path) -> None:
+    run = run_sweep(model, batches(size=4), tmp_path / "s", **SMALL)  # type: ignore[arg-type]
+    assert run.sweep.off is not None
+    assert run.sweep.off.max() < 0.2
+    assert Arrangement(3, "given", None) in run.sweep.measures
+
+
+@pytest.mark.parametrize("names", [(), ("report.html",), ("stats.npz",)])
+@pytest.mark.parametrize("content", [b'{"editor.tabSize": 4}', b'{"format": "another"}', b"[]", b"no JSON"])
+def test_settings_of_something_else_are_neither_replaced_nor_believed(
+    model: Path, tmp_path: Path, names: tuple[str, ...], content: bytes
+) -> None:
+    mine = dict.fromkeys(names, b"mine") | {"settings.json": content}
+    (tmp_path / "s").mkdir()
+    for name, data in mine.items():
+        (tmp_path / "s" / name).write_bytes(data)
+    for options in ({}, {"resume": True}, {"force": True}):
+        with pytest.raises(OutputError, match=r"settings\.json: exists and is no record of a sweep's settings"):
+            run_sweep(model, batches(), tmp_path / "s", **SMALL, **options)  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == mine
+
+
+def test_a_model_whose_tensors_have_no_ranges_is_named(tmp_path: Path) -> None:
+    shape = [helper.make_node("Shape", ["ids"], ["y"])]
+    mask = [helper.make_node("Equal", ["ids", "zero"], ["b"]), helper.make_node("Where", ["b", "inf", "zero.f"], ["y"])]
+    values = {"zero": np.array(0, np.int64), "inf": np.array(-np.inf, np.float32), "zero.f": np.array(0, np.float32)}
+    data = Batches(ArraySource({"ids": np.zeros((12, 4), np.int64)}), 3)
+    for nodes, constants, number in ((shape, {}, 0), (mask, values, 1)):
+        made = make_model(nodes, {"ids": ["N", 4]}, ["y"], constants, dtypes={"ids": TensorProto.INT64})
+        path = save(made, tmp_path / "none.onnx")
+        assert len(calibrate(path, data).stats.tensors) == number
+        for exact in (False, True):
+            with pytest.raises(ModelError, match=rf"none\.onnx: none of its {number} float tensors has a finite range"):
+                run_sweep(path, data, tmp_path / "s", force=True, exact=exact, **SMALL)  # type: ignore[arg-type]

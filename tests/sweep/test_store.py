@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sweeps import GRID, STATS
+
+from trtcal.errors import StatsError
+from trtcal.sweep import store as sweepfile
+from trtcal.sweep.judge import judged
+from trtcal.sweep.recommend import recommend
+from trtcal.sweep.trials import Judgement, arrangements, sweep
+
+SWEEP = judged(sweep(STATS, GRID, streamed_batch_size=4), lambda amax: Judgement(np.array([1.0, 0.0]), None, np.inf))
+
+
+CONTENT = sweepfile.content(
+    SWEEP,
+    STATS,
+    recommend(SWEEP, STATS),
+    model="m",
+    data="d",
+    provenance={"trtcal": "0", "seed": None},
+    drift={"mse": {"samples": [1], "change_median": [np.inf], "change_max": [np.nan]}},
+    thumbnails={"s0": "data:,"},
+)
+
+
+def test_the_table_has_a_row_per_trial_and_the_columns_that_were_promised() -> None:
+    table = list(csv.DictReader(io.StringIO(sweepfile.to_csv(SWEEP).decode())))
+    assert len(table) == len(SWEEP.trials)
+    promised = "batch_size,order,seed,method,growth,amax_change_max,accuracy,accuracy_low,accuracy_high,agreement"
+    assert {*promised.split(","), "sqnr_db", "error"} <= set(table[0])
+    assert (table[0]["accuracy"], table[0]["agreement"], table[0]["sqnr_db"]) == ("0.5", "", "inf")
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_is_not_counted_for_an_arrangement_is_called_approximate(exact: bool) -> None:
+    grid, _ = arrangements((4, 5), ("given",), 1, ("double", "power-of-two"), 24)
+    for partial in ("pad", "drop"):
+        made = replace(sweep(STATS, grid, ("entropy", "minmax", "mse"), partial=partial), exact=exact)
+        for row in sweepfile.rows(made):
+            drops = partial == "drop" and row["batch_size"] == 5
+            if row["method"] == "minmax":
+                expected = False
+            elif row["method"] == "mse":
+                expected = drops
+            else:
+                expected = not exact and (row["growth"] == "double" or drops)
+            assert row["approximate"] == expected, row
+
+
+def test_the_json_is_strict_and_holds_what_its_docstring_says(tmp_path: Path) -> None:
+    (tmp_path / "trials.json").write_bytes(sweepfile.to_json(CONTENT))
+    loaded = sweepfile.load_json(tmp_path / "trials.json")
+    documented = sweepfile.__doc__ or ""
+    for key in loaded:
+        assert f"``{key}``" in documented, key
+    assert loaded["trials"][0]["sqnr_db"] is None
+    tensors = len(loaded["tensors"])
+    assert all(len(arrangement["amax"]) == tensors for arrangement in loaded["arrangements"])
+    assert all(sum(h["counts"]) > 0 for h in loaded["histograms"])
+    json.dumps(loaded, allow_nan=False)
+    assert loaded == CONTENT
+    assert repr(loaded) == repr(CONTENT)  # lists, not tuples: what reads the file may be given this instead
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"format": "trtcal-sweep-9"}', b"\xff", b"[" * 100000])
+def test_what_is_no_sweep_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "trials.json").write_bytes(text)
+    with pytest.raises(StatsError, match=r"trials\.json"):
+        sweepfile.load_json(tmp_path / "trials.json")
+    with pytest.raises(StatsError, match=r"gone\.json: cannot be read"):
+        sweepfile.load_json(tmp_path / "gone.json")
+
+
+def test_a_formula_in_an_error_is_harmless_in_a_spreadsheet() -> None:
+    def judge(amax: object) -> Judgement:
+        raise RuntimeError("x")
+
+    failed = judged(sweep(STATS, GRID[:1]), judge)
+    object.__setattr__(failed.trials[0], "error", '=HYPERLINK("x")')
+    table = list(csv.DictReader(io.StringIO(sweepfile.to_csv(failed).decode())))
+    assert table[0]["error"] == '\'=HYPERLINK("x")'
+
+
+def test_a_journal_is_read_back_up_to_a_broken_line() -> None:
+    amax = np.array([1.5, 2.5], np.float32)
+    one = sweepfile.judgement_line(amax, Judgement(np.array([1.0]), None, 3.5))
+    two = sweepfile.judgement_line(amax * 2, Judgement(None, np.array([0.0, 1.0]), None))
+    found = sweepfile.read_journal(one + two + b'{"amax": "00')
+    assert set(found) == {amax.tobytes(), (amax * 2).tobytes()}
+    assert found[amax.tobytes()].sqnr_db == 3.5
+    assert sweepfile.read_journal(b"broken\n" + one) == {}

@@ -1,0 +1,220 @@
+"""The whole CPU path: ONNX model and batches -> calibration cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtcal.cache.cache import CalibrationCache
+from trtcal.errors import ModelError
+from trtcal.model.graph import CalibrationGraph, batch_size, calibration_graph, load_model, set_batch_size
+from trtcal.model.runner import OrtRunner
+from trtcal.passes.collect import Progress, collect
+from trtcal.ranges.growth import growth_rule, power_of_two
+from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, GrowthRule, Histogram, HistogramBuilder, abs_max
+from trtcal.ranges.stats import ActivationStats
+from trtcal.ranges.thresholds import method as threshold_method
+from trtcal.samples.batches import Batches
+from trtcal.samples.streams import batches_of
+
+logger = logging.getLogger(__name__)
+
+CLIPS_MUCH = 0.01  # share of a tensor's elements; above it a threshold deserves a look
+TRT_VERSION = "8.6.1"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A cache and where it comes from.
+
+    ``unusable`` maps a tensor to the reason why it has no range. ``clipped`` maps each tensor whose
+    threshold cuts off more than 1% of its elements to that share. ``hidden`` counts tensors inside If, Loop
+    and Scan, which nobody can see from outside.
+    """
+
+    cache: CalibrationCache
+    stats: ActivationStats
+    unusable: Mapping[str, str]
+    clipped: Mapping[str, float]
+    hidden: int
+
+
+def calibrate(
+    model: str | Path | CalibrationGraph,
+    batches: Iterable[Any],
+    method: str = "entropy",
+    *,
+    growth: str = "double",
+    trt_version: str = TRT_VERSION,
+    algorithm: str | None = None,
+    workers: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_key: str = "",
+    progress: Progress | None = None,
+) -> Calibration:
+    """ONNX file and batches ``{input: (N, ...)}`` -> ranges of every tensor TensorRT would calibrate.
+
+    Batches are any iterable of dicts of arrays or tensors, a torch DataLoader too; for a model of one input an
+    array or a pair (array, labels) will do.
+
+    ``method`` is ``entropy``, ``minmax``, ``mse`` or ``percentile[:q]``. With ``growth="double"``, entropy
+    is TensorRT's own for these batches in this order; ``"power-of-two"`` makes it independent of both.
+    ``algorithm`` is the one named in the cache's header (default: the one TensorRT would name for the
+    method; DLA and DeepStream want EntropyCalibration2). ``workers`` samples run at once (default: one per
+    core). The checkpoint arguments are those of :func:`trtcal.passes.collect.collect`.
+
+    Raises ModelError for a model that cannot be calibrated and DataError for batches that do not fit it.
+    """
+    threshold_method(method)  # a wrong name is cheaper to hear of before the pass than after it
+    growth_rule(growth)
+    graph = model if isinstance(model, CalibrationGraph) else open_graph(model)
+    workers = workers or os.cpu_count() or 1
+    with FloatRunner(graph) as runner:
+        stats = collect(
+            runner,
+            batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs),
+            growth=growth,
+            workers=workers,
+            checkpoint=checkpoint,
+            checkpoint_key=checkpoint_key,
+            progress=progress,
+        )
+    return from_stats(graph, stats, method, trt_version=trt_version, algorithm=algorithm)
+
+
+def from_stats(
+    graph: CalibrationGraph,
+    stats: ActivationStats,
+    method: str = "entropy",
+    *,
+    trt_version: str = TRT_VERSION,
+    algorithm: str | None = None,
+) -> Calibration:
+    """Statistics of a pass over the model -> ranges by any method, without running the model again."""
+    threshold = threshold_method(method)
+    # Only entropy depends on the grid that this rule grew; all else takes the finer one, which knows no batches.
+    grow = growth_rule(stats.growth).grow if method == "entropy" else power_of_two
+    unusable: dict[str, str] = {}
+    clipped: dict[str, float] = {}
+    found: dict[str, np.float32] = {}
+    for name, tensor in stats.tensors.items():
+        if not np.isfinite(tensor.amax):
+            masked = np.isinf(tensor.sample_amax)
+            first = stats.samples[int(np.argmax(masked))]
+            unusable[name] = f"holds -inf, as masks do, in {masked.sum()} of {len(masked)} samples (first: {first})"
+            continue
+        histogram = tensor.histogram if grow is power_of_two else tensor.streamed or tensor.histogram
+        found[name] = threshold(histogram)
+        share = histogram.clipped(float(found[name]))
+        if share > CLIPS_MUCH:
+            clipped[name] = share
+    for name, value in graph.constants.items():
+        if not np.isfinite(abs_max(value)):
+            unusable[name] = "is a constant that holds inf or nan"
+        else:
+            found[name] = threshold(_constant_histogram(value, grow))
+    amax = carried(graph, found)
+    for name, source in graph.carried.items():
+        if source in unusable:
+            unusable.setdefault(name, f"carries the range of {source!r}, which {unusable[source]}")
+    overflowed = [name for name, value in amax.items() if not np.isfinite(value)]
+    for name in overflowed:
+        unusable[name] = "its histogram's limit grew past the largest float32"
+        del amax[name]
+    cache = CalibrationCache.from_amax(amax, trt_version=trt_version, algorithm=algorithm or default_algorithm(method))
+    return Calibration(cache, stats, unusable, clipped, graph.hidden)
+
+
+def carried(graph: CalibrationGraph, found: Mapping[str, np.float32]) -> dict[str, np.float32]:
+    """Ranges of the tensors that were looked at -> those of all that have one, in the order a cache lists them."""
+    sources = ((name, graph.carried.get(name, name)) for name in graph.order)
+    return {name: found[source] for name, source in sources if source in found}
+
+
+def default_algorithm(method: str) -> str:
+    """Method -> the algorithm that a cache's header names; TensorRT has none for percentile and mse."""
+    return "MinMaxCalibration" if method == "minmax" else "EntropyCalibration2"
+
+
+def open_graph(path: str | Path) -> CalibrationGraph:
+    """ONNX file -> what to calibrate, runnable sample by sample whatever batch size the file fixes."""
+    graph = calibration_graph(path)
+    fixed = batch_size(graph.model)
+    if fixed not in (None, 1):
+        logger.info("%s: has the batch size %d; running it with 1", path, fixed)
+        graph = calibration_graph(path, set_batch_size(graph.model, 1, graph.path.parent))
+    return graph
+
+
+class FloatRunner:
+    """Runs the FP32 model on one sample and answers with every float tensor to calibrate, inputs first.
+
+    A batch size that cannot be taken out of the graph is filled with copies of the sample. That changes no
+    range: every element is there as many times more.
+    """
+
+    def __init__(self, graph: CalibrationGraph) -> None:
+        self._graph = graph
+        self._copies = 1
+        self._lock = threading.Lock()
+        try:
+            self._open(graph)
+        except ModelError as error:
+            self._fall_back(error)
+
+    def __call__(self, batch: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]:
+        """One sample, ``{input: (1, ...)}`` -> its tensors in topological order."""
+        copies = self._copies
+        try:
+            answer = self._run(batch, copies)
+        except ModelError as error:
+            with self._lock:
+                if self._copies == copies:  # no other thread has fallen back meanwhile
+                    self._fall_back(error)
+            answer = self._run(batch, self._copies)
+        return {**{name: batch[name] for name in self._inputs}, **answer}
+
+    def _run(self, batch: Mapping[str, np.ndarray], copies: int) -> dict[str, np.ndarray]:
+        if copies == 1:
+            return self._runner(batch)
+        return self._runner({name: np.repeat(array, copies, axis=0) for name, array in batch.items()})
+
+    def _open(self, graph: CalibrationGraph) -> None:
+        runner = OrtRunner(graph.model, threads=1, folder=graph.path.parent, name=str(graph.path))
+        fed = {spec.name for spec in graph.inputs if np.issubdtype(spec.dtype, np.floating)}
+        self._inputs = tuple(name for name in graph.visible if name in fed)
+        runner.outputs = runner.floats(name for name in graph.visible if name not in fed)
+        self._runner = runner
+
+    def _fall_back(self, error: ModelError) -> None:
+        """From batch 1 to the batch size of the file; where that is 1 already, the error stands."""
+        fixed = batch_size(load_model(self._graph.path)) or 1
+        if fixed == 1 or self._copies > 1:
+            raise error
+        logger.warning(
+            "%s: its batch size %d is built into the graph; running each sample as a batch of %d copies",
+            self._graph.path,
+            fixed,
+            fixed,
+        )
+        self._open(calibration_graph(self._graph.path))
+        self._copies = fixed
+
+    def __enter__(self) -> FloatRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.close()
+
+
+def _constant_histogram(value: np.ndarray, grow: GrowthRule) -> Histogram:
+    builder = HistogramBuilder(FINE_BINS if grow is power_of_two else NUM_BINS, grow)
+    builder.add(value, abs_max(value))
+    return builder.build()

@@ -1,0 +1,272 @@
+"""Calibrate into a file: reuse what is already there, resume what was interrupted, replace in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtcal.cache.cache import CalibrationCache
+from trtcal.cache.formats import CACHE, load
+from trtcal.cache.provenance import (
+    FORMAT,
+    Provenance,
+    check,
+    installed_versions,
+    model_sha256,
+    read_sidecar,
+    save_with_sidecar,
+    sidecar_path,
+)
+from trtcal.calibration.calibrate import TRT_VERSION, default_algorithm, from_stats, open_graph
+from trtcal.cluster.distributed import run_pass
+from trtcal.cluster.ray_cluster import Cluster
+from trtcal.errors import OutputError, StatsError
+from trtcal.files.atomic import write_bytes
+from trtcal.model.graph import CalibrationGraph, external_files, load_model
+from trtcal.model.overwriting import Kind, check_distinct, check_output, json_of, only_writer
+from trtcal.passes.collect import Progress, load_checkpoint
+from trtcal.ranges.growth import growth_rule
+from trtcal.ranges.stats import ActivationStats, read
+from trtcal.ranges.thresholds import canonical
+from trtcal.samples.batches import Batches
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheFile:
+    """What came of :func:`calibrate_to_file`.
+
+    ``reused`` says that the cache on disk already was what the run would have made; otherwise ``reasons`` say
+    why it was not. ``unusable``, ``clipped`` and ``hidden`` are those of `Calibration`.
+    """
+
+    path: Path
+    cache: CalibrationCache
+    provenance: Provenance
+    reused: bool
+    reasons: tuple[str, ...]
+    unusable: Mapping[str, str]
+    clipped: Mapping[str, float]
+    hidden: int
+
+
+def calibrate_to_file(
+    model: str | Path,
+    batches: Batches,
+    path: str | Path,
+    method: str = "entropy",
+    *,
+    growth: str = "double",
+    trt_version: str = TRT_VERSION,
+    algorithm: str | None = None,
+    force: bool = False,
+    stats: str | Path | None = None,
+    workers: int | None = None,
+    cluster: Cluster | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> CacheFile:
+    """ONNX file and batches -> cache at ``path`` with the sidecar that says what it was made from.
+
+    A cache whose sidecar names the same model, samples, preprocessing, method, batch size and order is
+    kept, unless ``force``. A file that is no cache is never replaced, and a cache without a sidecar, which
+    somebody else made, only with ``force``. An interruption leaves ``<path>.partial.npz``, from which the next
+    run goes on; it never leaves a cache. ``stats`` names a file that keeps the statistics, from which a later
+    run by another method starts without running the model; such a file of another model, other data or settings is
+    replaced, and one that does not say what it is of only with ``force``. The pass runs on the ``cluster`` where there
+    is one, else here with ``workers`` samples at once. ``announce`` hears before the run why it is needed, and what it
+    will replace.
+
+    Raises OutputError where the path cannot be written or another run is writing it, and what
+    :func:`trtcal.calibration.calibrate.calibrate` raises.
+    """
+    method = canonical(method)
+    growth_rule(growth)
+    path = Path(path)
+    algorithm = algorithm or default_algorithm(method)
+    header = CalibrationCache.from_amax({}, trt_version=trt_version, algorithm=algorithm).header
+    graph = open_graph(model)
+    origin = _origin(graph, batches, method, growth, header)
+    key = _statistics_key(origin)
+    gathered = None if stats is None else load_checkpoint(stats, key)
+    stats_there = stats is None or gathered is not None
+    reuse = check(path, origin)
+    kept = read_sidecar(path) if reuse.ok and stats_there and not force else None
+    if kept is not None:
+        return CacheFile(path, CalibrationCache.load(path), origin, True, (), **_found(kept[1]))
+    reasons = reuse.reasons or ("asked to by force" if force else "its statistics are not kept yet",)
+    # Found out before a long pass, not after it.
+    check_cache_output(path, force=force)
+    replaced = False
+    if stats is not None:
+        replaced = gathered is None and _check_statistics_output(Path(stats), force=force)
+        names = {"the cache": path, "its sidecar": sidecar_path(path), "its checkpoint": partial_path(path)}
+        check_distinct([*names.items(), ("the statistics", stats)])
+    with only_writer(path):
+        if path.exists():
+            announce(f"{path}: calibrating again: {'; '.join(reasons)}")
+        if replaced:
+            announce(f"{stats}: will be replaced: its statistics are of another model, other data or other settings")
+        try:
+            if gathered is None:
+                gathered = _statistics(graph, batches, growth, key, path, workers, cluster, progress, announce)
+            else:
+                announce(f"{stats}: statistics of these samples are already there; the model need not run")
+        except KeyboardInterrupt:
+            if load_checkpoint(partial_path(path), key) is not None:  # and not left by a run with other settings
+                announce(f"{partial_path(path)}: kept; the same command goes on from it")
+            raise
+        made = from_stats(graph, gathered, method, trt_version=trt_version, algorithm=algorithm)
+        findings: dict[str, Any] = {
+            "unusable": dict(made.unusable),
+            "clipped": dict(made.clipped),
+            "hidden": made.hidden,
+        }
+        if stats is not None and not stats_there:
+            write_bytes(stats, gathered.to_bytes(key=key))
+        save_with_sidecar(made.cache.format(), origin, path, findings)
+        with suppress(OSError):
+            partial_path(path).unlink(missing_ok=True)  # last of all: what failed before can go on from it
+    return CacheFile(path, made.cache, origin, False, tuple(reasons), **findings)
+
+
+def partial_path(path: str | Path) -> Path:
+    """Where an interrupted run leaves its statistics: ``model.cache`` -> ``model.cache.partial.npz``."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.partial.npz")
+
+
+def _found(findings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "unusable": findings.get("unusable", {}),
+        "clipped": findings.get("clipped", {}),
+        "hidden": findings.get("hidden", 0),
+    }
+
+
+def _origin(graph: CalibrationGraph, batches: Batches, method: str, growth: str, header: str) -> Provenance:
+    accounting = batches.accounting()
+    preprocess = getattr(batches.source, "preprocess", None)  # pictures have one
+    return Provenance(
+        model=graph.path.name,
+        model_sha256=model_sha256(graph.files),
+        data=batches.source.describe(),
+        data_key=batches.key(),
+        samples_used=accounting.used,
+        samples_available=accounting.available,
+        preprocess=preprocess.to_dict() if preprocess is not None else {},
+        method=method,
+        growth=growth,
+        batch_size=batches.batch_size,
+        order=batches.order,
+        seed=batches.seed,
+        partial=batches.partial,
+        shapes={spec.name: list(spec.shape) for spec in graph.inputs},
+        header=header,
+        versions=installed_versions(),
+    )
+
+
+def statistics_key(graph: CalibrationGraph, batches: Batches, growth: str = "double") -> str:
+    """What statistics of a pass belong to, as SHA-256: they serve whatever method, and a sweep, with an equal key."""
+    return _statistics_key(_origin(graph, batches, "", growth, ""))
+
+
+def _statistics_key(origin: Provenance) -> str:
+    """What decides the statistics; the method and the header are chosen afterwards."""
+    return hashlib.sha256(replace(origin, method="", header="", data="", model="").to_json()).hexdigest()
+
+
+def _statistics(
+    graph: CalibrationGraph,
+    batches: Batches,
+    growth: str,
+    key: str,
+    path: Path,
+    workers: int | None,
+    cluster: Cluster | None,
+    progress: Progress | None,
+    announce: Callable[[str], None],
+) -> ActivationStats:
+    partial = partial_path(path)
+    resumed = load_checkpoint(partial, key)
+    if resumed is not None:
+        announce(f"{partial}: going on after {len(resumed.samples)} samples")
+    return run_pass(
+        graph,
+        batches,
+        cluster,
+        workers or os.cpu_count() or 1,
+        growth=growth,
+        checkpoint=partial,
+        checkpoint_key=key,
+        keep_checkpoint=True,
+        progress=progress,
+    )
+
+
+def check_cache_output(
+    path: str | Path,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+    *,
+    force: bool,
+    how: str = "replace it (--force)",
+) -> None:
+    """Cache to write and files it is made from -> nothing; OutputError where something would be lost.
+
+    A file that is no cache is never replaced, nor one beside it that is no sidecar; a cache without a sidecar, which
+    somebody else made, only by ``force``, and ``how`` says what to do then.
+    """
+    path, inputs = Path(path), list(inputs)
+    check_output(path, CACHE, inputs)
+    check_output(sidecar_path(path), SIDECAR, inputs)
+    if path.exists() and not sidecar_path(path).exists() and not force:
+        raise OutputError(
+            f"{path}: exists, and nothing beside it says what it was made from; {how}, or choose another file"
+        )
+
+
+def ranges_for(model: str | Path, path: str | os.PathLike[str]) -> Mapping[str, np.float32]:
+    """ONNX file and a file of ranges in any format -> its scales; a warning where they were made from another model."""
+    scales = load(path)[0].scales
+    made = read_sidecar(path)
+    if made is not None:
+        folder = Path(model).parent
+        files = [Path(model), *(folder / name for name in external_files(load_model(model)))]
+        if made[0].model_sha256 != model_sha256(files):
+            logger.warning("%s: was made from another model, or another version of it: %s", path, made[0].model)
+    return scales
+
+
+def _check_statistics_output(path: Path, *, force: bool) -> bool:
+    """Statistics to write -> whether there are some already; OutputError as :func:`check_cache_output` raises it."""
+    check_output(path, STATISTICS)
+    if not path.exists() or not path.stat().st_size:
+        return False
+    if not force and "key" not in read(path)[1]:
+        raise OutputError(
+            f"{path}: exists, and nothing in it says what it was made from; replace it (--force), or choose another "
+            f"file"
+        )
+    return True
+
+
+def _is_statistics(path: Path) -> bool:
+    try:
+        ActivationStats.load(path)
+    except StatsError:
+        return False
+    return True
+
+
+SIDECAR = json_of("account of where a cache comes from", FORMAT, "cache_sha256")
+STATISTICS = Kind("file of statistics", _is_statistics)

@@ -1,0 +1,1 @@
+"""The same work as tasks on a Ray cluster."""

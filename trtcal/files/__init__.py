@@ -1,0 +1,1 @@
+"""Files here and behind URLs: read safely, written whole or not at all."""

@@ -1,0 +1,382 @@
+"""How good a model is, and how far its INT8 twin is from it.
+
+:func:`simulate` runs INT8 honestly on a CPU: Q/DQ pairs in the graph, and ONNX Runtime told to compute it as
+written. That means graph optimization off, where the result is the fake-quant arithmetic bit for bit (x / scale
+rounded to even, clipped to -128..127, times scale; float32 kernels between), or the EXTENDED level with
+``session.disable_quant_qdq=1``, where it is that to about 3e-6. Other settings answer another question: BASIC
+alone also quantizes biases, and ALL fuses across the pairs; both differ by as much as INT8 itself does.
+Kernels on real int8 are no better: without VNNI instructions they saturate at 16 bits.
+
+INT8 networks are chaotic. A change in the last bit of one bias moves their output by as much as rounding to
+INT8 did, so two correct implementations agree in statistics, not in bits. Hence the intervals here: compare
+them, or better :func:`difference`, which pairs the samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtcal.errors import DataError, ModelError, NonFiniteError
+from trtcal.judging.metrics import METRICS, Metric, Outputs, class_scores
+from trtcal.model.runner import Optimization, OrtRunner
+from trtcal.qdq.insert import QdqResult, check_int8, insert_qdq
+from trtcal.qdq.weights import decibels
+from trtcal.samples.batches import Batch
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Predict = Callable[[Mapping[str, np.ndarray]], Outputs]
+"""Batch -> {output: array}; what any Runner is when called."""
+
+Labels = Mapping[str, Any] | Sequence[Any] | np.ndarray
+"""By sample name, or by position in the order of the batches."""
+
+TOP1: Mapping[str, Metric] = MappingProxyType({"top1": METRICS["top1"]})
+CONFIDENCE = 0.95  # of the intervals, unless told otherwise
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A metric over a set of samples, with the interval that holds its true mean with ``confidence``.
+
+    ``values`` has one number per sample, and ``value`` is their mean. A metric that gives one number for the
+    whole set has neither values nor an interval (``low`` and ``high`` are nan).
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+    values: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """Scores by metric, and the samples they were measured on, in order and without padding."""
+
+    scores: Mapping[str, Score]
+    samples: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class OutputAgreement:
+    """How one output of two models agrees over all samples.
+
+    ``sqnr_db`` is 10 log10 of the first model's power over the power of the difference: inf where there is
+    none, -inf where the first is all zeros. ``top1`` is the share of samples whose largest value is at the
+    same place; None for outputs that are no (N, classes).
+    """
+
+    sqnr_db: float
+    cosine: float
+    max_abs_error: float
+    top1: Score | None
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """Agreement of two models, per output, and the samples it was measured on."""
+
+    outputs: Mapping[str, OutputAgreement]
+    samples: tuple[str, ...]
+
+
+def simulate(
+    model: ModelProto,
+    scales: Mapping[str, np.float32],
+    *,
+    placement: str = "all",
+    exclude: Iterable[str] = (),
+    optimization: Optimization = "disabled",
+) -> OrtRunner:
+    """Float model and scales -> a Runner that computes it as INT8; close it, or use it in ``with``.
+
+    ``placement`` and ``exclude`` are those of ``trtcal.qdq.insert.insert_qdq``; the default is what TensorRT makes
+    of a calibration cache. ``optimization`` "disabled" is exact, "extended" faster; "all" would not compute
+    INT8 as TensorRT does, and raises ValueError. ModelError where nothing becomes INT8, and as insert_qdq.
+    """
+    if optimization == "all":
+        raise ValueError("optimization 'all' changes the arithmetic of Q/DQ pairs; choose 'disabled' or 'extended'")
+    return OrtRunner(int8_of(model, scales, placement, exclude).model, optimization=optimization)
+
+
+def int8_of(
+    model: ModelProto,
+    scales: Mapping[str, np.float32],
+    placement: str,
+    exclude: Iterable[str],
+    name: str = "the model",
+) -> QdqResult:
+    """`insert_qdq`, to be measured: a float model must not pass for INT8, which is a ModelError."""
+    exclude = tuple(exclude)
+    result = insert_qdq(model, scales, placement=placement, exclude=exclude)
+    if not exclude:  # with it, all that is left may be what was asked for
+        check_int8(result.layers, result.skipped, name)
+    return result
+
+
+def evaluate(
+    predict: Predict,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    labels: Labels,
+    metrics: Mapping[str, Metric] = TOP1,
+) -> Accuracy:
+    """Model, batches and labels -> scores, in one pass.
+
+    ``labels`` go by sample name, or by position in the order of the batches. Padding rows are run but not
+    counted. Outputs are kept only for metrics that want the whole set. DataError where labels are missing or
+    a metric gives nan; ValueError where it gives neither one number nor one per sample.
+    """
+    scores = Scores(labels, metrics)
+    for batch in batches:
+        scores.add(*prediction(predict, batch, len(scores.samples)))
+    return scores.result()
+
+
+def agreement(reference: Predict, other: Predict, batches: Iterable[Mapping[str, np.ndarray]]) -> Agreement:
+    """Two models on the same batches -> how far the second is from the first, per output, in one pass.
+
+    Padding rows are run but not counted. ModelError where the models do not have the same outputs in the
+    same shapes, NonFiniteError where one holds inf or nan.
+    """
+    distances = Distances()
+    for batch in batches:
+        names, expected = prediction(reference, batch, len(distances.samples))
+        distances.add(names, expected, prediction(other, batch, len(distances.samples))[1])
+    return distances.result()
+
+
+class Scores:
+    """What :func:`evaluate` adds up, for callers that go through the batches themselves."""
+
+    def __init__(self, labels: Labels, metrics: Mapping[str, Metric] = TOP1) -> None:
+        self.samples: list[str] = []
+        self._labels, self._metrics = labels, metrics
+        self._values: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+        self._on_all: set[str] = set()
+        self._kept: list[Outputs] = []
+        self._kept_labels: list[np.ndarray] = []
+
+    def add(self, names: Sequence[str], outputs: Outputs) -> None:
+        """Names of the next samples and a model's outputs for them."""
+        truth = _labels_of(names, self._labels, len(self.samples))
+        self.samples += names
+        for name in self._metrics.keys() - self._on_all:
+            result = np.asarray(self._metrics[name](outputs, truth), np.float64)
+            if result.ndim == 0 and not self._values[name]:
+                self._on_all.add(name)
+            elif result.shape != (len(names),):
+                raise ValueError(
+                    f"metric {name!r} gave shape {result.shape} for {len(names)} samples; expected one number per "
+                    f"sample, shape ({len(names)},), or a single number"
+                )
+            else:
+                bad = np.flatnonzero(np.isnan(result))
+                if bad.size:
+                    raise DataError(f"metric {name!r} is nan for sample {names[bad[0]]}")
+                self._values[name].append(result)
+        if self._on_all:
+            self._kept.append(outputs)
+            self._kept_labels.append(truth)
+
+    def result(self) -> Accuracy:
+        """Everything added -> the scores."""
+        if not self.samples:
+            raise DataError("there are no samples to evaluate on")
+        if not isinstance(self._labels, Mapping) and len(self._labels) != len(self.samples):
+            raise DataError(f"there are {len(self._labels)} labels for {len(self.samples)} samples")
+        scores = {}
+        for name, metric in self._metrics.items():
+            if name in self._on_all:
+                everything = {key: _joined(key, [outputs[key] for outputs in self._kept]) for key in self._kept[0]}
+                total = float(metric(everything, np.concatenate(self._kept_labels)))
+                scores[name] = Score(total, math.nan, math.nan, CONFIDENCE, np.empty(0))
+            else:
+                scores[name] = _score(np.concatenate(self._values[name]))
+        return Accuracy(scores, tuple(self.samples))
+
+
+class Distances:
+    """What :func:`agreement` adds up, for callers that go through the batches themselves."""
+
+    def __init__(self) -> None:
+        self.samples: list[str] = []
+        # Powers of the reference, of the other, of the difference; inner product.
+        self._sums: dict[str, np.ndarray] = {}
+        self._errors: dict[str, float] = {}
+        self._same: dict[str, list[np.ndarray]] = {}
+
+    def add(self, names: Sequence[str], expected: Outputs, found: Outputs) -> None:
+        """Names of the next samples, and both models' outputs for them."""
+        self.samples += names
+        if expected.keys() != found.keys():
+            raise ModelError(f"the models' outputs differ: {', '.join(expected)} and {', '.join(found)}")
+        for name in expected:
+            a, b = (_finite(name, names, outputs[name]) for outputs in (expected, found))
+            if a.shape != b.shape:
+                raise ModelError(f"output {name!r} is {a.shape} of one model and {b.shape} of the other")
+            powers = [np.square(a).sum(), np.square(b).sum(), np.square(a - b).sum(), (a * b).sum()]
+            self._sums[name] = self._sums.get(name, np.zeros(4)) + powers
+            self._errors[name] = max(self._errors.get(name, 0.0), float(np.abs(a - b).max(initial=0)))
+            scores = class_scores(a), class_scores(b)
+            if scores[0] is not None and scores[1] is not None and len(scores[0]) == len(names):
+                self._same.setdefault(name, []).append(scores[0].argmax(axis=1) == scores[1].argmax(axis=1))
+
+    def result(self) -> Agreement:
+        """Everything added -> the agreement per output."""
+        if not self.samples:
+            raise DataError("there are no samples to compare the models on")
+        outputs = {}
+        for name, (power, other_power, noise, inner) in self._sums.items():
+            norms = math.sqrt(power) * math.sqrt(other_power)
+            cosine = inner / norms if norms else float(power == other_power)
+            hits = np.concatenate(self._same[name]).astype(np.float64) if name in self._same else None
+            top1 = None if hits is None else _score(hits)
+            outputs[name] = OutputAgreement(decibels(power, noise), float(cosine), self._errors[name], top1)
+        return Agreement(outputs, tuple(self.samples))
+
+
+class Reference:
+    """A model's outputs for the batches, kept: what any number of other models is measured against.
+
+    ``batches`` are gone through once for each model. ``metric``, a name and a function, is measured with ``labels``.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        labels: Labels | None = None,
+        metric: tuple[str, Metric] | None = None,
+    ) -> None:
+        self._batches, self._labels, self._metric = batches, labels, metric
+        self._kept: list[tuple[list[str], Outputs]] = []
+        self.samples = 0
+        for batch in batches:
+            self._kept.append(prediction(predict, batch, self.samples))
+            self.samples += len(self._kept[-1][0])
+
+    def score(self) -> Score | None:
+        """The metric of this model itself; None without a metric or labels."""
+        scores = self._scores()
+        if scores is not None:
+            for names, outputs in self._kept:
+                scores.add(names, outputs)
+        return _only(scores)
+
+    def compare(self, predict: Predict) -> tuple[Agreement, Score | None]:
+        """Another model -> how far it is from this one, and the metric of that other."""
+        distances, scores = Distances(), self._scores()
+        for batch, (names, expected) in zip(self._batches, self._kept, strict=True):
+            _, found = prediction(predict, batch, len(distances.samples))
+            distances.add(names, expected, found)
+            if scores is not None:
+                scores.add(names, found)
+        return distances.result(), _only(scores)
+
+    def _scores(self) -> Scores | None:
+        if self._labels is None or self._metric is None:
+            return None
+        return Scores(self._labels, dict([self._metric]))
+
+
+def prediction(predict: Predict, batch: Mapping[str, np.ndarray], seen: int) -> tuple[list[str], Outputs]:
+    """Model, batch and number of samples before it -> names and outputs of the batch's valid rows."""
+    rows = len(next(iter(batch.values())))
+    numbers = [str(seen + row) for row in range(rows)]
+    names = list(batch.samples[: batch.valid]) if isinstance(batch, Batch) else numbers
+    outputs = predict(batch)
+    if len(names) == rows:
+        return names, outputs
+    for name, array in outputs.items():
+        if not array.ndim or len(array) != rows:
+            raise ModelError(
+                f"output {name!r} has shape {array.shape} for a batch of {rows}: without a row per sample, padding "
+                f"cannot be left out of it; use partial='drop'"
+            )
+    return names, {name: array[: len(names)] for name, array in outputs.items()}
+
+
+def difference(before: Score, after: Score) -> Score:
+    """Two scores on the same samples -> after - before, with the interval of the paired differences.
+
+    Narrower than the two scores' own intervals suggest: what makes a sample hard, it makes hard for both.
+    ValueError where the scores have no values per sample, or not of as many.
+    """
+    if not before.values.size or before.values.shape != after.values.shape:
+        raise ValueError(
+            f"a difference needs scores of the same samples, got {before.values.size} and {after.values.size} values"
+        )
+    return _score(after.values - before.values, after.confidence)
+
+
+def bootstrap(
+    values: np.ndarray, *, confidence: float = CONFIDENCE, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Values per sample (n,) -> interval (low, high) of their mean: percentiles over resampled sets of n.
+
+    With a few samples, or all of them equal, it is too narrow: what no sample shows, it cannot know.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not values.size or np.isnan(values).any():
+        raise ValueError(f"bootstrap needs one number per sample and no nan, got shape {values.shape}")
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"bootstrap needs 0 < confidence < 1 and resamples >= 1, got {confidence}, {resamples}")
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _score(values: np.ndarray, confidence: float = CONFIDENCE) -> Score:
+    low, high = bootstrap(values, confidence=confidence)
+    return Score(float(values.mean()), low, high, confidence, values)
+
+
+def _only(scores: Scores | None) -> Score | None:
+    return None if scores is None else next(iter(scores.result().scores.values()))
+
+
+def _labels_of(names: Sequence[str], labels: Labels, first: int) -> np.ndarray:
+    if isinstance(labels, Mapping):
+        missing = [name for name in names if name not in labels]
+        if missing:
+            raise DataError(f"sample {missing[0]} has no label ({len(labels)} samples have one)")
+        found = [labels[name] for name in names]
+    else:
+        found = list(labels[first : first + len(names)])
+        if len(found) < len(names):
+            raise DataError(f"there are {len(labels)} labels, and more samples: {names[len(found)]} has none")
+    if all(np.isscalar(label) for label in found):
+        return np.asarray(found)
+    array = np.empty(len(found), object)
+    for row, label in enumerate(found):  # all at once, lists of one length would become a second axis
+        array[row] = label
+    return array
+
+
+def _finite(output: str, names: Sequence[str], array: np.ndarray) -> np.ndarray:
+    array = np.asarray(array, np.float64)
+    bad = np.argwhere(~np.isfinite(array))
+    if bad.size:
+        where = f"sample {names[bad[0][0]]}" if array.ndim and len(array) == len(names) else "the batch of " + names[0]
+        raise NonFiniteError(f"output {output!r} holds inf or nan for {where}: there is no distance to measure")
+    return array
+
+
+def _joined(name: str, arrays: list[np.ndarray]) -> np.ndarray:
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) > 1:
+        raise DataError(
+            f"output {name!r} has rows of several shapes ({', '.join(map(str, sorted(shapes)))}), so it cannot be "
+            f"given to a metric in one array; let the metric return one number per sample"
+        )
+    return np.concatenate(arrays)

@@ -1,0 +1,299 @@
+"""Which tensors and layers INT8 hurts, and which few of them to leave in FP16 to get most of it back.
+
+Three looks, from cheap to dear. One FP32 pass tells the SQNR of every tensor's own rounding. Then layers are
+measured one at a time in the model as a whole: alone in INT8, and alone *not* in INT8; which ones, a sum of the
+roundings that each layer reads decides. Last, layers are taken out of INT8 one after the other, at each step
+the one that brings most back, until enough is recovered.
+
+The measure is the relative noise at the model's outputs (1 / SQNR as a power ratio, mean over the outputs), or
+what a metric loses against FP32. Noise powers of single layers add up roughly, so shares of it mean something;
+a metric moves in steps of one sample, and needs many.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtcal.calibration.calibrate import open_graph
+from trtcal.errors import DataError
+from trtcal.judging.accuracy import Labels, Reference, Score
+from trtcal.judging.evaluation import other_batch_size, plain
+from trtcal.judging.metrics import Metric
+from trtcal.judging.quantization_error import (
+    LayerDamage,
+    TensorDamage,
+    Trial,
+    layer_damage,
+    noise_ratio,
+    rounding_sqnr,
+    tensor_damage,
+)
+from trtcal.model.file import load_whole_model
+from trtcal.model.overwriting import json_of
+from trtcal.model.runner import OrtRunner
+from trtcal.model.topology import Graph
+from trtcal.qdq.insert import check_exclude, check_int8, insert_qdq, raised
+from trtcal.qdq.layer_names import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
+from trtcal.qdq.placement import PLACEMENTS, place
+from trtcal.samples.batches import Batches
+
+FORMAT = "trtcal-sensitivity-1"
+REPORT = json_of("report of trtcal sensitivity", FORMAT)
+LAYERS = 16  # measured one at a time, unless told otherwise
+RECOVER = 0.9  # share of the loss at which the list of layers to leave out is long enough
+TRIES = 3  # candidates measured for each place on that list
+
+Progress = Callable[[int, int], None]
+"""(trials done, trials in all, as far as known) -> nothing."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One more layer out of INT8, together with those of the steps before: the trial, the share recovered."""
+
+    layer: LayerDamage
+    trial: Trial
+    recovered: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """What :func:`sensitivity` found.
+
+    ``tensors`` from worst to best SQNR; ``layers`` by what leaving each one out recovers, then those not
+    measured by their estimate; ``curve`` the list of layers to leave out; ``ended`` why it is no longer.
+    """
+
+    samples: int
+    placement: str
+    metric: str | None
+    fp32: float | None
+    int8: Trial
+    tensors: tuple[TensorDamage, ...]
+    layers: tuple[LayerDamage, ...]
+    curve: tuple[Step, ...]
+    ended: str
+
+    def recovered(self, trial: Trial) -> float:
+        """A trial -> the share of INT8's loss that it does not have; nan where INT8 loses nothing."""
+        return _recovered(trial, self.int8, self.fp32)
+
+
+def sensitivity(
+    model: str | Path,
+    scales: Mapping[str, np.float32],
+    batches: Batches,
+    *,
+    placement: str = "all",
+    exclude: Sequence[str] = (),
+    labels: Labels | None = None,
+    metric: tuple[str, Metric] | None = None,
+    layers: int = LAYERS,
+    seconds: float = math.inf,
+    recover: float = RECOVER,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Sensitivity:
+    """FP32 ONNX file, scales and samples -> :class:`Sensitivity`. Batches and FP32 outputs are held in memory.
+
+    ``placement`` and ``exclude`` are those of :func:`trtcal.qdq.insert.insert_qdq`. ``metric``, a name and a function,
+    is measured with ``labels`` and may be better high or low; where it loses nothing, noise counts. At most
+    ``layers`` layers are measured one at a time, those with the worst estimates. No trial begins after
+    ``seconds``, half of which the first two looks may use; what was measured until then is as without a limit.
+    The list of layers ends where ``recover`` of the loss is recovered.
+
+    ValueError for options out of range or a metric without labels; ModelError where nothing becomes INT8.
+    """
+    if layers < 0 or seconds <= 0 or not 0 < recover <= 1:
+        raise ValueError(f"needs layers >= 0, seconds > 0, 0 < recover <= 1; got {layers}, {seconds}, {recover}")
+    if metric is not None and labels is None:
+        raise ValueError(f"metric {metric[0]!r} needs labels, and the samples have none")
+    if placement not in PLACEMENTS:
+        raise ValueError(f"unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
+    start = clock()
+    calibrated = open_graph(model)
+    loaded, _ = load_whole_model(model)
+    check_exclude(loaded, exclude)
+    kept = list(batches)
+    with other_batch_size(loaded, batches.batch_size, model) as whole:
+        whole = raised(whole)
+        with OrtRunner(whole) as runner:
+            reference = Reference(runner, kept, labels, metric)
+    fp32 = _value(reference.score())
+    graph = Graph(whole)
+    plan = place(graph, scales, PLACEMENTS[placement], exclude)
+    check_int8(plan.reads, plan.skipped.items(), str(model))
+    sqnr_db = rounding_sqnr(calibrated, plan, kept)
+    ranked = list(layer_damage(graph, plan, sqnr_db))
+    everything = dict.fromkeys(pattern for damage in ranked for pattern in damage.exclude)
+    count = min(layers, len(ranked))
+    total, done = 1 + 2 * count + count, 0
+
+    def measure(left_out: Iterable[str]) -> Trial:
+        nonlocal done
+        result = insert_qdq(whole, scales, placement=placement, exclude=[*exclude, *left_out])
+        with OrtRunner(result.model) as runner:
+            trial = _trial(reference, runner)
+        done += 1
+        if progress is not None:
+            progress(done, max(total, done))
+        return trial
+
+    int8 = measure([])
+    for position, damage in enumerate(ranked[:count]):
+        if clock() - start > seconds / 2:
+            break
+        others = [pattern for pattern in everything if pattern not in damage.exclude]
+        ranked[position] = replace(damage, without=measure(damage.exclude), only=measure(others))
+
+    def recovered(trial: Trial) -> float:
+        return _recovered(trial, int8, fp32)
+
+    # The sort is stable: layers that were not measured keep the estimates' order.
+    ranked.sort(key=lambda damage: math.inf if damage.without is None else -_or_zero(recovered(damage.without)))
+    curve, ended = _curve(ranked, measure, recovered, recover, lambda: clock() - start > seconds)
+    return Sensitivity(
+        samples=reference.samples,
+        placement=placement,
+        metric=None if metric is None else metric[0],
+        fp32=fp32,
+        int8=int8,
+        tensors=tensor_damage(graph, plan, sqnr_db),
+        layers=tuple(ranked),
+        curve=curve,
+        ended=ended,
+    )
+
+
+def section(result: Sensitivity) -> dict[str, Any]:
+    """Result -> plain data for JSON and for the report; inf and nan are text and null."""
+    left_out = [step.layer for step in result.curve]
+    patterns = dict.fromkeys(pattern for damage in left_out for pattern in damage.exclude)
+    names = tuple(dict.fromkeys(name for damage in left_out for name in damage.tensorrt))
+
+    def trial(one: Trial | None) -> dict[str, Any] | None:
+        if one is None:
+            return None
+        return {
+            "sqnr_db": plain(one.sqnr_db),
+            "metric": None if one.metric is None else plain(one.metric),
+            "recovered": plain(result.recovered(one)),
+        }
+
+    return {
+        "format": FORMAT,
+        "samples": result.samples,
+        "placement": result.placement,
+        "metric": result.metric,
+        "fp32": result.fp32,
+        "int8": trial(result.int8),
+        "tensors": [
+            {"tensor": t.tensor, "amax": t.amax, "sqnr_db": plain(t.sqnr_db), "layers": list(t.layers)}
+            for t in result.tensors
+        ],
+        "layers": [
+            {
+                "layer": damage.layer,
+                "op_type": damage.op_type,
+                "tensors": list(damage.tensors),
+                "weights": list(damage.weights),
+                "estimate_db": plain(damage.estimate_db),
+                "only": trial(damage.only),
+                "without": trial(damage.without),
+                "exclude": list(damage.exclude),
+                "tensorrt": list(damage.tensorrt),
+            }
+            for damage in result.layers
+        ],
+        "curve": [{"layer": step.layer.layer, **(trial(step.trial) or {})} for step in result.curve],
+        "ended": result.ended,
+        "options": {
+            "trtcal": for_exclude(patterns),
+            "trtexec": for_trtexec(names),
+            "trtexec_cannot_name": list(beyond_trtexec(names)),
+            "polygraphy": for_polygraphy(names),
+        }
+        if left_out
+        else {},
+    }
+
+
+def _recovered(trial: Trial, int8: Trial, fp32: float | None) -> float:
+    if trial.metric is not None and int8.metric is not None and fp32 is not None and fp32 != int8.metric:
+        return (trial.metric - int8.metric) / (fp32 - int8.metric)
+    return 1 - trial.noise / int8.noise if int8.noise else math.nan
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _curve(
+    ranked: Iterable[LayerDamage],
+    measure: Callable[[Iterable[str]], Trial],
+    recovered: Callable[[Trial], float],
+    recover: float,
+    late: Callable[[], bool],
+) -> tuple[tuple[Step, ...], str]:
+    """Layers measured one at a time -> the list of those to leave out, and why it ends.
+
+    Greedy and lazy: what a layer brought before bounds, about, what it brings now, so a candidate that still
+    beats the next one's old gain is taken unseen of the rest. Source: Minoux, Accelerated greedy algorithms for
+    maximizing submodular set functions (1978).
+    """
+    gains = {damage: recovered(damage.without) for damage in ranked if damage.without is not None}
+    waiting = list(gains)
+    steps: list[Step] = []
+    reached = 0.0
+    if any(map(math.isnan, gains.values())):
+        return (), "INT8 loses nothing here"
+    while waiting:
+        if reached >= recover:
+            return tuple(steps), f"{recover:.0%} of the loss is recovered"
+        tried: dict[LayerDamage, Trial] = {}
+        for damage, after in zip(waiting[:TRIES], [*waiting[1:], None], strict=False):
+            if late():
+                break
+            left_out = [pattern for step in steps for pattern in step.layer.exclude]
+            fresh = measure([*left_out, *damage.exclude]) if steps else damage.without
+            assert fresh is not None  # or it would not be among the gains
+            tried[damage] = fresh
+            gains[damage] = recovered(fresh) - reached
+            if after is None or gains[damage] >= gains[after]:
+                break
+        if not tried:
+            return tuple(steps), "the time is over"
+        best = max(tried, key=lambda damage: gains[damage])
+        if gains[best] <= 0:
+            return tuple(steps), "no other layer that was measured recovers more"
+        reached = recovered(tried[best])
+        steps.append(Step(best, tried[best], reached))
+        waiting.remove(best)
+        waiting.sort(key=lambda damage: -gains[damage])
+    if reached >= recover:
+        return tuple(steps), f"{recover:.0%} of the loss is recovered"
+    return tuple(steps), "no other layer was measured"
+
+
+def _trial(reference: Reference, runner: OrtRunner) -> Trial:
+    """The FP32 model and another -> what the other one lost."""
+    agreement, score = reference.compare(runner)
+    ratios = [
+        noise_ratio(output.sqnr_db)
+        for output in agreement.outputs.values()
+        if output.sqnr_db != -math.inf  # an output of zeros has no signal to compare noise with
+    ]
+    if not ratios:
+        raise DataError("every output of the FP32 model is zero for all samples: there is nothing to compare with")
+    return Trial(math.fsum(ratios) / len(ratios), _value(score))
+
+
+def _value(score: Score | None) -> float | None:
+    return None if score is None else score.value

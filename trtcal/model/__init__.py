@@ -1,0 +1,1 @@
+"""ONNX models: read and checked, what there is to calibrate in them, and how they run."""

@@ -1,0 +1,107 @@
+"""Whole ONNX models from files and into files, with weights inside or beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtcal.errors import ModelError
+from trtcal.files.atomic import remove, staged, write_bytes
+from trtcal.model.graph import all_tensors, external_files, load_model
+from trtcal.model.overwriting import check_output, weights_beside
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
+
+# protobuf takes messages of up to 2 GiB; the rest of a model beside its weights stays below the difference.
+MAX_WEIGHTS_INSIDE = (1 << 31) - (64 << 20)
+
+_SMALL = 1024  # bytes; constants below stay in the model, since tools read shapes and axes from there
+_ALIGNMENT = 4096  # so that every system can map a weight into memory
+
+
+def load_whole_model(path: str | Path) -> tuple[ModelProto, bool]:
+    """ONNX file -> model with all its weights in memory, and whether they lay in files beside it.
+
+    ModelError, with the file, where one of them cannot be read or is shorter than the model says.
+    """
+    from onnx import checker, external_data_helper
+
+    path = Path(path)
+    model = load_model(path)
+    files = external_files(model)
+    if files:
+        _refuse_cut_off(model, path)
+        try:
+            external_data_helper.load_external_data_for_model(model, str(path.parent))
+        except (OSError, ValueError, checker.ValidationError) as error:
+            raise ModelError(f"{path}: its weights in {', '.join(files)} cannot be read: {error}") from error
+    return model, bool(files)
+
+
+def save_model(model: ModelProto, path: str | Path, *, external: bool = False) -> tuple[Path, ...]:
+    """Model -> the file ``path``, and ``<path>.data`` for its weights where protobuf's 2 GiB do not hold them.
+
+    ``external`` puts them there in any case, but for constants of less than 1 KiB. ``model`` keeps its weights only
+    where they stay inside. Returns the files written; OutputError names one that cannot be, and none is touched then.
+    A run that is killed between the two leaves a model without its weights rather than with another's.
+    """
+    path = Path(path)
+    weights = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= _SMALL]
+    data = _data_path(path)
+    if not ((external and weights) or sum(len(tensor.raw_data) for tensor in weights) > MAX_WEIGHTS_INSIDE):
+        write_bytes(path, model.SerializeToString())
+        return (path,)
+    with (
+        staged(data, _moved_out(weights, data.name)) as put_data,
+        staged(path, [model.SerializeToString()]) as put_model,  # which by now knows where they are
+    ):
+        remove(data)
+        put_model()
+        put_data()
+    return (path, data)
+
+
+def check_weights_output(model: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Path of a model to write with its weights outside -> nothing; OutputError where they would destroy a file."""
+    check_output(_data_path(Path(model)), weights_beside(Path(model)), inputs)
+
+
+def _data_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
+
+
+def _refuse_cut_off(model: ModelProto, path: Path) -> None:
+    """ModelError for weights beyond their file's end, which ONNX 1.16 reads as far as they go."""
+    from onnx import TensorProto
+
+    for tensor in all_tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            entry = {item.key: item.value for item in tensor.external_data}
+            place = [entry.get(key, "0") for key in ("offset", "length")]
+            if not all(re.fullmatch("[0-9]{1,18}", number) for number in place):
+                raise ModelError(f"{path}: weights {tensor.name!r} lie at {place}; expected an offset and a length")
+            end = sum(map(int, place))
+            size = (path.parent / entry["location"]).stat().st_size
+            if end > size:
+                raise ModelError(
+                    f"{path}: weights {tensor.name!r} end at byte {end} of {entry['location']}, which has {size}; "
+                    f"the file is cut off or another model's"
+                )
+
+
+def _moved_out(weights: list[TensorProto], location: str) -> Iterator[bytes]:
+    """The weights' bytes, aligned; each tensor refers to its place in the file as soon as they are written."""
+    from onnx import external_data_helper
+
+    offset = 0
+    for tensor in weights:
+        content = tensor.raw_data
+        yield bytes(-offset % _ALIGNMENT)
+        offset += -offset % _ALIGNMENT
+        yield content
+        external_data_helper.set_external_data(tensor, location, offset, len(content))
+        tensor.ClearField("raw_data")
+        offset += len(content)

@@ -1,0 +1,149 @@
+"""An ONNX graph, indexed for Q/DQ: who writes and reads a tensor, what is constant, what shares a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtcal.errors import ModelError
+from trtcal.model.graph import CARRIES_SCALE, array_of, bodies, constants_of, dtype_of, name_domain_alike, op_name
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+# Element by element, so that TensorRT computes them inside the kernel of the layer before.
+POINTWISE = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "Sqrt", "Exp", "Abs", "Neg", "Erf"}
+    | {"BatchNormalization", "Clip", "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Mish"}
+    | {"Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus"}
+    | {"Identity", "Dropout"}
+)
+
+# The output is the input, moved about: with both of them INT8, one scale serves both.
+MOVES_VALUES = CARRIES_SCALE - {"AveragePool"}
+
+
+class Graph:
+    """A model's main graph, indexed: who writes and who reads a tensor, what is constant, what is fused.
+
+    ``constants`` are initializers and Constant nodes, also behind an Identity; ``fixed`` are these and all
+    that is computed from nothing else. ``readers`` counts a node as reader of what the bodies inside it (If,
+    Loop, Scan) read. ``root`` maps each weighted and pointwise node to the node whose kernel computes it.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.nodes: list[NodeProto] = list(model.graph.node)
+        self.outputs = frozenset(value.name for value in model.graph.output)
+        self.constants = constants_of(model.graph)
+        self.fixed = {tensor.name for tensor in model.graph.initializer}
+        self.producer: dict[str, int] = {}
+        self.readers: dict[str, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in reads(node):
+                self.readers.setdefault(name, []).append(index)
+            for name in node.output:
+                self.producer[name] = index
+            if op_name(node) == "Constant" or (node.input and self.fixed.issuperset(reads(node))):
+                self.fixed.update(node.output)
+        self.tensors = frozenset(
+            {value.name for value in model.graph.input} | self.constants.keys() | self.producer.keys()
+        )
+        self.types = _element_types(model)
+        self.root: dict[int, int] = {}
+        self._find_roots()
+
+    def dtype(self, name: str) -> np.dtype:
+        """Element type; float32 where it is unknown, as behind an op of another domain."""
+        from onnx import TensorProto
+
+        return dtype_of(self.types.get(name, TensorProto.FLOAT), name)
+
+    def array(self, name: str) -> np.ndarray:
+        """Value of a constant; ModelError if it lies in a file that was not loaded."""
+        return array_of(self.constants[name].tensor)
+
+    def activations(self, index: int) -> list[int]:
+        """Positions of the node's inputs that depend on the model's inputs."""
+        inputs = self.nodes[index].input
+        return [position for position, name in enumerate(inputs) if name and name not in self.fixed]
+
+    def is_fused(self, index: int, position: int) -> bool:
+        """Does TensorRT compute this input in the same kernel as the node that reads it?"""
+        name = self.nodes[index].input[position]
+        return self._is_fusible(name) and self.root[self.producer[name]] == self.root.get(index)
+
+    def moved_from(self, name: str) -> str | None:
+        """The tensor whose values this one holds in another order; None if it holds its own."""
+        index = self.producer.get(name)
+        if index is None or op_name(self.nodes[index]) not in MOVES_VALUES:
+            return None
+        return str(self.nodes[index].input[0])
+
+    def _find_roots(self) -> None:
+        """Of two layers summed up, the later one takes the sum: the other's result is there by then."""
+        for index, node in enumerate(self.nodes):
+            if op_name(node) in WEIGHTED:
+                self.root[index] = index
+            elif op_name(node) in POINTWISE:
+                names = [node.input[position] for position in self.activations(index)]
+                roots = [self.root[self.producer[name]] for name in names if self._is_fusible(name)]
+                if roots or op_name(node) not in ("Identity", "Dropout"):  # which make no kernel of their own
+                    self.root[index] = max(roots, default=index)
+
+    def _is_fusible(self, name: str) -> bool:
+        """A tensor that need never be stored: fused nodes make it, and only pointwise nodes read it."""
+        return (
+            self.producer.get(name) in self.root
+            and name not in self.outputs
+            and all(op_name(self.nodes[reader]) in POINTWISE for reader in self.readers[name])
+        )
+
+
+def int_attribute(node: NodeProto, name: str, default: int) -> int:
+    """An integer attribute of a node, or the default that ONNX gives it."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Names a node reads, those that the bodies inside it read from outside included."""
+    yield from dict.fromkeys(name for name in node.input if name)
+    for body in bodies(node):
+        for inner in body.node:
+            yield from reads(inner)
+
+
+def _element_types(model: ModelProto) -> dict[str, int]:
+    """Element type of every tensor that the model declares or ONNX can infer.
+
+    Inferred on a copy whose constants are inputs, since types do not depend on values and weights are big.
+    """
+    import onnx
+
+    skeleton = onnx.ModelProto(ir_version=model.ir_version)
+    skeleton.opset_import.extend(model.opset_import)
+    skeleton.functions.extend(model.functions)
+    skeleton.graph.node.extend(model.graph.node)
+    skeleton.graph.input.extend(model.graph.input)
+    known = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.name not in known:
+            skeleton.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    skeleton.graph.output.extend(model.graph.output)
+    skeleton.graph.value_info.extend(model.graph.value_info)
+    name_domain_alike(skeleton)
+    try:
+        graph = onnx.shape_inference.infer_shapes(skeleton).graph
+    except Exception as error:  # whatever its C++ raises
+        raise ModelError(f"ONNX cannot tell the types of the model's tensors: {error}") from error
+    return {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type
+    }

@@ -1,0 +1,1 @@
+"""One run of the samples through a model, which leaves the statistics of its tensors."""

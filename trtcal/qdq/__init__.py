@@ -1,0 +1,1 @@
+"""Scales become QuantizeLinear/DequantizeLinear pairs in a model, and back."""

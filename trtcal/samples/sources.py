@@ -1,0 +1,121 @@
+"""The one door to every kind of data: a path or a script in, a source out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from trtcal.errors import DataError
+from trtcal.files.folders import LocalFolder, files_below, seen
+from trtcal.files.remote import Remote, is_url
+from trtcal.samples.arrays import EXTENSIONS, ArrayFolder, ArraySource, RemoteArrays
+from trtcal.samples.batches import Samples, Stream
+from trtcal.samples.conform import fits, shape_hint
+from trtcal.samples.images import ImageFolder, pictures
+from trtcal.samples.preprocess import PRESETS, Preprocess, is_image
+from trtcal.samples.raydata import RayData
+from trtcal.samples.streams import IterableSource, LoaderScript
+from trtcal.spec import InputSpec
+
+__all__ = ["ArrayFolder", "ArraySource", "ImageFolder", "IterableSource", "LoaderScript", "RayData", "open_source"]
+
+
+def open_source(
+    path: str | os.PathLike[str],
+    *,
+    inputs: Sequence[InputSpec],
+    preprocess: Preprocess | None = None,
+    labels: str | os.PathLike[str] | None = None,
+) -> Samples | Stream:
+    """Folder of pictures or of arrays, ``.npy`` or ``.npz`` file, or ``script.py[:function]`` -> its source.
+
+    Folders and files may lie behind a URL that fsspec opens, such as ``s3://bucket/photos``.
+
+    ``preprocess`` and ``labels``, a CSV file, belong to pictures only. Raises DataError where the
+    path, the model's ``inputs`` and these do not go together.
+    """
+    where = os.fspath(path)
+    if is_url(where):
+        return _remote(Remote(where), inputs, preprocess, labels)
+    root = Path(path)
+    script = re.fullmatch(r"(.+\.py)(?::\w+)?", where)
+    if not Path(script[1] if script else where).exists():
+        raise DataError(f"{where}: no such file or folder")
+    if root.is_dir():
+        if _holds_pictures(LocalFolder(root), preprocess):
+            return _pictures(root, inputs, preprocess, labels)
+    elif not script and root.suffix.lower() not in EXTENSIONS:
+        raise DataError(f"{where}: expected a folder, a .npy or .npz file, or script.py[:function]")
+    _refuse_for_arrays(where, preprocess, labels)
+    return LoaderScript(where, inputs=inputs) if script else ArrayFolder(root, inputs=inputs)
+
+
+def holds_arrays(path: str | os.PathLike[str]) -> bool:
+    """Path or script -> whether what it gives are arrays rather than pictures; False where nothing is there."""
+    if is_url(path):
+        remote = Remote(os.fspath(path))
+        files = remote.files() if remote.is_folder else [remote.name]
+        return not pictures(remote, files) and any(Path(name).suffix.lower() in EXTENSIONS for name in files)
+    root = Path(path)
+    if not root.is_dir():
+        return not root.exists() or root.suffix.lower() in EXTENSIONS or root.suffix == ".py"
+    files = files_below(root)
+    return not any(is_image(root / name) for name in files) and any(Path(n).suffix.lower() in EXTENSIONS for n in files)
+
+
+def _remote(
+    remote: Remote,
+    inputs: Sequence[InputSpec],
+    preprocess: Preprocess | None,
+    labels: str | os.PathLike[str] | None,
+) -> Samples:
+    if remote.is_folder and _holds_pictures(remote, preprocess):
+        return _pictures(remote, inputs, preprocess, labels)
+    if not remote.is_folder and Path(remote.name).suffix.lower() not in EXTENSIONS:
+        raise DataError(f"{remote}: expected a folder, or a .npy or .npz file")
+    _refuse_for_arrays(str(remote), preprocess, labels)
+    return RemoteArrays(remote, inputs=inputs)
+
+
+def _holds_pictures(folder: LocalFolder | Remote, preprocess: Preprocess | None) -> bool:
+    """Are there pictures to take? DataError where nothing is of use, or nobody can tell what is meant."""
+    files = folder.files()
+    images = len(pictures(folder, files))
+    arrays = sum(Path(name).suffix.lower() in EXTENSIONS for name in files)
+    if not images and not arrays:
+        raise DataError(f"{folder}: neither pictures nor .npy or .npz files; {seen(files)}")
+    if images and arrays and preprocess is None:
+        raise DataError(
+            f"{folder}: {images} pictures and {arrays} array files; "
+            "name a preset to take the pictures, or put them into folders of their own"
+        )
+    return images > 0
+
+
+def _refuse_for_arrays(where: str, preprocess: Preprocess | None, labels: str | os.PathLike[str] | None) -> None:
+    if preprocess is not None or labels is not None:
+        raise DataError(
+            f"{where}: arrays are fed as they are, a preset or a labels file is for pictures; "
+            "prepare the arrays themselves, and put labels into the .npz file as 'labels'"
+        )
+
+
+def _pictures(
+    root: Path | Remote,
+    inputs: Sequence[InputSpec],
+    preprocess: Preprocess | None,
+    labels: str | os.PathLike[str] | None,
+) -> ImageFolder:
+    if preprocess is None:
+        raise DataError(f"{root}: pictures need a preset that says how the model wants them: {', '.join(PRESETS)}")
+    if len(inputs) != 1:
+        names = ", ".join(repr(spec.name) for spec in inputs)
+        raise DataError(f"{root}: pictures feed one input, the model takes {names}: use .npz with these names")
+    (spec,) = inputs
+    if not fits(preprocess.shape, spec):
+        raise DataError(
+            f"{root}: the preset makes {preprocess.shape}, the model takes {spec}; {shape_hint(preprocess.shape, spec)}"
+        )
+    return ImageFolder(root, preprocess, input_name=spec.name, labels=labels, dtype=spec.dtype)

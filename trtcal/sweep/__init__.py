@@ -1,0 +1,1 @@
+"""The batch-size sweep: what every batch size, order and method would have given, and which to take."""

@@ -1,0 +1,63 @@
+"""What a set of ranges does to a model, judged without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from trtcal.calibration.calibrate import carried
+from trtcal.errors import DataError
+from trtcal.judging.accuracy import Labels, Reference, simulate
+from trtcal.judging.evaluation import with_batch_size
+from trtcal.judging.metrics import Metric
+from trtcal.model.file import load_whole_model
+from trtcal.model.graph import CalibrationGraph
+from trtcal.model.runner import OrtRunner, Runner
+from trtcal.samples.batches import Batches
+from trtcal.sweep.trials import Judgement
+
+
+class CpuJudge:
+    """Judges a set of ranges by running the model with them as INT8 on this CPU (`simulate`).
+
+    ``labels`` and ``metric`` give the accuracy, if there are any; agreement is with the FP32 model, per sample
+    where an output is (N, classes), and the SQNR is the lowest of all outputs'.
+    """
+
+    def __init__(
+        self,
+        graph: CalibrationGraph,
+        batches: Batches,
+        labels: Labels | None = None,
+        metric: Metric | None = None,
+        exclude: Iterable[str] = (),
+    ) -> None:
+        self.graph, self.batches, self.labels, self.metric = graph, batches, labels, metric
+        self.exclude = tuple(exclude)
+        self.model = with_batch_size(load_whole_model(graph.path)[0], batches.batch_size, str(graph.path))
+        self._reference: Reference | None = None
+
+    def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
+        """Tensor -> amax; how the model performs with these."""
+        if self._reference is None:
+            metric = None if self.metric is None else ("metric", self.metric)
+            with OrtRunner(self.model) as runner:
+                self._reference = Reference(runner, self.batches, self.labels, metric)
+        scales = {
+            name: value / np.float32(127) for name, value in carried(self.graph, amax).items() if 0 < value < np.inf
+        }
+        with self.quantized(scales) as runner:
+            found, score = self._reference.compare(runner)
+        outputs = found.outputs.values()
+        agreement = next((output.top1.values for output in outputs if output.top1 is not None), None)
+        accuracy = None
+        if score is not None:
+            if np.isnan(score.value):
+                raise DataError("the metric is nan")
+            accuracy = score.values if score.values.size else np.array([score.value])
+        return Judgement(accuracy, agreement, min(output.sqnr_db for output in outputs))
+
+    def quantized(self, scales: Mapping[str, np.float32]) -> Runner:
+        """Tensor -> scale; the model as INT8 with these."""
+        return simulate(self.model, scales, exclude=self.exclude)

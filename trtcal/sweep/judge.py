@@ -1,0 +1,72 @@
+"""How a sweep's ranges perform: each distinct set of them is judged once, here or on other machines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from trtcal.sweep.trials import Judgement, Sweep, Trial
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Judge = Callable[[Mapping[str, np.float32]], Judgement]
+"""Tensor -> amax; how the model performs with these ranges."""
+
+Spread = Callable[[Judge, Sequence[Mapping[str, np.float32]]], Iterable[tuple[int, Judgement | Exception]]]
+"""Judge and sets of ranges -> the number of each and what came of it, as they end."""
+
+
+def one_by_one(function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
+    """What :meth:`trtcal.cluster.ray_cluster.Cluster.spread` does, within this thread; a :data:`Spread` for a judge."""
+    for number, item in enumerate(items):
+        try:
+            found: R | Exception = function(item)
+        except Exception as error:
+            found = error
+        yield number, found
+
+
+def judged(
+    sweep: Sweep,
+    judge: Judge,
+    *,
+    done: Mapping[bytes, Judgement] | None = None,
+    note: Callable[[np.ndarray, Judgement], None] = lambda amax, judgement: None,
+    spread: Spread = one_by_one,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Sweep:
+    """A sweep -> the same, every trial with its judgement, or with the error that the judge raised.
+
+    ``done`` holds judgements that an interrupted sweep left, by the bytes of the thresholds, (tensors,) float32, and
+    ``note`` is told of each new one. ``progress`` is called with how many of so many distinct sets are judged. Raises
+    MemoryError, which is no failure of one configuration.
+    """
+    first: dict[bytes, Trial] = {}
+    for trial in sweep.trials:
+        first.setdefault(trial.amax.tobytes(), trial)
+    found: dict[bytes, Judgement | str] = dict(done or {})
+    asked = [trial for key, trial in first.items() if key not in found]
+    items = [dict(zip(sweep.tensors, trial.amax, strict=True)) for trial in asked]
+    for count, (number, made) in enumerate(spread(judge, items), 1 + len(first) - len(asked)):
+        trial = asked[number]
+        if isinstance(made, MemoryError):
+            raise made
+        if isinstance(made, Exception):  # a row, not the end of the others
+            logger.warning("%s in batches of %d: %s", trial.method, trial.arrangement.batch_size, made)
+            found[trial.amax.tobytes()] = f"{type(made).__name__}: {made}"
+        else:
+            found[trial.amax.tobytes()] = made
+            note(trial.amax, made)
+        progress(count, len(first))
+    trials = []
+    for trial in sweep.trials:
+        what = found[trial.amax.tobytes()]
+        trials.append(replace(trial, error=what) if isinstance(what, str) else replace(trial, judgement=what))
+    return replace(sweep, trials=tuple(trials))

@@ -1,0 +1,305 @@
+"""A sweep from model and data to files: one pass, an exact second one if wanted, judgements, recommendation."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trtcal.cache.provenance import installed_versions
+from trtcal.calibration.calibrate import FloatRunner, open_graph
+from trtcal.calibration.file import statistics_key
+from trtcal.cluster.distributed import run_pass
+from trtcal.cluster.ray_cluster import Cluster
+from trtcal.errors import ModelError, OutputError
+from trtcal.files.atomic import write_bytes
+from trtcal.model.graph import CalibrationGraph
+from trtcal.model.overwriting import check_output, json_of, only_writer
+from trtcal.passes.collect import Progress, load_checkpoint
+from trtcal.passes.second_pass import ExactCounts, count_exactly
+from trtcal.ranges.stats import ActivationStats
+from trtcal.ranges.thresholds import method as threshold_method
+from trtcal.samples.batches import Batches
+from trtcal.samples.contact_sheet import thumbnails
+from trtcal.sweep import report
+from trtcal.sweep import store as sweepfile
+from trtcal.sweep.drift import Looks
+from trtcal.sweep.emulation import RULES
+from trtcal.sweep.journal import Journal
+from trtcal.sweep.judge import Judge, judged, one_by_one
+from trtcal.sweep.recommend import Recommendation, enough_samples, recommend
+from trtcal.sweep.trials import (
+    BATCH_SIZES,
+    GROWTHS,
+    METHODS,
+    ORDERS,
+    SEEDS,
+    Arrangement,
+    Sweep,
+    arrangements,
+    limits_of,
+    sweep,
+    uneven_samples,
+    usable,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SweepRun:
+    """What a sweep left in its folder, and what it says."""
+
+    folder: Path
+    sweep: Sweep
+    recommendation: Recommendation
+
+
+def run_sweep(
+    model: str | Path,
+    batches: Batches,
+    folder: str | Path,
+    *,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    orders: Sequence[str] = tuple(ORDERS),
+    seeds: int = SEEDS,
+    methods: Sequence[str] = METHODS,
+    growths: Sequence[str] = GROWTHS,
+    exact: bool = False,
+    judge: Judge | None = None,
+    judge_key: str = "",
+    judged_on: Batches | None = None,
+    metric: str = "top1",
+    resume: bool = False,
+    force: bool = False,
+    workers: int | None = None,
+    cluster: Cluster | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> SweepRun:
+    """ONNX file and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
+
+    The order of ``batches`` is the sweep's ``given`` order; their batch size only decides against which
+    arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges by,
+    ``judged_on`` on which samples (said to people), ``metric`` what its accuracy is (more is better). With
+    ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. On a ``cluster``,
+    the pass and the judgements are spread over its nodes; the second pass of ``exact`` runs here.
+
+    Raises OutputError where the folder cannot be used, holds something else, or a sweep that neither ``resume`` goes
+    on with nor ``force`` replaces, or one that is under way; ModelError where no tensor has a range to compare; and
+    what a calibration raises.
+    """
+    folder = Path(folder)
+    workers = workers or os.cpu_count() or 1
+    for name in methods:
+        threshold_method(name)
+    graph = open_graph(model)
+    grid, notes = arrangements(batch_sizes, orders, seeds, growths, batches.num_samples)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be used as a folder: {error.strerror}") from error
+    with only_writer(folder / "settings.json"):
+        key = statistics_key(graph, batches)
+        settings = {
+            "model and samples": key,
+            "batch sizes": list(batch_sizes),
+            "orders": list(orders),
+            "seeds": seeds,
+            "methods": list(methods),
+            "growth rules": list(growths),
+            "exact": exact,
+            "judged by": judge_key,
+        }
+        _take(folder, settings, resume, force)
+        pass_ = _collected(graph, batches, folder, key, resume, workers, cluster, progress)
+        stats = pass_.stats
+        if not usable(stats):
+            raise ModelError(
+                f"{graph.path}: none of its {len(stats.tensors)} float tensors has a finite range, and so nothing "
+                f"depends on the batch size; leave out the sweep: trtcal calibrate is enough"
+            )
+        journal = Journal(folder / "judgements.jsonl", f"{key} {judge_key}", resume=resume)
+        with ThreadPoolExecutor(1, thread_name_prefix="trtcal-write") as beside:  # compressing takes a while
+            written = beside.submit(pass_.write)
+            shapes = None
+            if exact:
+                written.result()  # a full disk is not worth a second pass
+                shapes = _exact_shapes(graph, batches, stats, grid, workers, progress)
+            result = sweep(
+                stats,
+                grid,
+                methods,
+                partial=batches.partial,
+                streamed_batch_size=batches.batch_size,
+                metric=metric,
+                shapes=shapes,
+                notes=notes,
+                known=pass_.thresholds,
+                workers=workers,
+            )
+            written.result()
+        if judge is not None:
+            result = judged(
+                result,
+                judge,
+                done=journal.done,
+                note=journal.note,
+                spread=one_by_one if cluster is None else cluster.spread,
+                progress=lambda done, total: progress("judging", done, total),
+            )
+        if judge is not None and judged_on is not None:
+            result = replace(result, notes=(_judged_on(batches, judged_on), *result.notes))
+        if result.off is not None and not all(RULES[a.growth].invariant for a in grid):
+            result = replace(result, notes=(*result.notes, _replayed(result.off)))
+        advice = recommend(result, stats)
+        enough = enough_samples(pass_.drift)
+        if enough is not None:
+            advice = replace(advice, evidence=(*advice.evidence, enough))
+        undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
+        content = sweepfile.content(
+            result,
+            stats,
+            advice,
+            model=graph.path.name,
+            data=batches.source.describe(),
+            provenance={"samples": str(batches.accounting()), "order": batches.order, **installed_versions()},
+            drift=pass_.drift,
+            thumbnails=thumbnails(batches, [outlier.sample for outlier in advice.outliers], undo=undo),
+        )
+        sweepfile.save(folder, result, content)
+        report.write(folder, content)
+        journal.path.unlink(missing_ok=True)
+    return SweepRun(folder, result, advice)
+
+
+def _judged_on(batches: Batches, judged: Batches) -> str:
+    if judged.source is not batches.source:
+        whole = judged.num_samples == judged.accounting().available
+        return f"Judged on {'' if whole else f'{judged.num_samples} of '}{judged.source.describe()}."
+    return (
+        f"Judged on {judged.num_samples} of the samples that calibrate, for want of others (--eval-data): on samples "
+        f"it has not seen INT8 may do worse."
+    )
+
+
+def _replayed(off: np.ndarray) -> str:
+    far = int((off > 0.01).sum())
+    return (
+        f"Entropy's thresholds are replayed from one pass, not counted. In the arrangement of that pass {far} of "
+        f"{off.size} tensors are off by more than 1%, the worst by {off.max(initial=0):.1%}; in other arrangements it "
+        f"may be other tensors. A second pass (--exact) counts them."
+    )
+
+
+FORMAT = "trtcal-sweep-settings-1"
+SETTINGS = json_of("record of a sweep's settings", FORMAT)
+OURS = ("report.html", "trials.csv", "trials.json", "stats.npz", "drift.json", "judgements.jsonl", "stats.partial.npz")
+
+
+def _take(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) -> None:
+    """Make sure that what is in the folder is ours to go on with or to replace; then it belongs to these settings."""
+    path = folder / "settings.json"
+    check_output(path, SETTINGS)
+    there = [name for name in OURS if (folder / name).exists()]
+    try:
+        old: Any = json.loads(path.read_bytes() or b"null") if path.exists() else None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
+    if there and old is None:
+        raise OutputError(f"{folder}: holds {there[0]}, which no sweep of trtcal left there; choose another folder")
+    if there and not resume and not force:
+        raise OutputError(
+            f"{folder}: holds a sweep already; resume it (--resume), replace it (--force), or choose another folder"
+        )
+    if there and resume and not force:
+        changed = [name for name, value in settings.items() if old.get(name) != value]
+        if changed:
+            raise OutputError(
+                f"{folder}: holds a sweep with other settings ({', '.join(changed)}); replace it (--force), or choose "
+                f"another folder"
+            )
+    write_bytes(path, json.dumps({"format": FORMAT, **settings}, indent=1).encode() + b"\n")
+    if force:  # now that there is room for at least that much
+        for name in there:
+            (folder / name).unlink()
+
+
+class _Pass(NamedTuple):
+    """The statistics of all samples, how thresholds drift as samples come in, and those of all that are known."""
+
+    stats: ActivationStats
+    drift: Mapping[str, Any]
+    thresholds: Mapping[str, np.ndarray]
+    path: Path
+    key: str
+    kept: bool  # from an interrupted run: its file is there
+
+    def write(self) -> None:
+        if not self.kept:
+            write_bytes(self.path, self.stats.to_bytes(key=self.key))
+
+
+def _collected(
+    graph: CalibrationGraph,
+    batches: Batches,
+    folder: Path,
+    key: str,
+    resume: bool,
+    workers: int,
+    cluster: Cluster | None,
+    progress: Callable[[str, int, int], None],
+) -> _Pass:
+    """The pass, or what an earlier one left."""
+    path, drift_path, partial = folder / "stats.npz", folder / "drift.json", folder / "stats.partial.npz"
+    if not resume:
+        for old in (path, drift_path, partial):
+            old.unlink(missing_ok=True)
+    looks = Looks(drift_path, key)
+    kept = load_checkpoint(path, key)
+    if kept is not None and len(kept.samples) in looks:
+        return _Pass(kept, looks.drift(len(usable(kept))), {}, path, key, True)
+
+    found: dict[str, np.ndarray] = {}
+
+    def look(stats: ActivationStats) -> None:
+        nonlocal found
+        found = looks.take(stats, workers)
+
+    stats = run_pass(
+        graph,
+        batches,
+        cluster,
+        workers,
+        checkpoint=partial,
+        checkpoint_key=key,
+        progress=_stage("collecting", batches.num_samples, progress),
+        look=look,
+    )
+    return _Pass(stats, looks.drift(len(usable(stats))), found, path, key, False)
+
+
+def _exact_shapes(
+    graph: CalibrationGraph,
+    batches: Batches,
+    stats: ActivationStats,
+    grid: Sequence[Arrangement],
+    workers: int,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, ExactCounts]:
+    with FloatRunner(graph) as runner:
+        return count_exactly(
+            runner,
+            batches,
+            limits_of(stats, grid, batches.partial),
+            uneven_samples(stats, grid, batches.partial),
+            workers=workers,
+            progress=_stage("counting exactly", batches.num_samples, progress),
+        )
+
+
+def _stage(name: str, total: int, progress: Callable[[str, int, int], None]) -> Progress:
+    return lambda done: progress(name, done, total)

@@ -1,0 +1,236 @@
+"""A sweep on disk: trials.csv for a spreadsheet, trials.json for a program or the report, and back.
+
+``trials.json`` is one object; arrays over tensors are in the order of ``tensors``:
+
+* ``format``: "trtcal-sweep-1"; ``model``, ``data``: names for people; ``provenance``: strings by name
+* ``tensors``, ``samples``: names; ``metric``: what accuracy is
+* ``partial``: what became of a last batch that was not full
+* ``exact``: whether histograms were counted or replayed; ``off``: per tensor, how far the replay is from the pass
+* ``histograms``: per tensor ``{"limit", "amax", "counts"}`` of all elements on 512 bins over [0, limit)
+* ``sample_amax``: per tensor, per sample; ``invariant``: method -> amax per tensor
+* ``arrangements``: ``{"batch_size", "order", "seed", "growth", <measure>: per tensor, ...}``
+* ``trials``: ``{"arrangement": index, "method", "amax_change_max", "amax_change_median", "accuracy",
+  "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db", "fell_back",
+  "approximate", "error"}``; approximate is what was replayed and not counted
+* ``drift``: method -> ``{"samples": [...], "change_median": [...], "change_max": [...]}``
+* ``thumbnails``: sample -> ``data:`` URL of a small picture, where samples are pictures
+* ``recommendation``: the fields of ``Recommendation``; ``notes``: sentences
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtcal.errors import StatsError
+from trtcal.files.atomic import write_bytes
+from trtcal.files.terminal import cell
+from trtcal.judging.accuracy import bootstrap
+from trtcal.ranges.stats import ActivationStats
+from trtcal.sweep.emulation import RULES
+from trtcal.sweep.recommend import Recommendation
+from trtcal.sweep.trials import Arrangement, Judgement, Measures, Sweep, Trial, usable
+
+FORMAT = "trtcal-sweep-1"
+DRAWN_BINS = 512
+COLUMNS = (
+    *("batch_size", "order", "seed", "method", "growth", "amax_change_max", "amax_change_median"),
+    *("accuracy", "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db"),
+    *("doublings_max", "doublings_mean", "fell_back", "approximate", "error"),
+)
+
+
+def rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """A dict per trial, with the columns of trials.csv; None where nothing was measured."""
+    table = []
+    for trial in sweep.trials:
+        arrangement, measures = trial.arrangement, sweep.measures[trial.arrangement]
+        invariant = sweep.invariant[trial.method].astype(np.float64)
+        change = np.abs(np.divide(trial.amax, invariant, out=np.ones_like(invariant), where=invariant > 0) - 1)
+        judged = trial.judgement or Judgement()
+        table.append(
+            {
+                **asdict(arrangement),
+                "method": trial.method,
+                "amax_change_max": float(change.max(initial=0)),
+                "amax_change_median": float(np.median(change)) if change.size else 0.0,
+                **_scored("accuracy", judged.accuracy),
+                **_scored("agreement", judged.agreement),
+                "sqnr_db": judged.sqnr_db,
+                "doublings_max": float(measures.doublings.max(initial=0)),
+                "doublings_mean": float(measures.doublings.mean()) if measures.doublings.size else 0.0,
+                "fell_back": bool(measures.fell_back.any()),
+                "approximate": _approximate(sweep, trial),
+                "error": trial.error,
+            }
+        )
+    return table
+
+
+def _approximate(sweep: Sweep, trial: Trial) -> bool:
+    """Is a trial replayed and not counted, or from statistics that know samples which its batches leave out?"""
+    if trial.method == "minmax":
+        return False
+    if trial.method == "entropy" and (sweep.exact or not RULES[trial.arrangement.growth].invariant):
+        return not sweep.exact
+    return sweep.partial == "drop" and len(sweep.samples) % trial.arrangement.batch_size > 0
+
+
+def to_csv(sweep: Sweep) -> bytes:
+    """Sweep -> trials.csv; text that a spreadsheet would take for a formula is made harmless."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows(sweep):
+        writer.writerow({key: cell(value) for key, value in row.items()})
+    return buffer.getvalue().encode(errors="backslashreplace")
+
+
+def content(
+    sweep: Sweep,
+    stats: ActivationStats,
+    recommendation: Recommendation,
+    *,
+    model: str,
+    data: str,
+    provenance: Mapping[str, Any],
+    drift: Mapping[str, Any] | None = None,
+    thumbnails: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Sweep and what belongs to it -> the object in trials.json, as it is read back; inf and nan become null."""
+    tensors = usable(stats)
+    index = {arrangement: number for number, arrangement in enumerate(sweep.measures)}
+    trials = [
+        {"arrangement": index[trial.arrangement], **{k: v for k, v in row.items() if k not in _ARRANGEMENT}}
+        for trial, row in zip(sweep.trials, rows(sweep), strict=True)
+    ]
+    return {
+        "format": FORMAT,
+        "model": model,
+        "data": data,
+        "provenance": _plain(provenance),
+        "tensors": list(sweep.tensors),
+        "samples": list(sweep.samples),
+        "exact": sweep.exact,
+        "partial": sweep.partial,
+        "metric": sweep.metric,
+        "off": None if sweep.off is None else _numbers(sweep.off),
+        "histograms": [
+            {
+                "limit": tensor.histogram.limit,
+                "amax": float(tensor.histogram.amax),
+                "counts": tensor.histogram.coarse(DRAWN_BINS).counts.tolist(),
+            }
+            for tensor in tensors.values()
+        ],
+        "sample_amax": [_numbers(tensor.sample_amax) for tensor in tensors.values()],
+        "invariant": {name: _numbers(amax) for name, amax in sweep.invariant.items()},
+        "arrangements": [
+            {
+                **asdict(arrangement),
+                **{field.name: _numbers(getattr(measures, field.name)) for field in fields(Measures)},
+            }
+            for arrangement, measures in sweep.measures.items()
+        ],
+        "trials": _plain(trials),
+        "drift": _plain(drift or {}),
+        "thumbnails": dict(thumbnails or {}),
+        "recommendation": _plain(asdict(recommendation)),
+        "notes": list(sweep.notes),
+    }
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """What :func:`content` makes -> trials.json."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")  # JSON's escapes for what is no text in a file's name
+
+
+def load_json(path: str | Path) -> dict[str, Any]:
+    """File -> the object it holds; StatsError where it is not the trials.json of a sweep."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise StatsError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise StatsError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise StatsError(f"{path}: expected the trials of a sweep in format {FORMAT!r}, got {found!r}")
+    return content
+
+
+def save(folder: str | Path, sweep: Sweep, content: Mapping[str, Any]) -> None:
+    """Write trials.csv and trials.json, each replaced in one step."""
+    write_bytes(Path(folder) / "trials.json", to_json(content))
+    write_bytes(Path(folder) / "trials.csv", to_csv(sweep))
+
+
+# --- judgements of an interrupted sweep
+
+
+def judgement_line(amax: np.ndarray, judged: Judgement) -> bytes:
+    """Ranges and what was found of them -> one line of the journal that a resumed sweep reads."""
+    value = {
+        "amax": np.asarray(amax, np.float32).tobytes().hex(),
+        "accuracy": None if judged.accuracy is None else np.asarray(judged.accuracy, np.float64).tolist(),
+        "agreement": None if judged.agreement is None else np.asarray(judged.agreement, np.float64).tolist(),
+        "sqnr_db": judged.sqnr_db,
+    }
+    return json.dumps(value).encode() + b"\n"
+
+
+def read_journal(data: bytes) -> dict[bytes, Judgement]:
+    """Journal -> judgement by the bytes of the ranges; whatever follows a broken line is not used."""
+    found: dict[bytes, Judgement] = {}
+    for line in data.splitlines():
+        try:
+            value = json.loads(line)
+            accuracy, agreement = (
+                None if value[name] is None else np.array(value[name], np.float64) for name in ("accuracy", "agreement")
+            )
+            sqnr_db = None if value["sqnr_db"] is None else float(value["sqnr_db"])
+            found[bytes.fromhex(value["amax"])] = Judgement(accuracy, agreement, sqnr_db)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            break
+    return found
+
+
+_ARRANGEMENT = {field.name for field in fields(Arrangement)}
+
+
+def _scored(name: str, values: np.ndarray | None) -> dict[str, float | None]:
+    if values is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    low, high = bootstrap(values) if values.size > 1 else (None, None)  # one value for the whole set has no interval
+    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def _numbers(values: np.ndarray) -> list[Any]:
+    """Seven significant digits, as many as float32 has: the page stays small. inf and nan become None."""
+    if values.dtype.kind != "f":
+        return list(values.tolist())
+    if np.isfinite(values).all():
+        return [float(f"{value:.7g}") for value in values.tolist()]
+    return [float(f"{value:.7g}") if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no place in trials.json")

@@ -1,0 +1,328 @@
+"""The batch-size sweep: one pass's statistics -> what every batch size, order and method would have given.
+
+Knows neither ONNX Runtime nor TensorRT: how a set of ranges performs is asked later (:mod:`trtcal.sweep.judge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from trtcal.errors import StatsError
+from trtcal.ranges.measuring import Measured, in_threads, measured, thresholds
+from trtcal.ranges.stats import ActivationStats, TensorStats
+from trtcal.ranges.thresholds import entropy
+from trtcal.sweep.emulation import RULES, Paths, Shape, groups, lowered, paths, read_off
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+METHODS = ("entropy", "minmax", "percentile:99.9", "percentile:99.99", "percentile:99.999", "mse")
+GROWTHS = ("double", "power-of-two")
+SEEDS = 5
+
+
+@dataclass(frozen=True, order=True)
+class Arrangement:
+    """How samples reach TensorRT: everything that its histograms depend on besides the samples themselves."""
+
+    batch_size: int
+    order: str
+    seed: int | None
+    growth: str = "double"
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """What an arrangement makes of each tensor's histogram; arrays of shape (tensors,).
+
+    ``first_amax``: largest |x| of the first batch. ``limit``: of the final histogram. ``doublings``: log2 of
+    its growth. ``last_growth``: batch number of the last growth, -1 for none. ``fell_back``: the rule was
+    undefined and doubled instead. ``slack``: limit / largest |x|. ``empty``: share of empty bins. ``m``: bins
+    that entropy keeps, -1 where there is nothing to search. ``amax``: entropy's threshold. ``clipped``: share
+    of elements above it. ``change``: amax / the batch-invariant one - 1. ``js``: Jensen-Shannon distance
+    (base 2, 0..1) and ``emd``: earth mover's distance (in units of the largest |x|), both to the histogram
+    that knows no batches.
+    """
+
+    first_amax: np.ndarray
+    limit: np.ndarray
+    doublings: np.ndarray
+    last_growth: np.ndarray
+    fell_back: np.ndarray
+    slack: np.ndarray
+    empty: np.ndarray
+    m: np.ndarray
+    amax: np.ndarray
+    clipped: np.ndarray
+    change: np.ndarray
+    js: np.ndarray
+    emd: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """How a set of scales performs, a value per sample each, (samples,), or None for what was not asked.
+
+    ``accuracy``: of the metric, one value where it judges the set as a whole. ``agreement``: 1.0 where the answer is
+    FP32's. ``sqnr_db`` is one number.
+    """
+
+    accuracy: np.ndarray | None = None
+    agreement: np.ndarray | None = None
+    sqnr_db: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One configuration and what came of it.
+
+    ``amax`` is (tensors,) float32. ``error`` is the text of what went wrong while judging, None if nothing did.
+    """
+
+    arrangement: Arrangement
+    method: str
+    amax: np.ndarray
+    judgement: Judgement | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """All trials, the measures of every arrangement, and the batch-invariant thresholds by method.
+
+    ``tensors`` names the rows of all arrays. ``exact`` says whether histograms were counted for their limits
+    or read off the fine histogram; then ``off`` is how far the replay of the pass's own batches is from the
+    thresholds that pass itself gave, |amax / exact - 1|, (tensors,), None where there is nothing to compare.
+    ``metric`` names what accuracy is measured by; more is better.
+    """
+
+    tensors: tuple[str, ...]
+    samples: tuple[str, ...]
+    measures: Mapping[Arrangement, Measures]
+    trials: tuple[Trial, ...]
+    invariant: Mapping[str, np.ndarray]
+    exact: bool
+    off: np.ndarray | None = None
+    partial: str = "pad"
+    metric: str = "top1"
+    notes: tuple[str, ...] = field(default=())
+
+
+# --- orders
+
+
+def _given(stats: ActivationStats, seed: int) -> np.ndarray:
+    return np.arange(len(stats.samples))
+
+
+def _shuffled(stats: ActivationStats, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(len(stats.samples))
+
+
+def _largest_first(stats: ActivationStats, seed: int) -> np.ndarray:
+    return np.argsort(-loudness(stats), kind="stable")
+
+
+def _largest_last(stats: ActivationStats, seed: int) -> np.ndarray:
+    return np.argsort(loudness(stats), kind="stable")
+
+
+ORDERS: dict[str, Callable[[ActivationStats, int], np.ndarray]] = {
+    "given": _given,
+    "shuffled": _shuffled,
+    "largest-first": _largest_first,
+    "largest-last": _largest_last,
+}
+
+
+def loudness(stats: ActivationStats) -> np.ndarray:
+    """How large a sample's activations are among all: mean over tensors of its maximum / the tensor's, (samples,)."""
+    maxima = np.array([tensor.sample_amax for tensor in usable(stats).values()], np.float64)
+    return np.asarray((maxima / np.maximum(maxima.max(axis=1, keepdims=True), 1e-300)).mean(axis=0))
+
+
+def usable(stats: ActivationStats) -> dict[str, TensorStats]:
+    """Tensors that have a range at all: not the masks, which hold inf."""
+    return {name: tensor for name, tensor in stats.tensors.items() if np.isfinite(tensor.amax)}
+
+
+def arrangements(
+    batch_sizes: Sequence[int], orders: Sequence[str], seeds: int, growths: Sequence[str], samples: int
+) -> tuple[list[Arrangement], list[str]]:
+    """The grid, and a sentence about whatever of it makes no sense for this many samples."""
+    for name in orders:
+        if name not in ORDERS:
+            raise ValueError(f"unknown order {name!r}; choose among {', '.join(ORDERS)}")
+    for name in growths:
+        if name not in RULES:
+            raise ValueError(f"unknown growth rule {name!r}; choose among {', '.join(RULES)}")
+    if not batch_sizes or min(batch_sizes) < 1 or seeds < 1:
+        raise ValueError("batch sizes and the number of seeds are at least 1")
+    notes = []
+    fitting = [size for size in dict.fromkeys(batch_sizes) if size <= samples]
+    if not fitting:
+        raise ValueError(f"there are {samples} samples, fewer than the smallest batch size, {min(batch_sizes)}")
+    if len(fitting) < len(set(batch_sizes)):
+        left = sorted(set(batch_sizes) - set(fitting))
+        notes.append(f"batch sizes {', '.join(map(str, left))} are left out: there are only {samples} samples")
+    grid = [
+        Arrangement(size, order, seed, growth)
+        for growth in dict.fromkeys(growths)
+        for size in fitting
+        for order in dict.fromkeys(orders)
+        for seed in (range(seeds) if order == "shuffled" else [None])
+    ]
+    return grid, notes
+
+
+# --- the sweep
+
+
+def sweep(
+    stats: ActivationStats,
+    grid: Sequence[Arrangement],
+    methods: Sequence[str] = METHODS,
+    *,
+    partial: str = "pad",
+    streamed_batch_size: int | None = None,
+    metric: str = "top1",
+    shapes: Mapping[str, Shape] | None = None,
+    notes: Sequence[str] = (),
+    known: Mapping[str, np.ndarray] | None = None,
+    workers: int = 1,
+) -> Sweep:
+    """Statistics of a pass and a grid of arrangements -> thresholds and histograms of each.
+
+    ``shapes`` are the exact counts of a second pass (:mod:`trtcal.passes.second_pass`) by tensor. Without them,
+    ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. ``known`` are
+    batch-invariant thresholds that need not be found again, by method. ``workers`` tensors are measured at once; they
+    change nothing but the time. ValueError for an unknown method; StatsError where no tensor has a range.
+    """
+    tensors = usable(stats)
+    if not tensors:
+        raise StatsError(f"none of the {len(stats.tensors)} tensors has a finite range, so there is nothing to sweep")
+    fine = [tensor.histogram for tensor in tensors.values()]
+    by_method = dict(known or {})
+    by_method |= thresholds(fine, [name for name in {*methods, "entropy"} if name not in by_method], workers)
+    invariant, reference = {name: by_method[name] for name in methods}, by_method["entropy"]
+    own = None if shapes is not None or streamed_batch_size is None else streamed_batch_size
+    replays = [_paths(stats, tensors, arrangement, partial) for arrangement in grid]
+    if own is not None:
+        replays.append(_paths(stats, tensors, Arrangement(own, "given", None, stats.growth), partial))
+    table = _measured(tensors, replays, shapes, workers)
+    measures: dict[Arrangement, Measures] = {}
+    trials: list[Trial] = []
+    for arrangement, made, row in zip(grid, replays, table, strict=False):
+        found = measures[arrangement] = _measures(made, row, reference)
+        for name in methods:
+            if name == "entropy":
+                amax = found.amax
+            elif name == "minmax":  # the control: through the batches, and yet the same for all of them
+                amax = made.amax
+            else:
+                amax = invariant[name]
+            trials.append(Trial(arrangement, name, amax))
+    off = None if own is None else _off(tensors, table[-1].amax, workers)
+    return Sweep(
+        tuple(tensors),
+        stats.samples,
+        measures,
+        tuple(trials),
+        invariant,
+        shapes is not None,
+        off,
+        partial,
+        metric,
+        tuple(notes),
+    )
+
+
+def _paths(stats: ActivationStats, tensors: Mapping[str, TensorStats], arrangement: Arrangement, partial: str) -> Paths:
+    made = paths(
+        np.array([tensor.sample_amax for tensor in tensors.values()]).reshape(len(tensors), -1),
+        np.array([tensor.sample_peaks for tensor in tensors.values()]).reshape(len(tensors), -1),
+        ORDERS[arrangement.order](stats, arrangement.seed or 0),
+        arrangement.batch_size,
+        arrangement.growth,
+        partial=partial,
+    )
+    if RULES[arrangement.growth].invariant:  # which counts no padding in a pass either
+        made = replace(made, rows=np.unique(made.rows))
+    return made
+
+
+def _measured(
+    tensors: Mapping[str, TensorStats], replays: Sequence[Paths], shapes: Mapping[str, Shape] | None, workers: int
+) -> list[Measured]:
+    """What is said of all tensors' histograms in each replay; many replays lead to the same histogram."""
+    # Counts depend on how often each sample is used, but for those that are read off the fine histogram.
+    uses = [b"" if shapes is None else np.bincount(made.rows).tobytes() for made in replays]
+    rows = {use: made.rows for use, made in zip(uses, replays, strict=True)}
+
+    def measure(number: int) -> Measured:
+        name, tensor = names[number], tensors[names[number]]
+        shape = read_off(tensor.histogram) if shapes is None else shapes[name]
+        keys = [
+            (made.trajectories[number].limit, made.low[number], made.amax[number], use)
+            for made, use in zip(replays, uses, strict=True)
+        ]
+        distinct = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        found = measured(
+            tensor.histogram,
+            np.array([lowered(tensor, limit, low, rows[use], shape) for limit, low, _, use in distinct]),
+            np.array([limit for limit, *_ in distinct]),
+            np.array([amax for _, _, amax, _ in distinct]),
+        )
+        which = [distinct[key] for key in keys]
+        return Measured(*(column[which] for column in found))
+
+    names = list(tensors)
+    by_tensor = in_threads(measure, range(len(names)), workers)
+    columns = [np.array(column).T for column in zip(*by_tensor, strict=True)]  # (replays, tensors) each
+    return [Measured(*row) for row in zip(*columns, strict=True)]
+
+
+def _measures(made: Paths, found: Measured, reference: np.ndarray) -> Measures:
+    limit = np.array([path.limit for path in made.trajectories])
+    last = [path.last_growth for path in made.trajectories]
+    invariant, largest = reference.astype(np.float64), made.amax.astype(np.float64)
+    return Measures(
+        first_amax=np.array([path.first_amax for path in made.trajectories]),
+        limit=limit,
+        doublings=np.array([path.doublings for path in made.trajectories]),
+        last_growth=np.array([-1 if batch is None else batch for batch in last]),
+        fell_back=np.array([path.fell_back for path in made.trajectories]),
+        slack=np.divide(limit, largest, out=np.ones_like(limit), where=largest > 0),
+        change=np.divide(found.amax, invariant, out=np.ones_like(limit), where=invariant > 0) - 1,
+        **found._asdict(),
+    )
+
+
+def _off(tensors: Mapping[str, TensorStats], amax: np.ndarray, workers: int) -> np.ndarray:
+    """How far replayed thresholds are from those of the pass."""
+    streamed = [tensor.streamed for tensor in tensors.values()]
+    exact = in_threads(lambda hist: 0.0 if hist is None else float(entropy(hist)), streamed, workers)
+    pairs = zip(amax.tolist(), exact, strict=True)
+    return np.array([abs(replayed / streamed - 1) if streamed else 0.0 for replayed, streamed in pairs])
+
+
+def limits_of(stats: ActivationStats, grid: Sequence[Arrangement], partial: str = "pad") -> dict[str, set[float]]:
+    """Every limit that the grid leads to, by tensor: what a second pass has to count on."""
+    found: dict[str, set[float]] = {name: set() for name in usable(stats)}
+    for arrangement in grid:
+        made = _paths(stats, usable(stats), arrangement, partial)
+        for limits, path in zip(found.values(), made.trajectories, strict=True):
+            if path.limit:
+                limits.add(path.limit)
+    return found
+
+
+def uneven_samples(stats: ActivationStats, grid: Sequence[Arrangement], partial: str = "pad") -> set[int]:
+    """Samples that some arrangement does not use exactly once, because of its last batch."""
+    uneven: set[int] = set()
+    for arrangement in grid:
+        order = ORDERS[arrangement.order](stats, arrangement.seed or 0)
+        rows = np.concatenate(groups(order, arrangement.batch_size, partial))
+        uneven |= set(np.flatnonzero(np.bincount(rows, minlength=len(stats.samples)) != 1).tolist())
+    return uneven
