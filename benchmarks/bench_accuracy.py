@@ -31,10 +31,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from rendered_text import Printer
 
 from trtcal import demo
-from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
+from trtcal.calibration.calibrate import calibrate, from_stats
 from trtcal.judging.accuracy import TOP1, Score, difference
 from trtcal.judging.evaluation import Evaluation, compare
 from trtcal.judging.metrics import Metric, Outputs
+from trtcal.model.open import open_graph
 from trtcal.model.runner import OrtRunner
 from trtcal.qdq.insert import insert_qdq, raised
 from trtcal.qdq.weights import weight_method

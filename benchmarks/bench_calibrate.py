@@ -73,7 +73,7 @@ def plain(model: str, batches: Stored) -> int:
 def visible(model: str, batches: Stored) -> int:
     import onnxruntime as ort
 
-    from trtcal.calibration.calibrate import open_graph
+    from trtcal.model.open import open_graph
 
     graph = open_graph(model)
     options = ort.SessionOptions()
@@ -86,7 +86,8 @@ def visible(model: str, batches: Stored) -> int:
 
 
 def trtcal(model: str, batches: Stored) -> int:
-    from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
+    from trtcal.calibration.calibrate import calibrate, from_stats
+    from trtcal.model.open import open_graph
 
     graph = open_graph(model)
     found = calibrate(graph, batches)
@@ -289,7 +290,8 @@ def main() -> None:
     from page import parser, publish
 
     from trtcal import demo
-    from trtcal.model.graph import load_model, model_inputs
+    from trtcal.model.batch_axis import model_inputs
+    from trtcal.model.read import load_model
     from trtcal.ranges.kernels import kernels
 
     made = parser(__doc__)

@@ -93,7 +93,7 @@ def chain(tensors: int, path: Path, elements: int = ELEMENTS) -> Path:
 
 
 def run_here(model: str, samples: int, workers: int) -> dict[str, float]:
-    from trtcal.calibration.calibrate import FloatRunner, open_graph
+    from trtcal.model.open import FloatRunner, open_graph
     from trtcal.passes.collect import collect
 
     graph = open_graph(model)
@@ -109,9 +109,9 @@ def run_here(model: str, samples: int, workers: int) -> dict[str, float]:
 
 def spread(model: str, samples: int, elements: int, workers: int, ray_too: bool) -> dict[str, float]:
     """The pass with so many workers, in this process or on Ray."""
-    from trtcal.calibration.calibrate import open_graph
     from trtcal.cluster.distributed import run_pass
     from trtcal.cluster.ray_cluster import Cluster
+    from trtcal.model.open import open_graph
     from trtcal.samples.batches import Batches
 
     graph = open_graph(model)
@@ -149,7 +149,7 @@ def count(bins: int, elements: int) -> dict[str, float]:
 
 
 def add_parts(model: str, samples: int) -> dict[str, float]:
-    from trtcal.calibration.calibrate import FloatRunner, open_graph
+    from trtcal.model.open import FloatRunner, open_graph
     from trtcal.passes.collect import collect
     from trtcal.passes.partial import added, collect_part, continued, first_limits
     from trtcal.samples.batches import Batch

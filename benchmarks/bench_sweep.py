@@ -19,7 +19,8 @@ from page import parser, publish, table, verdict
 
 from trtcal import demo
 from trtcal.calibration.calibrate import calibrate
-from trtcal.model.graph import load_model, model_inputs
+from trtcal.model.batch_axis import model_inputs
+from trtcal.model.read import load_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep.run import run_sweep

@@ -193,7 +193,8 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
 def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
     """Data options and OPT shapes -> batches for the model."""
     from calibrators.presets import resolve
-    from trtcal.model.graph import load_model, model_inputs
+    from trtcal.model.batch_axis import model_inputs
+    from trtcal.model.read import load_model
     from trtcal.samples.batches import Batches, Samples
     from trtcal.samples.options import fix_shapes, image_preprocess
     from trtcal.samples.sources import open_source

@@ -228,7 +228,8 @@ def _parse(
 ) -> tuple[Any, Any, int | None]:
     """ONNX file -> network, the parser that owns its weights, and the batch the model had if its axis was changed."""
     from calibrators.trtlog import made
-    from trtcal.model.graph import load_model, set_batch_size
+    from trtcal.model.batch_axis import set_batch_size
+    from trtcal.model.read import load_model
 
     if not path.is_file():
         raise ModelError(f"{path}: no such file")

@@ -20,9 +20,9 @@ from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Obse
 from calibrators.memory import DeviceMemory, open_memory
 from calibrators.shapes import extremes
 from calibrators.visible import Visible, VisibleEngine
-from trtcal.calibration.calibrate import open_graph
 from trtcal.errors import DataError
-from trtcal.model.graph import CalibrationGraph
+from trtcal.model.calibrated import CalibrationGraph
+from trtcal.model.open import open_graph
 from trtcal.passes.collect import Progress, as_batch, refuse_unless_mask
 from trtcal.ranges.growth import growth_rule, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, HistogramBuilder

@@ -20,7 +20,9 @@ from trtcal.cache.cache import CalibrationCache, version_number
 from trtcal.calibration.calibrate import TRT_VERSION
 from trtcal.judging.accuracy import Labels
 from trtcal.judging.metrics import Metric
-from trtcal.model.graph import CalibrationGraph, batch_size, load_model
+from trtcal.model.batch_axis import batch_size
+from trtcal.model.calibrated import CalibrationGraph
+from trtcal.model.read import load_model
 from trtcal.qdq.file import qdq_to_file
 from trtcal.samples.batches import Batches
 from trtcal.sweep.cpu_judge import CpuJudge

@@ -72,7 +72,7 @@ def data_inputs(batches: Iterable[Any]) -> list[Path]:
 def external_data(model: Path) -> list[Path]:
     """Files beside an ONNX model that hold its weights; none for a file that is not ONNX, such as a UFF."""
     from trtcal.errors import ModelError
-    from trtcal.model.graph import external_files, load_model
+    from trtcal.model.read import external_files, load_model
 
     try:
         return [model.parent / name for name in external_files(load_model(model))]

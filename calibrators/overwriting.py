@@ -68,7 +68,7 @@ TIMING_CACHE = Kind("timing cache", lambda path: not known_as_another_kind(path)
 
 
 def _is_onnx(path: Path) -> bool:
-    from trtcal.model.graph import load_model
+    from trtcal.model.read import load_model
 
     if path.suffix in _TEXT_ONNX:  # onnx would read it as text
         return False

@@ -109,7 +109,8 @@ class PercentileCalibrator(HandedOver):
     def _collect(self, model: Path, batches: Iterable[Any], method: str) -> HasCache:
         """The pass on the GPU; the one on the CPU where that fails, and the data can still be had."""
         from calibrators.gpu_stats import collect_on_gpu
-        from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
+        from trtcal.calibration.calibrate import calibrate, from_stats
+        from trtcal.model.open import open_graph
 
         graph = open_graph(model)
         taken = []

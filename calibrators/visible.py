@@ -18,7 +18,10 @@ from calibrators.coverage import FLOATS
 from calibrators.memory import DeviceMemory
 from calibrators.shapes import Range, Shape, calibration_shapes, network_inputs
 from trtcal.errors import BackendError, ModelError
-from trtcal.model.graph import CalibrationGraph, batch_size, calibration_graph, load_model, op_name
+from trtcal.model.batch_axis import batch_size
+from trtcal.model.calibrated import CalibrationGraph, calibration_graph
+from trtcal.model.nodes import op_name
+from trtcal.model.read import load_model
 from trtcal.model.topology import MOVES_VALUES
 from trtcal.samples.conform import as_dtype
 
@@ -335,7 +338,7 @@ def _moved_to(name: str, moved: Sequence[tuple[str, str]], tensors: Mapping[str,
 
 def _plain(graph: CalibrationGraph) -> bytes:
     """The model without the outputs that `calibration_graph` added: they name no type, and TensorRT's parser asks."""
-    from trtcal.model.graph import copied
+    from trtcal.model.nodes import copied
 
     model = copied(graph.model)
     kept = [value for value in graph.model.graph.output if value.type.WhichOneof("value") is not None]

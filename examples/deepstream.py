@@ -15,7 +15,8 @@ from pathlib import Path
 
 from calibrators import CachedCalibrator, CalibratorsUnavailable, build_engine
 from trtcal import calibrate
-from trtcal.model.graph import load_model, model_inputs
+from trtcal.model.batch_axis import model_inputs
+from trtcal.model.read import load_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.options import image_preprocess
 from trtcal.samples.sources import open_source

@@ -11,9 +11,9 @@ from __future__ import annotations
 import sys
 
 from trtcal import demo
-from trtcal.calibration.calibrate import open_graph
 from trtcal.cli import app
 from trtcal.judging.metrics import METRICS
+from trtcal.model.open import open_graph
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep.cpu_judge import CpuJudge

@@ -12,68 +12,40 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A file imports only from rows above its own; a package (demo/) counts as one file. calibrators/__init__.py shows what
-# lies above it and has a row; trtcal/__init__.py is above and below everything, and has none.
-LAYERS = {
-    "trtcal": (
-        ("errors", "spec", "kernels", "terminal"),
-        (
-            "atomic",
-            "histogram",
-            "graph",
-            "preprocess",
-            "conform",
-            "folders",
-            "npy",
-            "script",
-            "labels",
-            "spelling",
-            "cluster",
-            "remote",
-        ),
-        ("outputs", "zoofile"),
-        ("growth", "provenance", "topology", "metrics", "modelfile"),
-        ("cache", "pair", "thresholds", "runners", "data", "placement"),
-        ("stats", "arrays", "images", "streams", "raydata", "feeding", "weights"),
-        ("sources", "collector", "emulation", "measuring", "qdq"),
-        ("calibration", "accuracy", "formats", "cache_doctor", "exact", "parts"),
-        ("evaluation", "damage", "shards"),
-        ("distributed",),
-        ("cachefile", "qdqfile", "sensitivity", "sweep", "contact_sheet", "doctor"),
-        ("recommend", "drift", "judge", "cpujudge"),
-        ("sweepfile",),
-        ("journal",),
-        ("report", "zoopage", "demo", "cache_plot"),
-        ("sweeprun",),
-        ("tracking", "zoo"),
-        ("cli",),
-        ("__main__",),
-    ),
-    "calibrators": (
-        ("versions", "nvrtc", "intake", "kept", "store", "inspection", "presets", "overwriting"),
-        ("memory", "shapes", "coverage", "trtlog"),
-        ("buffers",),
-        ("device_kernels", "execution", "feed", "visible"),
-        ("gpu_stats", "origin", "runner"),
-        ("calibrator",),
-        ("cached", "entropy", "legacy", "minmax"),
-        ("engine", "percentile"),
-        ("judging", "options", "calibrators"),
-        ("command",),
-    ),
-}
+# Rooms of trtcal/: a file imports only from rooms before its own, and within a room without going round in a circle.
+# A room is a folder, or one of the few files that stand in trtcal/ itself.
+ROOMS = (
+    *("errors", "spec", "doctor"),
+    *("files", "samples", "ranges", "model", "passes", "qdq", "cache", "calibration", "judging"),
+    *("sweep", "cluster", "zoo", "demo", "cli", "__main__"),
+)
 
-# Packages that are slow to import or not always there -> the files of trtcal/ that may import them.
+# calibrators/ is one room; its files import only from rows above their own. calibrators/__init__.py shows what lies
+# above it and has a row.
+ROWS = (
+    ("versions", "nvrtc", "intake", "kept", "store", "inspection", "presets", "overwriting"),
+    ("memory", "shapes", "coverage", "trtlog"),
+    ("buffers",),
+    ("device_kernels", "execution", "feed", "visible"),
+    ("gpu_stats", "origin", "runner"),
+    ("calibrator",),
+    ("cached", "entropy", "legacy", "minmax"),
+    ("engine", "percentile"),
+    ("judging", "options", "calibrators"),
+    ("command",),
+)
+
+# Packages that are slow to import or not always there -> the files of trtcal/ (or the rooms) that may import them.
 OWNERS: dict[str, set[str]] = {
-    "PIL": {"preprocess", "contact_sheet"},
-    "mlflow": {"tracking"},
-    "numba": {"kernels"},
-    "onnx": {"graph", "modelfile", "topology", "runners", "qdq", "formats"},
-    "onnxruntime": {"runners"},
-    "plotly": {"cache_plot"},
-    "ray": {"cluster"},
-    "fsspec": {"remote"},
-    "yaml": {"zoofile"},
+    "PIL": {"samples.preprocess", "samples.contact_sheet"},
+    "mlflow": {"sweep.tracking"},
+    "numba": {"ranges.kernels"},
+    "onnx": {"model", "qdq", "cache.formats"},
+    "onnxruntime": {"model.runner"},
+    "plotly": {"cache.plot"},
+    "ray": {"cluster.ray_cluster"},
+    "fsspec": {"files.remote"},
+    "yaml": {"zoo.file"},
     "rich": {"cli"},
     "torch": set(),
     "typer": {"cli"},
@@ -83,23 +55,27 @@ OWNERS: dict[str, set[str]] = {
 FRONTIER = {"calibrators", "cuda", "cupy", "pycuda", "tensorrt"}
 MAY_IMPORT_CALIBRATORS_IN_A_FUNCTION = {"cli"}
 
-# trtcal/__init__.py and errors.py are the public surface, and are tested as such.
+# Files whose test has another name than theirs; the public surface is tested as such.
 TESTED_ELSEWHERE = {
-    "__main__": "test_cli.py",
-    "trtcal": "test_public_api.py",
-    "errors": "test_public_api.py",
-    "spec": "test_feeding.py",
-    "cluster": "test_distributed.py",
-    "shards": "test_distributed.py",
-    "zoopage": "test_zoo.py",
+    "trtcal/__main__.py": "cli/test_cli.py",
+    "trtcal/__init__.py": "test_public_api.py",
+    "trtcal/errors.py": "test_public_api.py",
+    "trtcal/spec.py": "samples/test_options.py",
+    "trtcal/cluster/ray_cluster.py": "cluster/test_distributed.py",
+    "trtcal/cluster/shards.py": "cluster/test_distributed.py",
+    "trtcal/zoo/page.py": "zoo/test_run.py",
+    "trtcal/model/open.py": "calibration/test_calibrate.py",
+    "trtcal/cli/common.py": "cli/test_cli.py",
+    "calibrators/__init__.py": "calibrators/test_calibrators.py",
 }
 
 # Files that their tests reach through others, and the name by which they do.
 REACHED_BY = {
-    "__main__": '"-m", "trtcal"',
-    "calibrator": "MinMaxCalibrator",
-    "shards": "trtcal.cluster.distributed",
-    "visible": "calibrators.gpu_stats",
+    "trtcal/__main__.py": '"-m", "trtcal"',
+    "trtcal/cli/common.py": "run",
+    "calibrators/calibrator.py": "MinMaxCalibrator",
+    "trtcal/cluster/shards.py": "trtcal.cluster.distributed",
+    "calibrators/visible.py": "calibrators.gpu_stats",
 }
 
 
@@ -134,52 +110,99 @@ def imports(file: Path) -> list[Import]:
     return list(visit(ast.parse(file.read_text(encoding="utf-8")), False, False))
 
 
-def unit(file: Path) -> str:
-    """Path -> the name it has in the tables: trtcal/cache/cache.py -> cache, trtcal/demo/x.py -> demo."""
-    parts = file.relative_to(ROOT).with_suffix("").parts
-    return parts[0] if parts[1] == "__init__" else parts[1]
+def dotted(file: Path) -> str:
+    """Path -> its name within its package: trtcal/cache/doctor.py -> cache.doctor, trtcal/cache/__init__.py -> cache."""
+    parts = file.relative_to(ROOT).with_suffix("").parts[1:]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def row(package: str, name: str) -> int:
-    layers = LAYERS[package]
-    return next((number for number, names in enumerate(layers) if name in names), len(layers))
+def room(file: Path) -> str:
+    """Path -> the folder or file of its package that it stands in; "" for the package's own __init__."""
+    return dotted(file).split(".")[0]
 
 
 def in_package(package: str) -> list[Import]:
     return [found for file in FILES if file.is_relative_to(ROOT / package) for found in imports(file)]
 
 
-def units(package: str) -> set[str]:
-    return {unit(file) for file in FILES if file.is_relative_to(ROOT / package)}
+def rooms_of(package: str) -> set[str]:
+    return {room(file) for file in FILES if file.is_relative_to(ROOT / package)} - {""}
 
 
-@pytest.mark.parametrize("package", LAYERS)
-def test_every_file_has_one_place_in_the_layers(package: str) -> None:
-    placed = [name for names in LAYERS[package] for name in names]
-    assert len(placed) == len(set(placed))
-    assert {*placed, package} == {*units(package), package}, "each file has a row in LAYERS, and each row its files"
+def imported(found: Import, package: str) -> str | None:
+    """What an import wants from a package, as a dotted name in it; None for another package, or its version."""
+    root, _, rest = found.target.partition(".")
+    return rest if root == package and rest and rest != "__version__" else None
 
 
-@pytest.mark.parametrize("package", LAYERS)
-def test_imports_point_down(package: str) -> None:
+def test_the_rooms_are_those_that_are_there() -> None:
+    assert len(ROOMS) == len(set(ROOMS))
+    assert set(ROOMS) == rooms_of("trtcal")
+    flat = [name for row in ROWS for name in row]
+    assert len(flat) == len(set(flat))
+    assert set(flat) == rooms_of("calibrators") | {"calibrators"}
+
+
+def test_nothing_stands_in_trtcal_itself_but_these() -> None:
+    there = {path.stem for path in (ROOT / "trtcal").glob("*.py")}
+    assert there == {"__init__", "__main__", "errors", "spec", "doctor"}
+
+
+def test_every_room_says_in_one_sentence_what_it_is_for() -> None:
+    for folder in (ROOT / "trtcal").glob("*/"):
+        if (folder / "__init__.py").exists():
+            said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+            assert said, folder
+
+
+def test_imports_point_up_the_list_of_rooms() -> None:
     wrong = []
-    for found in in_package(package):
-        root, name, *_ = [*found.target.split("."), ""]
-        if root != package or name == "__version__" or name == unit(found.file):
+    for found in in_package("trtcal"):
+        wanted = imported(found, "trtcal")
+        own = room(found.file)
+        if wanted is None or not own:  # trtcal/__init__.py is above and below everything
+            continue
+        other = wanted.split(".")[0]
+        assert other in ROOMS or not (ROOT / "trtcal" / other).exists(), other
+        # What is no room is a class or function that the package itself shows, from wherever.
+        if other not in ROOMS or ROOMS.index(other) > ROOMS.index(own):
+            wrong.append(str(found))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_imports_within_a_room_go_round_in_a_circle() -> None:
+    names = {f"trtcal.{dotted(file)}": file for file in FILES if file.is_relative_to(ROOT / "trtcal") and dotted(file)}
+    needs: dict[str, set[str]] = {}
+    for name, file in names.items():
+        targets = [found.target for found in imports(file) if not found.for_types_only]
+        needs[name] = {t if t in names else t.rpartition(".")[0] for t in targets} & names.keys() - {name}
+    while free := [name for name, others in needs.items() if not others]:
+        needs = {name: others - set(free) for name, others in needs.items() if name not in free}
+    assert not needs, f"these import each other: {sorted(needs)}"
+
+
+def test_imports_within_calibrators_point_up_its_rows() -> None:
+    height = {name: number for number, names in enumerate(ROWS) for name in names}
+    wrong = []
+    for found in in_package("calibrators"):
+        wanted, own = imported(found, "calibrators"), room(found.file) or "calibrators"
+        if wanted is None or (other := wanted.split(".")[0]) == own:
             continue
         # What is no file is a class or function that the package itself shows.
-        if row(package, name if name in units(package) else package) >= row(package, unit(found.file)):
+        if height.get(other, height["calibrators"]) >= height[own]:
             wrong.append(str(found))
     assert not wrong, "\n".join(wrong)
 
 
 def test_a_heavy_package_is_imported_by_its_owner_alone() -> None:
-    wrong = [
-        str(found)
-        for found in in_package("trtcal")
-        if not found.for_types_only
-        and unit(found.file) not in OWNERS.get(found.target.split(".")[0], {unit(found.file)})
-    ]
+    wrong = []
+    for found in in_package("trtcal"):
+        owners = OWNERS.get(found.target.split(".")[0])
+        own = dotted(found.file)
+        if owners is None or found.for_types_only:
+            continue
+        if not any(own == owner or own.startswith(f"{owner}.") for owner in owners):
+            wrong.append(str(found))
     assert not wrong, "\n".join(wrong)
 
 
@@ -189,10 +212,27 @@ def test_trtcal_knows_no_tensorrt_and_no_cuda() -> None:
         for found in in_package("trtcal")
         if (package := found.target.split(".")[0]) in FRONTIER
         and not (
-            package == "calibrators" and found.in_function and unit(found.file) in MAY_IMPORT_CALIBRATORS_IN_A_FUNCTION
+            package == "calibrators" and found.in_function and room(found.file) in MAY_IMPORT_CALIBRATORS_IN_A_FUNCTION
         )
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def its_test(file: Path) -> Path:
+    """A file's test: in the same folders, but that all of a folder in a room (report/, formats/) has one test."""
+    name = file.relative_to(ROOT).as_posix()
+    if name in TESTED_ELSEWHERE:
+        return ROOT / "tests" / TESTED_ELSEWHERE[name]
+    if name.startswith("calibrators/"):
+        return ROOT / "tests" / "calibrators" / f"test_{room(file)}.py"
+    parts = dotted(file).split(".")
+    if parts[0] in ("demo", "cli"):  # small enough to be tested as one
+        return ROOT / "tests" / parts[0] / f"test_{parts[0]}.py"
+    return (
+        ROOT.joinpath("tests", *parts[:1], f"test_{parts[1]}.py")
+        if parts[1:]
+        else ROOT / "tests" / f"test_{parts[0]}.py"
+    )
 
 
 def is_test_of(test: Path, file: Path) -> bool:
@@ -203,9 +243,10 @@ def is_test_of(test: Path, file: Path) -> bool:
     if not test.is_file():
         return False
     source = test.read_text(encoding="utf-8")
-    package = file.relative_to(ROOT).parts[0]
-    module = package if unit(file) == package else f"{package}.{unit(file)}"
-    names = {module, REACHED_BY.get(unit(file), module)}
+    package = file.relative_to(ROOT).parts[0]  # in a folder of a room, and in calibrators/, a folder counts as one file
+    parts = dotted(file).split(".")[: 2 if package == "trtcal" else 1]
+    module = ".".join(filter(None, [package, *parts]))
+    names = {module, REACHED_BY.get(file.relative_to(ROOT).as_posix(), module)}
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             names.add(node.name)
@@ -215,11 +256,14 @@ def is_test_of(test: Path, file: Path) -> bool:
 
 
 def test_every_file_has_its_test() -> None:
-    tests = {file: ROOT / "tests" / TESTED_ELSEWHERE.get(unit(file), f"test_{unit(file)}.py") for file in FILES}
+    whole = {"demo", "cli"}  # one test for all of it
+    own = [file for file in FILES if file.name != "__init__.py" or (dotted(file) and "." in dotted(file))]
     missing = {
-        f"{test.name} for {file.relative_to(ROOT)}" for file, test in tests.items() if not is_test_of(test, file)
+        f"{its_test(file).relative_to(ROOT)} for {file.relative_to(ROOT)}"
+        for file in own
+        if not is_test_of(its_test(file), file) and room(file) not in whole
     }
-    assert not missing, f"to be written: {sorted(missing)}"
+    assert not missing, "to be written:\n" + "\n".join(sorted(missing))
 
 
 @pytest.mark.parametrize(
@@ -228,35 +272,45 @@ def test_every_file_has_its_test() -> None:
         ("", False),
         ("from trtcal.ranges.growth import GROWTH\n", False),
         ("def test_one():\n    assert regrowth\n", False),
-        ("from trtcal import growth\ndef test_one():\n    assert growth\n", True),
+        ("from trtcal.ranges import growth\ndef test_one():\n    assert growth\n", True),
         ("from trtcal.ranges.growth import GROWTH\ndef test_one():\n    assert GROWTH\n", True),
         ("def test_one():\n    run('assert trtcal.growth_rule')\n", True),
     ],
 )
 def test_a_test_is_one_that_has_a_function_and_its_file(tmp_path: Path, source: str, enough: bool) -> None:
     (tmp_path / "test_growth.py").write_text(source)
-    assert is_test_of(tmp_path / "test_growth.py", ROOT / "trtcal" / "growth.py") == enough
-    assert not is_test_of(tmp_path / "test_other.py", ROOT / "trtcal" / "growth.py")
+    assert is_test_of(tmp_path / "test_growth.py", ROOT / "trtcal" / "ranges" / "growth.py") == enough
+    assert not is_test_of(tmp_path / "test_other.py", ROOT / "trtcal" / "ranges" / "growth.py")
 
 
-def rooms(package: str, text: str) -> list[str]:
-    """Files and folders that docs/design.md names in its rooms of a package."""
-    room = re.search(rf"^{package}/ .*\n((?: +.*\n)+)", text, re.MULTILINE)
-    assert room is not None
-    return re.findall(r"\b\w+\.(?:py|cu)\b|(?<!\S)\w+/(?!\S)", room[1])
+def drawn(text: str) -> dict[str, list[str]]:
+    """Rooms that docs/design.md draws -> the names in each: ``ranges/   kernels, histogram, ...``."""
+    block = re.search(r"^```rooms\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    found: dict[str, list[str]] = {}
+    name = ""
+    for line in block[1].splitlines():
+        head = re.match(r"(\w+)/ +(.*)", line)
+        if head:
+            name, line = head[1], head[2]
+        found.setdefault(name, []).extend(re.findall(r"\w+/?", line))
+    return found
 
 
-@pytest.mark.parametrize("package", LAYERS)
-def test_each_file_has_one_room_in_the_design(package: str) -> None:
-    there = {path.name for pattern in ("*.py", "*.cu") for path in (ROOT / package).glob(pattern)} - {"__init__.py"}
-    there |= {f"{path.parent.name}/" for path in (ROOT / package).glob("*/__init__.py")}
-    named = rooms(package, (ROOT / "docs" / "design.md").read_text(encoding="utf-8"))
-    assert sorted(named) == sorted(there)
+def test_the_design_draws_each_file_in_its_room() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    there: dict[str, list[str]] = {}
+    for base in (*(ROOT / "trtcal").glob("*/__init__.py"), ROOT / "calibrators" / "__init__.py"):
+        files = [path.stem for path in base.parent.glob("*.py") if path.name != "__init__.py"]
+        folders = [f"{path.parent.name}/" for path in base.parent.glob("*/__init__.py")]
+        if base.parent.name not in ("demo", "cli"):
+            there[base.parent.name] = sorted(files + folders)
+    assert {name: sorted(names) for name, names in drawn(text).items()} == there
 
 
 def test_the_reader_of_rooms_sees_every_kind() -> None:
-    text = "trtcal/   knows\n  a.py b.cu c/   Q/DQ, d.py e/f\nscripts/ g.py\n"
-    assert rooms("trtcal", text) == ["a.py", "b.cu", "c/", "d.py"]
+    text = "```rooms\nfiles/    atomic, npy\n          remote\nsweep/  plan, report/\n```\n"
+    assert drawn(text) == {"files": ["atomic", "npy", "remote"], "sweep": ["plan", "report/"]}
 
 
 def test_the_reader_of_imports_sees_every_kind(tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ from acceptance.record import markdown
 from fakecuda import setup_env
 
 from trtcal.cache.cache import CalibrationCache
-from trtcal.calibration.calibrate import FloatRunner, calibrate, open_graph
+from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import BackendError
+from trtcal.model.open import FloatRunner, open_graph
 from trtcal.ranges.histogram import Histogram
 from trtcal.ranges.stats import ActivationStats
 

@@ -16,7 +16,7 @@ from acceptance.networks import Batch, Model
 from acceptance.parity import calibrated
 from trtcal.cache.cache import CalibrationCache
 from trtcal.judging.accuracy import simulate
-from trtcal.model.graph import load_model
+from trtcal.model.read import load_model
 
 JUDGED = 1000  # images
 CALIBRATED = 512

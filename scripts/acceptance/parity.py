@@ -13,9 +13,10 @@ from acceptance import building
 from acceptance.findings import Context, Finding, Skip, attempt, compared, measured
 from acceptance.networks import Model
 from trtcal.cache.cache import CalibrationCache
-from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
+from trtcal.calibration.calibrate import calibrate, from_stats
 from trtcal.errors import BackendError, ModelError
-from trtcal.model.graph import CalibrationGraph
+from trtcal.model.calibrated import CalibrationGraph
+from trtcal.model.open import open_graph
 from trtcal.ranges.histogram import NUM_BINS, abs_max
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.streams import batches_of

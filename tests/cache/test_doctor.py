@@ -12,9 +12,10 @@ from onnx import TensorProto, helper
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.doctor import SEVERITIES, Finding, check, diff, merge, rename, retarget
-from trtcal.calibration.calibrate import calibrate, open_graph
+from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import CacheError
-from trtcal.model.graph import CalibrationGraph
+from trtcal.model.calibrated import CalibrationGraph
+from trtcal.model.open import open_graph
 
 HEADER = "TRT-8601-EntropyCalibration2"
 

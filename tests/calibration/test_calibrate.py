@@ -11,8 +11,9 @@ import pytest
 from models import batched, conv_model, images, make_model, save
 from onnx import TensorProto, helper
 
-from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
+from trtcal.calibration.calibrate import calibrate, from_stats
 from trtcal.errors import ModelError
+from trtcal.model.open import open_graph
 from trtcal.model.runner import OrtRunner
 from trtcal.ranges.stats import ActivationStats, merge
 from trtcal.ranges.thresholds import METHODS

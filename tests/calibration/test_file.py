@@ -11,9 +11,10 @@ from models import conv_model, images, save
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.provenance import sidecar_path
 from trtcal.calibration import file as cachefile
-from trtcal.calibration.calibrate import calibrate, open_graph
+from trtcal.calibration.calibrate import calibrate
 from trtcal.calibration.file import calibrate_to_file, partial_path
 from trtcal.errors import CacheError, OutputError, TrtcalError
+from trtcal.model.open import open_graph
 from trtcal.passes import collect as collector
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches

@@ -330,7 +330,8 @@ def test_no_result_is_written_over_an_input_or_another_result(tmp_path: Path) ->
         """
         from trtcal.samples.batches import Batches
         from trtcal.samples.sources import open_source
-        from trtcal.model.graph import load_model, model_inputs
+        from trtcal.model.batch_axis import model_inputs
+        from trtcal.model.read import load_model
         os.symlink("static.onnx", "link"); os.link("static.onnx", "hard")
         os.symlink("away.engine", "away"); np.save("x.npy", np.zeros((4, *SHAPE), np.float32))
         Path("t.cache.json").write_text("{}")

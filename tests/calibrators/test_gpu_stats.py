@@ -16,8 +16,8 @@ from ppocr import recogniser
 from calibrators.device_kernels import Observer
 from calibrators.gpu_stats import observe_all
 from calibrators.memory import HostMemory
-from trtcal.calibration.calibrate import FloatRunner, open_graph
 from trtcal.errors import BackendError, DataError, NonFiniteError
+from trtcal.model.open import FloatRunner, open_graph
 from trtcal.passes.collect import collect
 from trtcal.ranges.growth import GROWTH
 from trtcal.ranges.stats import ActivationStats
@@ -204,7 +204,7 @@ from fakecuda.report import report
 from calibrators.device_kernels import Observer, throughput
 from calibrators.gpu_stats import observe_all
 from calibrators.memory import open_memory
-from trtcal.calibration.calibrate import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_graph
 from trtcal.passes.collect import collect
 fakelib.lazy(True)
 

@@ -178,7 +178,8 @@ def test_without_calibrators_ranges_go_into_the_model_as_on_tensorrt_11(tmp_path
         tmp_path,
         """
 import calibrators.judging as judging
-from trtcal.calibration.calibrate import calibrate, open_graph
+from trtcal.calibration.calibrate import calibrate
+from trtcal.model.open import open_graph
 from trtcal.samples.batches import Batches
 from trtcal.qdq.insert import insert_qdq
 from trtcal.model.runner import OrtRunner
@@ -208,7 +209,7 @@ def test_dynamic_axes_get_a_profile_that_holds_every_sample(tmp_path: Path) -> N
         """
 from calibrators.judging import EngineJudge
 from trtcal.samples.batches import Batches
-from trtcal.model.graph import calibration_graph
+from trtcal.model.calibrated import calibration_graph
 from trtcal.samples.sources import open_source
 import onnx
 from onnx import TensorProto, helper as oh

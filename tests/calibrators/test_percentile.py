@@ -139,7 +139,8 @@ def test_the_pass_gets_the_memory_that_was_asked_for(tmp_path: Path) -> None:
 ON_THE_GPU = """
 import logging
 import calibrators.gpu_stats
-from trtcal.calibration.calibrate import FloatRunner, calibrate
+from trtcal.calibration.calibrate import calibrate
+from trtcal.model.open import FloatRunner
 from trtcal.passes.collect import collect
 from trtcal.errors import BackendError
 from trtcal.samples.streams import batches_of

@@ -20,8 +20,8 @@ from onnx import TensorProto, helper
 
 from calibrators.gpu_stats import collect_on_gpu
 from calibrators.memory import HostMemory
-from trtcal.calibration.calibrate import FloatRunner, open_graph
 from trtcal.errors import BackendError, DataError, ModelError
+from trtcal.model.open import FloatRunner, open_graph
 from trtcal.passes.collect import collect
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.streams import batches_of
@@ -304,7 +304,7 @@ from calibrators.gpu_stats import collect_on_gpu
 from calibrators.memory import open_memory
 from trtcal.passes.collect import collect
 from trtcal.samples.streams import batches_of
-from trtcal.calibration.calibrate import open_graph
+from trtcal.model.open import open_graph
 fakelib.lazy(True)
 Path("m.onnx").write_bytes(onnx_model())
 data = [{"image": np.random.default_rng(seed).integers(-9, 9, (2, *SHAPE)).astype(np.float32)} for seed in range(3)]

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 from models import conv_model, images, save
 
-from trtcal.calibration.calibrate import FloatRunner, open_graph
 from trtcal.cluster import distributed
 from trtcal.cluster import ray_cluster as cluster_module
 from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import BackendError, DataError, NonFiniteError
+from trtcal.model.open import FloatRunner, open_graph
 from trtcal.passes import collect as collector
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches

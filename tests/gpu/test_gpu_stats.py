@@ -19,7 +19,7 @@ from fakecuda.models import SHAPE
 from calibrators.buffers import Buffers
 from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Observer, Span, below
 from calibrators.memory import DeviceMemory, available, open_memory
-from trtcal.calibration.calibrate import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_graph
 from trtcal.passes.collect import collect
 from trtcal.ranges.growth import GROWTH, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max

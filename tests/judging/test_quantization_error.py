@@ -9,7 +9,6 @@ import pytest
 from models import batched, images, make_model, save
 from onnx import helper
 
-from trtcal.calibration.calibrate import open_graph
 from trtcal.judging.quantization_error import (
     LayerDamage,
     Trial,
@@ -18,6 +17,7 @@ from trtcal.judging.quantization_error import (
     rounding_sqnr,
     tensor_damage,
 )
+from trtcal.model.open import open_graph
 from trtcal.model.topology import Graph
 from trtcal.qdq.insert import insert_qdq
 from trtcal.qdq.placement import PLACEMENTS, Plan, place

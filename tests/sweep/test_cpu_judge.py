@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from models import conv_model, images, save
 
-from trtcal.calibration.calibrate import calibrate, open_graph
+from trtcal.calibration.calibrate import calibrate
 from trtcal.judging.metrics import METRICS
+from trtcal.model.open import open_graph
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep.cpu_judge import CpuJudge

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from models import conv_model, images, save
 
-from trtcal.calibration.calibrate import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_graph
 from trtcal.passes.collect import collect
 from trtcal.ranges.stats import ActivationStats
 from trtcal.sweep.drift import METHODS, Looks

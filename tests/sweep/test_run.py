@@ -11,9 +11,10 @@ import pytest
 from models import conv_model, images, make_model, save
 from onnx import TensorProto, helper
 
-from trtcal.calibration.calibrate import calibrate, open_graph
+from trtcal.calibration.calibrate import calibrate
 from trtcal.calibration.file import calibrate_to_file
 from trtcal.errors import ModelError, OutputError
+from trtcal.model.open import open_graph
 from trtcal.passes import collect as collector
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches

@@ -95,7 +95,8 @@ def test_the_number_of_samples_run_at_once_changes_nothing(workers: int) -> None
 
 
 def calibrate_small(workers: int) -> bytes:
-    from trtcal.calibration.calibrate import FloatRunner, from_stats, open_graph
+    from trtcal.calibration.calibrate import from_stats
+    from trtcal.model.open import FloatRunner, open_graph
 
     graph = open_graph(demo.model_path())
     with FloatRunner(graph) as runner:

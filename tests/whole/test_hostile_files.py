@@ -24,7 +24,7 @@ from trtcal.cache.formats import FORMATS, detect, flatbuffer
 from trtcal.errors import CacheFormatError, DataError, ModelError
 from trtcal.files.terminal import cell
 from trtcal.model.file import load_whole_model
-from trtcal.model.graph import load_model
+from trtcal.model.read import load_model
 from trtcal.qdq.insert import insert_qdq
 from trtcal.qdq.weights import weight_clipping_cost
 from trtcal.samples import arrays

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from ppocr import recogniser
 
-from trtcal.calibration.calibrate import open_graph
 from trtcal.calibration.file import calibrate_to_file
+from trtcal.model.open import open_graph
 from trtcal.samples.batches import Batches
 from trtcal.samples.options import fix_shapes, image_preprocess
 from trtcal.samples.sources import open_source

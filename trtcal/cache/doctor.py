@@ -15,7 +15,9 @@ import numpy as np
 
 from trtcal.cache.cache import ALGORITHMS, CalibrationCache, dotted_version, header_number, version_number
 from trtcal.errors import CacheError
-from trtcal.model.graph import CalibrationGraph, load_model, op_name
+from trtcal.model.calibrated import CalibrationGraph
+from trtcal.model.nodes import op_name
+from trtcal.model.read import load_model
 from trtcal.model.topology import Graph
 from trtcal.qdq.placement import IMPLICIT, invalid_scale
 

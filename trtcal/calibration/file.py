@@ -25,13 +25,15 @@ from trtcal.cache.provenance import (
     save_with_sidecar,
     sidecar_path,
 )
-from trtcal.calibration.calibrate import TRT_VERSION, default_algorithm, from_stats, open_graph
+from trtcal.calibration.calibrate import TRT_VERSION, default_algorithm, from_stats
 from trtcal.cluster.distributed import run_pass
 from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import OutputError, StatsError
 from trtcal.files.atomic import write_bytes
-from trtcal.model.graph import CalibrationGraph, external_files, load_model
+from trtcal.model.calibrated import CalibrationGraph
+from trtcal.model.open import open_graph
 from trtcal.model.overwriting import Kind, check_distinct, check_output, json_of, only_writer
+from trtcal.model.read import external_files, load_model
 from trtcal.passes.collect import Progress, load_checkpoint
 from trtcal.ranges.growth import growth_rule
 from trtcal.ranges.stats import ActivationStats, read

@@ -86,7 +86,7 @@ def cache_check(
     """
     from trtcal.cache.doctor import SEVERITIES, check
     from trtcal.cache.formats import load
-    from trtcal.calibration.calibrate import open_graph
+    from trtcal.model.open import open_graph
 
     cache, format = load(file)
     if trt_version is not None and format != "tensorrt":

@@ -230,7 +230,8 @@ def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., Non
 @contextmanager
 def _opened(model: Path) -> Iterator[tuple[tuple[InputSpec, ...], Any]]:
     """Model -> what it is to be fed, and the engine that it is, while the block lasts."""
-    from trtcal.model.graph import load_model, model_inputs
+    from trtcal.model.batch_axis import model_inputs
+    from trtcal.model.read import load_model
 
     if not is_engine(model):
         yield model_inputs(load_model(model)), None

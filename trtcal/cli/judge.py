@@ -193,7 +193,8 @@ def _open(
     """Model or engine, until the stack is closed -> what is called with a batch, how much is INT8, what is not."""
     from trtcal.calibration.file import ranges_for
     from trtcal.judging.evaluation import fed_as, open_model
-    from trtcal.model.graph import load_model, model_inputs
+    from trtcal.model.batch_axis import model_inputs
+    from trtcal.model.read import load_model
     from trtcal.qdq.insert import CONSTANT
 
     if is_engine(model):

@@ -199,10 +199,10 @@ def _judge(
     timings: Path | None,
 ) -> tuple[Judge, str, Batches]:
     """The judge, of engines where their ``timings`` have a file, what tells its judgements apart, and its samples."""
-    from trtcal.calibration.calibrate import open_graph
     from trtcal.judging.evaluation import judged_by, labels_of
     from trtcal.judging.metrics import metric as named
     from trtcal.model.file import load_whole_model
+    from trtcal.model.open import open_graph
     from trtcal.qdq.insert import check_exclude
     from trtcal.samples.batches import Batches
     from trtcal.samples.sources import open_source

@@ -20,11 +20,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trtcal.calibration.calibrate import FloatRunner
 from trtcal.cluster import shards
 from trtcal.cluster.ray_cluster import Cluster, fetched
 from trtcal.errors import BackendError, DataError
-from trtcal.model.graph import CalibrationGraph
+from trtcal.model.calibrated import CalibrationGraph
+from trtcal.model.open import FloatRunner
 from trtcal.passes.collect import CHECKPOINT_SECONDS, Progress, load_checkpoint, save_checkpoint
 from trtcal.passes.collect import collect as collect_here
 from trtcal.passes.partial import Part, added, continued, first_limits, recounted, uncounted

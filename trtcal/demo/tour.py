@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from trtcal import demo
-from trtcal.calibration.calibrate import calibrate, from_stats, open_graph
+from trtcal.calibration.calibrate import calibrate, from_stats
 from trtcal.calibration.file import CacheFile, calibrate_to_file
 from trtcal.judging.accuracy import Score, evaluate, simulate
-from trtcal.model.graph import load_model
+from trtcal.model.open import open_graph
+from trtcal.model.read import load_model
 from trtcal.model.runner import OrtRunner
 from trtcal.passes.collect import Progress
 from trtcal.samples.batches import Batches

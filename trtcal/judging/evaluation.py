@@ -29,8 +29,8 @@ from trtcal.judging.accuracy import (
     prediction,
 )
 from trtcal.judging.metrics import METRICS, Metric, Outputs
+from trtcal.model.batch_axis import batch_size, set_batch_size
 from trtcal.model.file import load_whole_model
-from trtcal.model.graph import batch_size, set_batch_size
 from trtcal.model.runner import OrtRunner
 from trtcal.qdq.insert import int8_candidates
 from trtcal.samples.batches import Batches, Samples

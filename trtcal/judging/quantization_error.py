@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trtcal.calibration.calibrate import FloatRunner
-from trtcal.model.graph import CalibrationGraph, op_name
+from trtcal.model.calibrated import CalibrationGraph
+from trtcal.model.nodes import op_name
+from trtcal.model.open import FloatRunner
 from trtcal.model.topology import MOVES_VALUES, Graph
 from trtcal.qdq.layer_names import tensorrt_name
 from trtcal.qdq.placement import Plan, Weight, exclusion, layer_name

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from trtcal.calibration.calibrate import open_graph
 from trtcal.errors import DataError
 from trtcal.judging.accuracy import Labels, Reference, Score
 from trtcal.judging.evaluation import other_batch_size, plain
@@ -36,6 +35,7 @@ from trtcal.judging.quantization_error import (
     tensor_damage,
 )
 from trtcal.model.file import load_whole_model
+from trtcal.model.open import open_graph
 from trtcal.model.overwriting import json_of
 from trtcal.model.runner import OrtRunner
 from trtcal.model.topology import Graph

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from trtcal.errors import ModelError
 from trtcal.files.atomic import remove, staged, write_bytes
-from trtcal.model.graph import all_tensors, external_files, load_model
+from trtcal.model.nodes import all_tensors
 from trtcal.model.overwriting import check_output, weights_beside
+from trtcal.model.read import external_files, load_model
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto

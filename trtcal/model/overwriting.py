@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trtcal.errors import DataError, ModelError, OutputError
-from trtcal.model.graph import external_files, load_model, load_model_alone
+from trtcal.model.read import external_files, load_model, load_model_alone
 
 HTML_MARK = '<meta name="generator" content="trtcal">'
 """Stands in the head of every page that trtcal writes."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.graph import CARRIES_SCALE, array_of, bodies, constants_of, dtype_of, name_domain_alike, op_name
+from trtcal.model.calibrated import CARRIES_SCALE
+from trtcal.model.nodes import array_of, bodies, constants_of, dtype_of, name_domain_alike, op_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trtcal.model.file import check_weights_output, load_whole_model, save_model
-from trtcal.model.graph import STANDARD
+from trtcal.model.nodes import STANDARD
 from trtcal.model.overwriting import ONNX, check_output, only_writer
 from trtcal.qdq.insert import check_int8, insert_qdq
 from trtcal.qdq.placement import layer_name

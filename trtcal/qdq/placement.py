@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.graph import op_name
+from trtcal.model.nodes import op_name
 from trtcal.model.topology import Graph, int_attribute
 
 if TYPE_CHECKING:

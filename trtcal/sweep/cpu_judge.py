@@ -11,8 +11,8 @@ from trtcal.errors import DataError
 from trtcal.judging.accuracy import Labels, Reference, simulate
 from trtcal.judging.evaluation import with_batch_size
 from trtcal.judging.metrics import Metric
+from trtcal.model.calibrated import CalibrationGraph
 from trtcal.model.file import load_whole_model
-from trtcal.model.graph import CalibrationGraph
 from trtcal.model.runner import OrtRunner, Runner
 from trtcal.samples.batches import Batches
 from trtcal.sweep.trials import Judgement

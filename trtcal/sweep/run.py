@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trtcal.cache.provenance import installed_versions
-from trtcal.calibration.calibrate import FloatRunner, open_graph
 from trtcal.calibration.file import statistics_key
 from trtcal.cluster.distributed import run_pass
 from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import ModelError, OutputError
 from trtcal.files.atomic import write_bytes
-from trtcal.model.graph import CalibrationGraph
+from trtcal.model.calibrated import CalibrationGraph
+from trtcal.model.open import FloatRunner, open_graph
 from trtcal.model.overwriting import check_output, json_of, only_writer
 from trtcal.passes.collect import Progress, load_checkpoint
 from trtcal.passes.second_pass import ExactCounts, count_exactly

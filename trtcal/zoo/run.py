@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from trtcal.cache.provenance import installed_versions, model_sha256
-from trtcal.calibration.calibrate import open_graph
 from trtcal.calibration.file import calibrate_to_file
 from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import DataError, OutputError
@@ -21,6 +20,7 @@ from trtcal.files.remote import is_url, shown
 from trtcal.judging.evaluation import compare, judged_by, labels_of, open_model
 from trtcal.judging.metrics import metric as named
 from trtcal.model.file import load_whole_model
+from trtcal.model.open import open_graph
 from trtcal.model.overwriting import HTML, Kind, check_output, json_of, only_writer
 from trtcal.qdq.insert import check_exclude
 from trtcal.samples.batches import Batches

@@ -31,9 +31,12 @@ from trtcal.calibration import file as cachefile
 from trtcal.cli import calibrate
 from trtcal.errors import CacheError, TrtcalError
 from trtcal.judging import sensitivity
+from trtcal.model.batch_axis import batch_size, set_batch_size
+from trtcal.model.calibrated import calibration_graph
 from trtcal.model.file import load_whole_model, save_model
-from trtcal.model.graph import batch_size, calibration_graph, load_model, set_batch_size
-from trtcal.qdq.insert import extract_scales, insert_qdq, strip_qdq
+from trtcal.model.read import load_model
+from trtcal.qdq.extract import extract_scales, strip_qdq
+from trtcal.qdq.insert import insert_qdq
 from trtcal.qdq.weights import weight_clipping_cost
 from trtcal.ranges import stats
 from trtcal.ranges.histogram import Histogram

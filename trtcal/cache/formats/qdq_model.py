@@ -9,9 +9,9 @@ from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.formats.row import Format, cache_without_header
 from trtcal.errors import CacheFormatError, ModelError
 from trtcal.model.file import check_weights_output, load_whole_model, save_model
-from trtcal.model.graph import refuse_damaged
 from trtcal.model.overwriting import ONNX, check_output, only_writer
-from trtcal.qdq.insert import extract_scales, strip_qdq
+from trtcal.model.read import refuse_damaged
+from trtcal.qdq.extract import extract_scales, strip_qdq
 
 
 def _parse(data: bytes, name: str) -> CalibrationCache:

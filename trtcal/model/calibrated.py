@@ -1,0 +1,142 @@
+"""Which tensors of a model get a range, as TensorRT's calibration sees it.
+
+TensorRT calibrates network inputs, the output of every layer before fusion, and constants that stay
+tensors. :func:`calibration_graph` finds those, makes the outputs visible, and says which tensors carry
+another tensor's scale and so need no look of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtcal.errors import ModelError
+from trtcal.model.batch_axis import model_inputs
+from trtcal.model.nodes import array_of, constants_of, copied, is_quantized, op_name, subgraphs
+from trtcal.model.read import external_files, load_model, refuse_damaged
+from trtcal.spec import InputSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+
+# TensorRT gives the outputs of these their input's scale, as caches in the wild show. Those not seen there
+# (Unsqueeze, Dropout, DepthToSpace, SpaceToDepth) only move values about, so their histogram is the same.
+CARRIES_SCALE = frozenset(
+    {
+        *("MaxPool", "AveragePool", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"),
+        *("Identity", "Dropout", "DepthToSpace", "SpaceToDepth"),
+    }
+)
+
+
+RESIZES = frozenset({"Resize", "Upsample"})  # carry the scale as well where they repeat nearest values
+
+
+# Initializers of these, but for the first input, are weights or attributes of the layer and never tensors.
+WEIGHT_OPS = frozenset(
+    {
+        *("Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "LSTM", "GRU", "RNN"),
+        *("Resize", "Upsample", "Clip", "Pad", "Slice", "Gather", "OneHot", "TopK", "Reshape", "Expand", "Tile"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class CalibrationGraph:
+    """What there is to calibrate in a model.
+
+    ``visible`` are candidates for calibration in topological order (which of them are float tensors, the
+    runtime knows); ``carried`` maps an output to the tensor whose scale it has; ``constants`` are
+    TensorRT's name -> value; ``order`` is every name in the order a cache lists them; ``hidden`` counts
+    tensors inside If, Loop and Scan bodies, which get no range.
+    """
+
+    model: ModelProto
+    path: Path
+    inputs: tuple[InputSpec, ...]
+    visible: tuple[str, ...]
+    carried: dict[str, str]
+    constants: dict[str, np.ndarray]
+    order: tuple[str, ...]
+    hidden: int
+
+    @property
+    def files(self) -> list[Path]:
+        """The model's file, then those that hold its weights."""
+        return [self.path, *(self.path.parent / name for name in external_files(self.model))]
+
+
+def calibration_graph(path: str | Path, model: ModelProto | None = None) -> CalibrationGraph:
+    """File (or its model, changed by the caller) -> what to calibrate, with every layer's output made visible."""
+    import onnx
+    import onnx.inliner
+
+    path = Path(path)
+    model = load_model(path) if model is None else copied(model)
+    if model.functions:  # their tensors are as good as any, but nobody sees them from outside
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+            refuse_damaged(model)
+        except Exception as error:  # whatever its C++ raises
+            raise ModelError(f"{path}: its functions cannot be put in their places: {error}") from error
+    quantized = next((node for node in model.graph.node if is_quantized(node)), None)
+    if quantized is not None:
+        raise ModelError(
+            f"{path}: already quantized (node {quantized.name or quantized.output[0]!r} is a {quantized.op_type}); "
+            f"calibration needs the floating-point model"
+        )
+    held = constants_of(model.graph)
+    inputs = model_inputs(model)
+    order = [spec.name for spec in inputs if np.issubdtype(spec.dtype, np.floating)]
+    visible = list(order)
+    carried: dict[str, str] = {}
+    constants: dict[str, np.ndarray] = {}
+    for node in model.graph.node:
+        if op_name(node) == "Constant" or node.output[0] in held:
+            continue
+        for position, name in enumerate(node.input):
+            tensor = held[name].tensor if name in held else None
+            if tensor is None or not _is_float(tensor) or (position and op_name(node) in WEIGHT_OPS):
+                continue
+            # TensorRT makes a Constant layer named like the initializer; this is how it names the output.
+            key = f"{tensor.name or name}_output"
+            if key not in constants:
+                constants[key] = _float32(array_of(tensor, path.parent))
+                order.append(key)
+        carries = _carries_scale(node) and node.input[0] and node.input[0] not in held
+        for position, name in enumerate(node.output):
+            if not name:
+                continue
+            order.append(name)
+            if carries and position == 0:
+                carried[name] = carried.get(node.input[0], node.input[0])
+            else:
+                visible.append(name)
+    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in visible if name not in known)
+    hidden = sum(len(node.output) for graph in subgraphs(model.graph) for node in graph.node)
+    return CalibrationGraph(model, path, inputs, tuple(visible), carried, constants, tuple(order), hidden)
+
+
+def _carries_scale(node: NodeProto) -> bool:
+    if not node.input:  # of an op that its opset does not have
+        return False
+    if op_name(node) in RESIZES:
+        mode = next((attribute.s for attribute in node.attribute if attribute.name == "mode"), b"nearest")
+        return bool(mode == b"nearest")
+    return op_name(node) in CARRIES_SCALE
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # an inf makes the range unusable, and is reported as such
+        return values.astype(np.float32)
+
+
+def _is_float(tensor: TensorProto) -> bool:
+    from onnx import TensorProto
+
+    return tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

@@ -1,0 +1,166 @@
+"""What stands in an ONNX graph: nodes and the bodies inside them, constants and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from trtcal.errors import ModelError
+
+if TYPE_CHECKING:
+    from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto
+
+
+STANDARD = frozenset({"", "ai.onnx"})  # two names of one domain, that of ONNX's own ops
+
+
+QUANTIZED_OPS = frozenset(
+    {
+        *("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"),
+        *("ConvInteger", "MatMulInteger"),
+    }
+)
+
+
+class Constant(NamedTuple):
+    """A constant and the name of the initializer or Constant output that holds it, before any Identity."""
+
+    name: str
+    tensor: TensorProto
+
+
+def array_of(tensor: TensorProto, folder: str | Path | None = None) -> np.ndarray:
+    """Constant, and the model's folder, where a file may hold it -> its values.
+
+    ModelError where it does not fit its shape, cannot be read, or lies in a file and no folder is given.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    if folder is None and tensor.data_location == TensorProto.EXTERNAL:
+        raise ModelError(
+            f"constant {tensor.name!r}: still in an external file; load the model with onnx.load(path), which reads "
+            f"such files"
+        )
+    try:
+        return numpy_helper.to_array(tensor, base_dir=str(folder or ""))
+    except Exception as error:  # of ONNX, NumPy and the file system
+        places = [f" in {Path(folder or '') / item.value}" for item in tensor.external_data if item.key == "location"]
+        raise ModelError(f"constant {tensor.name!r}{''.join(places)}: cannot be read: {error}") from error
+
+
+def dtype_of(element_type: int, name: str) -> np.dtype:
+    """ONNX's number of an element type -> NumPy's type; ModelError, with the tensor's name, where there is none."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    try:
+        return np.dtype(tensor_dtype_to_np_dtype(element_type))
+    except KeyError as error:
+        raise ModelError(f"tensor {name!r} has the element type {element_type}, which ONNX does not know") from error
+
+
+def op_name(node: NodeProto) -> str:
+    """Node -> its op as the tables here list it; with the domain, as ``my.ops::Resize``, where that is not ONNX's own.
+
+    Another domain's op may have the name of one of ONNX's, and compute something else.
+    """
+    return f"{domain_of(node)}::{node.op_type}" if domain_of(node) else node.op_type
+
+
+def name_domain_alike(model: ModelProto) -> None:
+    """Nodes of ONNX's own ops get the one name of its domain that all of ONNX's tools know, in the model itself."""
+    for body in all_bodies(model):
+        for node in body.node:
+            if node.domain != domain_of(node):
+                node.ClearField("domain")
+
+
+def domain_of(named: NodeProto | OperatorSetIdProto) -> str:
+    """The domain of an op or of a set of ops, "" for ONNX's own by either of its names."""
+    return "" if named.domain in STANDARD else named.domain
+
+
+def is_quantized(node: NodeProto) -> bool:
+    """Does a node quantize, or compute with quantized values? ONNX Runtime has such ops in a domain of its own."""
+    return node.op_type in QUANTIZED_OPS
+
+
+def constants_of(graph: GraphProto) -> dict[str, Constant]:
+    """Name -> value of every initializer, of every Constant node that holds numbers, and of their Identities."""
+    constants = {tensor.name: Constant(tensor.name, tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if op_name(node) == "Identity" and node.input and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+        elif op_name(node) == "Constant":
+            for tensor in filter(None, map(_constant_value, node.attribute)):
+                constants[node.output[0]] = Constant(node.output[0], tensor)
+    return constants
+
+
+def _constant_value(attribute: AttributeProto) -> TensorProto | None:
+    """What a Constant node's attribute says, where that is a dense tensor or numbers."""
+    from onnx import numpy_helper
+
+    numbers: dict[str, tuple[Any, type]] = {
+        "value_float": (attribute.f, np.float32),
+        "value_floats": (list(attribute.floats), np.float32),
+        "value_int": (attribute.i, np.int64),
+        "value_ints": (list(attribute.ints), np.int64),
+    }
+    if attribute.name == "value":
+        return attribute.t
+    return numpy_helper.from_array(np.array(*numbers[attribute.name])) if attribute.name in numbers else None
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """Graphs inside a node: the branches of an If, the body of a Loop or Scan."""
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            if body.node or body.initializer or body.output:  # a branch may hold a constant and no node
+                yield body
+
+
+def subgraphs(graph: GraphProto | FunctionProto) -> Iterator[GraphProto]:
+    """Graphs inside a graph's nodes, and inside theirs."""
+    for node in graph.node:
+        for body in bodies(node):
+            yield body
+            yield from subgraphs(body)
+
+
+def all_bodies(model: ModelProto) -> Iterator[GraphProto | FunctionProto]:
+    """Model -> whatever in it has nodes: its graph, its functions, and the graphs inside the nodes of either."""
+    yield from all_graphs(model)
+    yield from model.functions
+
+
+def all_graphs(model: ModelProto) -> Iterator[GraphProto]:
+    """Model -> its graph, and the graphs inside its nodes and those of its functions."""
+    yield model.graph
+    for body in (model.graph, *model.functions):
+        yield from subgraphs(body)
+
+
+def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Model -> every constant in it, wherever it stands."""
+    for graph in all_graphs(model):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for body in all_bodies(model):
+        for node in body.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
+
+
+def copied(model: ModelProto) -> ModelProto:
+    """Model -> a copy to change."""
+    from onnx import ModelProto
+
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
