@@ -111,7 +111,7 @@ def imports(file: Path) -> list[Import]:
 
 
 def dotted(file: Path) -> str:
-    """Path -> its name within its package: trtcal/cache/doctor.py -> cache.doctor, trtcal/cache/__init__.py -> cache."""
+    """Path -> its name in its package: trtcal/cache/doctor.py -> cache.doctor, trtcal/cache/__init__.py -> cache."""
     parts = file.relative_to(ROOT).with_suffix("").parts[1:]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

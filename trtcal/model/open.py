@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
-import logging
 from pathlib import Path
 
 import numpy as np
