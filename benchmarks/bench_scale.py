@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -109,28 +110,29 @@ def run_here(model: str, samples: int, workers: int) -> dict[str, float]:
 
 def spread(model: str, samples: int, elements: int, workers: int, ray_too: bool) -> dict[str, float]:
     """The pass with so many workers, in this process or on Ray."""
-    from trtcal.cluster.distributed import run_pass
+    from trtcal.cluster.executor import RayExecutor
     from trtcal.cluster.ray_cluster import Cluster
-    from trtcal.model.open import open_graph
+    from trtcal.model.open import FloatRunner, open_graph
+    from trtcal.passes.executor import Executor, Here
     from trtcal.samples.batches import Batches
 
-    graph = open_graph(model)
+    open_runner = partial(FloatRunner, open_graph(model))
 
-    def run(cluster: Cluster | None) -> dict[str, float]:
-        run_pass(graph, Batches(Numbered(BATCH * 4, elements), BATCH), cluster, workers)
+    def run(executor: Executor) -> dict[str, float]:
+        executor.run_pass(open_runner, Batches(Numbered(BATCH * 4, elements), BATCH))
         wall = time.perf_counter()
-        run_pass(graph, Batches(Numbered(samples, elements), BATCH), cluster, workers)
+        executor.run_pass(open_runner, Batches(Numbered(samples, elements), BATCH))
         return {"wall": time.perf_counter() - wall}
 
     if not ray_too:
-        return run(None)
+        return run(Here(workers))
     import ray
 
     # A cluster of its own, whatever else runs on this machine.
     ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
     try:
         with Cluster() as cluster:
-            return run(cluster)
+            return run(RayExecutor(cluster))
     finally:
         ray.shutdown()
 

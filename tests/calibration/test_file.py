@@ -10,12 +10,12 @@ from models import conv_model, images, save
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.provenance import sidecar_path
-from trtcal.calibration import file as cachefile
 from trtcal.calibration.calibrate import calibrate
 from trtcal.calibration.file import calibrate_to_file, partial_path
 from trtcal.errors import CacheError, OutputError, TrtcalError
 from trtcal.model.open import open_graph
 from trtcal.passes import collect as collector
+from trtcal.passes.executor import Here
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource, IterableSource
@@ -50,7 +50,7 @@ def test_an_equal_run_is_not_repeated(model: Path, tmp_path: Path, monkeypatch: 
     def never(*_: object, **__: object) -> object:
         raise AssertionError("the model ran again")
 
-    monkeypatch.setattr(cachefile, "run_pass", never)
+    monkeypatch.setattr(Here, "run_pass", never)
     again = calibrate_to_file(model, batches(), path)
     assert again.reused
     assert again.cache == first.cache
@@ -201,10 +201,11 @@ def test_kept_statistics_serve_another_method_without_the_model(
 ) -> None:
     stats = tmp_path / "s.npz"
     calibrate_to_file(model, batches(), tmp_path / "a.cache", stats=stats)
+    expected = calibrate(model, batches(), "percentile:99").cache
     runs: list[object] = []
-    monkeypatch.setattr(cachefile, "run_pass", lambda *a, **k: runs.append(a))
+    monkeypatch.setattr(Here, "run_pass", lambda *a, **k: runs.append(a))
     made = calibrate_to_file(model, batches(), tmp_path / "b.cache", "percentile:99", stats=stats)
-    assert made.cache == calibrate(model, batches(), "percentile:99").cache
+    assert made.cache == expected
     assert runs == []
     monkeypatch.undo()
     other = calibrate_to_file(model, batches(7), tmp_path / "b.cache", stats=stats)
@@ -224,7 +225,7 @@ def test_statistics_of_something_else_are_replaced_and_that_is_said_before(
     def interrupted(*_: object, **__: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cachefile, "run_pass", interrupted)
+    monkeypatch.setattr(Here, "run_pass", interrupted)
     with pytest.raises(KeyboardInterrupt):
         calibrate_to_file(model, batches(7), tmp_path / "b.cache", stats=stats, announce=said.append)
     assert said[-1].endswith(
@@ -320,7 +321,7 @@ def test_an_output_that_cannot_be_written_is_named_before_the_pass(
     def never(*_: object, **__: object) -> object:
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr(cachefile, "run_pass", never)
+    monkeypatch.setattr(Here, "run_pass", never)
     with pytest.raises(OutputError, match=r"cannot be written: the folder .*nowhere does not exist"):
         calibrate_to_file(model, batches(), tmp_path / "nowhere" / "c.cache")
     (tmp_path / "folder").mkdir()

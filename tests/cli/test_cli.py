@@ -213,7 +213,7 @@ def test_interrupting_exits_with_130_and_leaves_no_cache(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trtcal.calibration.file.run_pass", interrupt)
+    monkeypatch.setattr("trtcal.passes.executor.Here.run_pass", interrupt)
     code, _, err = run("calibrate", "m.onnx", "--data", "x.npy")
     assert code == 130
     assert "interrupted" in err

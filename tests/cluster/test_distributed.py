@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from models import conv_model, images, save
 
 from trtcal.cluster import distributed
 from trtcal.cluster import ray_cluster as cluster_module
+from trtcal.cluster.executor import RayExecutor
 from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import BackendError, DataError, NonFiniteError
 from trtcal.model.open import FloatRunner, open_graph
@@ -404,7 +406,8 @@ def test_pictures_and_arrays_are_read_by_the_workers(cluster: Cluster, tmp_path:
         assert len(pickle.loads(pickle.dumps(source))) == len(source)  # type: ignore[arg-type]
         batches = Batches(source, 4)
         expected = here(batches, lambda: FloatRunner(graph))
-        assert distributed.run_pass(graph, batches, cluster, 1).to_bytes() == expected.to_bytes()
+        found = RayExecutor(cluster).run_pass(partial(FloatRunner, graph), batches)
+        assert found.to_bytes() == expected.to_bytes()
 
 
 @on_ray

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sweeps import GRID, STATS
 
-from trtcal.sweep.judge import Judge, judged, one_by_one
+from trtcal.passes.executor import one_by_one
+from trtcal.sweep.judge import Judge, judged
 from trtcal.sweep.trials import Judgement, sweep
 
 PLAIN = sweep(STATS, GRID)

@@ -294,6 +294,7 @@ def test_the_command_shows_failures_and_exits_with_2(models: Path, tmp_path: Pat
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning:ray", "ignore::DeprecationWarning:ray")
 def test_on_ray_rows_run_as_tasks_with_the_same_results(models: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'trtcal[ray]'")
+    from trtcal.cluster.executor import RayExecutor
     from trtcal.cluster.ray_cluster import Cluster
 
     rows = [row(models, "a"), row(models, "missing"), row(models, "b", batch_sizes=())]
@@ -308,6 +309,6 @@ def test_on_ray_rows_run_as_tasks_with_the_same_results(models: Path, tmp_path: 
 
     for _ in shut_down():
         with Cluster() as cluster:
-            there = run_zoo(rows, tmp_path / "there", cluster=cluster)
+            there = run_zoo(rows, tmp_path / "there", executor=RayExecutor(cluster))
     assert there == here
     assert there[0].to_dict() == here[0].to_dict()

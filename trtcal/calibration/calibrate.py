@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 from trtcal.cache.cache import CalibrationCache
 from trtcal.model.calibrated import CalibrationGraph
 from trtcal.model.open import FloatRunner, open_graph
-from trtcal.passes.collect import Progress, collect
+from trtcal.passes.collect import Progress
+from trtcal.passes.executor import Executor, Here
 from trtcal.ranges.growth import growth_rule, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, GrowthRule, Histogram, HistogramBuilder, abs_max
 from trtcal.ranges.stats import ActivationStats
@@ -53,6 +54,7 @@ def calibrate(
     trt_version: str = TRT_VERSION,
     algorithm: str | None = None,
     workers: int | None = None,
+    executor: Executor | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_key: str = "",
     progress: Progress | None = None,
@@ -66,24 +68,24 @@ def calibrate(
     is TensorRT's own for these batches in this order; ``"power-of-two"`` makes it independent of both.
     ``algorithm`` is the one named in the cache's header (default: the one TensorRT would name for the
     method; DLA and DeepStream want EntropyCalibration2). ``workers`` samples run at once (default: one per
-    core). The checkpoint arguments are those of :func:`trtcal.passes.collect.collect`.
+    core); an ``executor`` runs them elsewhere. The checkpoint arguments are those of
+    :func:`trtcal.passes.collect.collect`.
 
     Raises ModelError for a model that cannot be calibrated and DataError for batches that do not fit it.
     """
     threshold_method(method)  # a wrong name is cheaper to hear of before the pass than after it
     growth_rule(growth)
+    if executor is not None and workers is not None:
+        raise ValueError("give workers, or an executor that has its own; not both")
     graph = model if isinstance(model, CalibrationGraph) else open_graph(model)
-    workers = workers or os.cpu_count() or 1
-    with FloatRunner(graph) as runner:
-        stats = collect(
-            runner,
-            batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs),
-            growth=growth,
-            workers=workers,
-            checkpoint=checkpoint,
-            checkpoint_key=checkpoint_key,
-            progress=progress,
-        )
+    stats = (executor or Here(workers)).run_pass(
+        partial(FloatRunner, graph),
+        batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs),
+        growth=growth,
+        checkpoint=checkpoint,
+        checkpoint_key=checkpoint_key,
+        progress=progress,
+    )
     return from_stats(graph, stats, method, trt_version=trt_version, algorithm=algorithm)
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,14 @@ from trtcal.cache.provenance import (
     sidecar_path,
 )
 from trtcal.calibration.calibrate import TRT_VERSION, default_algorithm, from_stats
-from trtcal.cluster.distributed import run_pass
-from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import OutputError, StatsError
 from trtcal.files.atomic import write_bytes
 from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.open import open_graph
+from trtcal.model.open import FloatRunner, open_graph
 from trtcal.model.overwriting import Kind, check_distinct, check_output, json_of, only_writer
 from trtcal.model.read import external_files, load_model
 from trtcal.passes.collect import Progress, load_checkpoint
+from trtcal.passes.executor import Executor, Here
 from trtcal.ranges.growth import growth_rule
 from trtcal.ranges.stats import ActivationStats, read
 from trtcal.ranges.thresholds import canonical
@@ -72,8 +72,7 @@ def calibrate_to_file(
     algorithm: str | None = None,
     force: bool = False,
     stats: str | Path | None = None,
-    workers: int | None = None,
-    cluster: Cluster | None = None,
+    executor: Executor | None = None,
     progress: Progress | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> CacheFile:
@@ -84,9 +83,8 @@ def calibrate_to_file(
     somebody else made, only with ``force``. An interruption leaves ``<path>.partial.npz``, from which the next
     run goes on; it never leaves a cache. ``stats`` names a file that keeps the statistics, from which a later
     run by another method starts without running the model; such a file of another model, other data or settings is
-    replaced, and one that does not say what it is of only with ``force``. The pass runs on the ``cluster`` where there
-    is one, else here with ``workers`` samples at once. ``announce`` hears before the run why it is needed, and what it
-    will replace.
+    replaced, and one that does not say what it is of only with ``force``. The pass runs on the ``executor`` (default:
+    here, one sample per core at once). ``announce`` hears before the run why it is needed, and what it will replace.
 
     Raises OutputError where the path cannot be written or another run is writing it, and what
     :func:`trtcal.calibration.calibrate.calibrate` raises.
@@ -120,7 +118,7 @@ def calibrate_to_file(
             announce(f"{stats}: will be replaced: its statistics are of another model, other data or other settings")
         try:
             if gathered is None:
-                gathered = _statistics(graph, batches, growth, key, path, workers, cluster, progress, announce)
+                gathered = _statistics(graph, batches, growth, key, path, executor or Here(), progress, announce)
             else:
                 announce(f"{stats}: statistics of these samples are already there; the model need not run")
         except KeyboardInterrupt:
@@ -194,22 +192,19 @@ def _statistics(
     growth: str,
     key: str,
     path: Path,
-    workers: int | None,
-    cluster: Cluster | None,
+    executor: Executor,
     progress: Progress | None,
     announce: Callable[[str], None],
 ) -> ActivationStats:
-    partial = partial_path(path)
-    resumed = load_checkpoint(partial, key)
+    interrupted = partial_path(path)
+    resumed = load_checkpoint(interrupted, key)
     if resumed is not None:
-        announce(f"{partial}: going on after {len(resumed.samples)} samples")
-    return run_pass(
-        graph,
+        announce(f"{interrupted}: going on after {len(resumed.samples)} samples")
+    return executor.run_pass(
+        partial(FloatRunner, graph),
         batches,
-        cluster,
-        workers or os.cpu_count() or 1,
         growth=growth,
-        checkpoint=partial,
+        checkpoint=interrupted,
         checkpoint_key=key,
         keep_checkpoint=True,
         progress=progress,

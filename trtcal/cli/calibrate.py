@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal.cli.common import AsJson, Model, OnRay, Output, RayAddress, RayCpus, on_ray, print_out, takes_samples
+from trtcal.cli.common import (
+    AsJson,
+    Model,
+    OnRay,
+    Output,
+    RayAddress,
+    RayCpus,
+    Workers,
+    executor_for,
+    print_out,
+    takes_samples,
+)
 from trtcal.files import terminal
 
 if TYPE_CHECKING:
@@ -58,9 +69,7 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Samples run at once.", show_default="one per core")
-    ] = None,
+    workers: Workers = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -93,7 +102,10 @@ def calibrate(
     other = None if against is None else load(against)[0]
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
-    with on_ray(ray, ray_address, ray_cpus) as cluster, say.progress("calibrating", batches.num_samples) as progress:
+    with (
+        executor_for(workers, ray, ray_address, ray_cpus) as executor,
+        say.progress("calibrating", batches.num_samples) as progress,
+    ):
         result = calibrate_to_file(
             model,
             batches,
@@ -104,8 +116,7 @@ def calibrate(
             algorithm=algorithm,
             force=force,
             stats=stats,
-            workers=workers,
-            cluster=cluster,
+            executor=executor,
             progress=progress,
             announce=say,
         )

@@ -15,7 +15,7 @@ import typer
 from trtcal.files import terminal
 
 if TYPE_CHECKING:
-    from trtcal.cluster.ray_cluster import Cluster
+    from trtcal.passes.executor import Executor
     from trtcal.samples.batches import Batches
     from trtcal.spec import InputSpec
 
@@ -43,6 +43,10 @@ Placement = Annotated[
     ),
 ]
 
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Samples run at once.", show_default="one per core; on Ray, per CPU of a task"),
+]
 OnRay = Annotated[
     bool,
     typer.Option(
@@ -72,17 +76,22 @@ RayCpus = Annotated[
 
 
 @contextmanager
-def on_ray(ray: bool, address: str | None, cpus: float | None) -> Iterator[Cluster | None]:
-    """The options -> the cluster they ask for, while the block lasts; None where they ask for none."""
+def executor_for(
+    workers: int | None, ray: bool = False, address: str | None = None, cpus: float | None = None
+) -> Iterator[Executor]:
+    """The options --workers and --ray... -> where the work runs, while the block lasts."""
     if not ray and address is None:
         if cpus is not None:
             raise ValueError("--ray-cpus says what a task on Ray takes; it goes with --ray or --ray-address")
-        yield None
+        from trtcal.passes.executor import Here
+
+        yield Here(workers)
         return
+    from trtcal.cluster.executor import RayExecutor
     from trtcal.cluster.ray_cluster import Cluster
 
     with Cluster(address, cpus=cpus or 1) as cluster:
-        yield cluster
+        yield RayExecutor(cluster, workers)
 
 
 def _samples(

@@ -17,7 +17,8 @@ from trtcal.cli.common import (
     Output,
     RayAddress,
     RayCpus,
-    on_ray,
+    Workers,
+    executor_for,
     print_out,
     takes_samples,
 )
@@ -90,9 +91,7 @@ def sweep(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted sweep in this folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the sweep that is in this folder.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Samples run at once.", show_default="one per core")
-    ] = None,
+    workers: Workers = None,
     ray: OnRay = False,
     ray_address: RayAddress = None,
     ray_cpus: RayCpus = None,
@@ -117,7 +116,7 @@ def sweep(
         judge, judge_key, judged = _judge(
             model, batches, labels, metric, eval_data, eval_samples, exclude or [], timings
         )
-    with on_ray(ray, ray_address, ray_cpus) as cluster, say.progress("sweeping", 1) as bar:
+    with executor_for(workers, ray, ray_address, ray_cpus) as executor, say.progress("sweeping", 1) as bar:
 
         def progress(stage: str, done: int, total: int) -> None:
             if bar is not None:
@@ -139,8 +138,7 @@ def sweep(
             metric=metric,
             resume=resume,
             force=force,
-            workers=workers,
-            cluster=cluster,
+            executor=executor,
             progress=progress,
         )
     if mlflow:

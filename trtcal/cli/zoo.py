@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trtcal.cli.common import AsJson, OnRay, Output, RayAddress, RayCpus, on_ray, print_out
+from trtcal.cli.common import AsJson, OnRay, Output, RayAddress, RayCpus, Workers, executor_for, print_out
 
 
 def register(app: typer.Typer) -> None:
@@ -22,10 +22,7 @@ def zoo(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the page and a folder for each model.")
     ] = Path("zoo"),
     force: Annotated[bool, typer.Option("--force", help="Run every row again, finished or not.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Samples run at once.", show_default="one per core; on Ray, per CPU of a task"),
-    ] = None,
+    workers: Workers = None,
     ray: OnRay = False,
     ray_address: RayAddress = None,
     ray_cpus: RayCpus = None,
@@ -42,17 +39,13 @@ def zoo(
 
     rows = read_zoo(models)
     say = Output()
-    with on_ray(ray, ray_address, ray_cpus) as cluster, say.progress("models", len(rows)) as bar:
+    with executor_for(workers, ray, ray_address, ray_cpus) as executor, say.progress("models", len(rows)) as bar:
 
         def progress(name: str, done: int, total: int) -> None:
             if bar is not None:
                 bar(done, total, name)
 
-        if cluster is not None and workers is None:
-            workers = max(1, int(cluster.cpus))
-        outcomes = run_zoo(
-            rows, output, title=models.stem, force=force, workers=workers, cluster=cluster, progress=progress
-        )
+        outcomes = run_zoo(rows, output, title=models.stem, force=force, executor=executor, progress=progress)
     if as_json:
         print_out(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2))
     for outcome in outcomes:

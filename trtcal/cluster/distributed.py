@@ -15,7 +15,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,8 @@ from typing import Any
 from trtcal.cluster import shards
 from trtcal.cluster.ray_cluster import Cluster, fetched
 from trtcal.errors import BackendError, DataError
-from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.open import FloatRunner
 from trtcal.passes.collect import CHECKPOINT_SECONDS, Progress, load_checkpoint, save_checkpoint
-from trtcal.passes.collect import collect as collect_here
+from trtcal.passes.executor import OpenRunner
 from trtcal.passes.partial import Part, added, continued, first_limits, recounted, uncounted
 from trtcal.ranges.stats import ActivationStats
 
@@ -39,11 +36,12 @@ SHARDS_PER_SLOT = 8  # at least, so that the last ones end at about the same tim
 
 
 def collect(
-    open_runner: shards.OpenRunner,
+    open_runner: OpenRunner,
     batches: Iterable[Mapping[str, Any]],
     *,
     cluster: Cluster,
     growth: str = "double",
+    workers: int | None = None,
     shard_samples: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_key: str = "",
@@ -53,10 +51,11 @@ def collect(
 ) -> ActivationStats:
     """:func:`trtcal.passes.collect.collect` on a cluster, with the same answer to the last bit.
 
-    ``open_runner`` is called once in each worker process, for instance ``partial(FloatRunner, graph)``. Of
-    `Batches` over a source with random access only the numbers of the samples travel; workers
-    read them where they lie. Other batches are read here and sent; they may be needed again, so an iterator is a
-    TypeError. A shard is ``shard_samples`` or fewer (default: 256, fewer where that leaves workers idle).
+    ``open_runner`` is called once in each worker process, for instance ``partial(FloatRunner, graph)``, and runs
+    ``workers`` samples at once there (default: one for each CPU of a task). Of `Batches` over a source with random
+    access only the numbers of the samples travel; workers read them where they lie. Other batches are read here and
+    sent; they may be needed again, so an iterator is a TypeError. A shard is ``shard_samples`` or fewer (default: 256,
+    fewer where that leaves workers idle).
 
     The checkpoint is that of one process, so either goes on where the other stopped. An error is the one that a
     single process would have come to. A lost worker costs its shard, which runs elsewhere; BackendError where that
@@ -67,7 +66,7 @@ def collect(
     done = None if checkpoint is None else load_checkpoint(checkpoint, checkpoint_key)
     if done is not None:
         logger.info("%s: going on after %d samples", checkpoint, len(done.samples))
-    run = _Pass(open_runner, batches, cluster, growth, shard_samples, done, progress, look)
+    run = _Pass(open_runner, batches, cluster, growth, workers, shard_samples, done, progress, look)
 
     def save() -> None:
         if checkpoint is not None and (so_far := run.so_far()) is not None:
@@ -81,19 +80,6 @@ def collect(
     if checkpoint is not None and not keep_checkpoint:
         Path(checkpoint).unlink(missing_ok=True)
     return stats
-
-
-def run_pass(
-    graph: CalibrationGraph, batches: Iterable[Mapping[str, Any]], cluster: Cluster | None, workers: int, **options: Any
-) -> ActivationStats:
-    """The pass over an FP32 model: on a cluster, or else here with ``workers`` samples at once.
-
-    ``options`` are those of :func:`trtcal.passes.collect.collect`.
-    """
-    if cluster is not None:
-        return collect(partial(FloatRunner, graph), batches, cluster=cluster, **options)
-    with FloatRunner(graph) as runner:
-        return collect_here(runner, batches, workers=workers, **options)
 
 
 class _Tree:
@@ -144,10 +130,11 @@ class _Segment:
 class _Pass:
     def __init__(
         self,
-        open_runner: shards.OpenRunner,
+        open_runner: OpenRunner,
         batches: Iterable[Mapping[str, Any]],
         cluster: Cluster,
         growth: str,
+        workers: int | None,
         shard_samples: int | None,
         stats: ActivationStats | None,
         progress: Progress | None,
@@ -161,7 +148,7 @@ class _Pass:
         numbered = shards.by_number(batches)
         if shard_samples is None and numbered is not None:
             self.shard_samples = max(1, min(SHARD_SAMPLES, numbered.num_samples // self.least_shards))
-        threads = max(1, int(cluster.cpus))
+        threads = workers or cluster.threads
         shared = cluster.share((open_runner, numbered and numbered.source))
         begin, shard = cluster.remote(shards.begin), cluster.remote(shards.shard, num_returns=2)
         self._begin: Callable[..., Any] = lambda work: begin.remote(shared, work, growth, threads)

@@ -64,6 +64,11 @@ class Cluster:
             self._ours = False
 
     @property
+    def threads(self) -> int:
+        """Samples that a task runs at once, unless it is told otherwise: one for each of its CPUs, at least 1."""
+        return max(1, int(self.cpus))
+
+    @property
     def slots(self) -> int:
         """Tasks that can run at once on the nodes that are there now, at least 1."""
         there = _ray().cluster_resources()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from trtcal.cluster.ray_cluster import Shared
 from trtcal.passes.collect import as_batch, collect
+from trtcal.passes.executor import OpenRunner
 from trtcal.passes.partial import Part, collect_part
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batch, Batches, Samples, load_batches
-
-OpenRunner = Callable[[], AbstractContextManager[Any]]
 
 
 class Unit(NamedTuple):

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 
+from trtcal.passes.executor import one_by_one
 from trtcal.sweep.trials import Judgement, Sweep, Trial
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 Judge = Callable[[Mapping[str, np.float32]], Judgement]
 """Tensor -> amax; how the model performs with these ranges."""
 
 Spread = Callable[[Judge, Sequence[Mapping[str, np.float32]]], Iterable[tuple[int, Judgement | Exception]]]
-"""Judge and sets of ranges -> the number of each and what came of it, as they end."""
-
-
-def one_by_one(function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
-    """What :meth:`trtcal.cluster.ray_cluster.Cluster.spread` does, within this thread; a :data:`Spread` for a judge."""
-    for number, item in enumerate(items):
-        try:
-            found: R | Exception = function(item)
-        except Exception as error:
-            found = error
-        yield number, found
+"""Judge and sets of ranges -> the number of each and what came of it, as they end: an executor's ``spread``."""
 
 
 def judged(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +14,13 @@ import numpy as np
 
 from trtcal.cache.provenance import installed_versions
 from trtcal.calibration.file import statistics_key
-from trtcal.cluster.distributed import run_pass
-from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import ModelError, OutputError
 from trtcal.files.atomic import write_bytes
 from trtcal.model.calibrated import CalibrationGraph
 from trtcal.model.open import FloatRunner, open_graph
 from trtcal.model.overwriting import check_output, json_of, only_writer
 from trtcal.passes.collect import Progress, load_checkpoint
+from trtcal.passes.executor import Executor, Here
 from trtcal.passes.second_pass import ExactCounts, count_exactly
 from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method as threshold_method
@@ -32,7 +31,7 @@ from trtcal.sweep import store as sweepfile
 from trtcal.sweep.drift import Looks
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.journal import Journal
-from trtcal.sweep.judge import Judge, judged, one_by_one
+from trtcal.sweep.judge import Judge, judged
 from trtcal.sweep.recommend import Recommendation, enough_samples, recommend
 from trtcal.sweep.trials import (
     BATCH_SIZES,
@@ -76,8 +75,7 @@ def run_sweep(
     metric: str = "top1",
     resume: bool = False,
     force: bool = False,
-    workers: int | None = None,
-    cluster: Cluster | None = None,
+    executor: Executor | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> SweepRun:
     """ONNX file and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
@@ -85,15 +83,15 @@ def run_sweep(
     The order of ``batches`` is the sweep's ``given`` order; their batch size only decides against which
     arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges by,
     ``judged_on`` on which samples (said to people), ``metric`` what its accuracy is (more is better). With
-    ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. On a ``cluster``,
-    the pass and the judgements are spread over its nodes; the second pass of ``exact`` runs here.
+    ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. The pass and the
+    judgements run on the ``executor`` (default: here, one sample per core at once), the second pass of ``exact`` here.
 
     Raises OutputError where the folder cannot be used, holds something else, or a sweep that neither ``resume`` goes
     on with nor ``force`` replaces, or one that is under way; ModelError where no tensor has a range to compare; and
     what a calibration raises.
     """
     folder = Path(folder)
-    workers = workers or os.cpu_count() or 1
+    executor = executor or Here()
     for name in methods:
         threshold_method(name)
     graph = open_graph(model)
@@ -115,7 +113,7 @@ def run_sweep(
             "judged by": judge_key,
         }
         _take(folder, settings, resume, force)
-        pass_ = _collected(graph, batches, folder, key, resume, workers, cluster, progress)
+        pass_ = _collected(graph, batches, folder, key, resume, executor, progress)
         stats = pass_.stats
         if not usable(stats):
             raise ModelError(
@@ -128,7 +126,7 @@ def run_sweep(
             shapes = None
             if exact:
                 written.result()  # a full disk is not worth a second pass
-                shapes = _exact_shapes(graph, batches, stats, grid, workers, progress)
+                shapes = _exact_shapes(graph, batches, stats, grid, executor.workers, progress)
             result = sweep(
                 stats,
                 grid,
@@ -139,7 +137,7 @@ def run_sweep(
                 shapes=shapes,
                 notes=notes,
                 known=pass_.thresholds,
-                workers=workers,
+                workers=executor.workers,
             )
             written.result()
         if judge is not None:
@@ -148,7 +146,7 @@ def run_sweep(
                 judge,
                 done=journal.done,
                 note=journal.note,
-                spread=one_by_one if cluster is None else cluster.spread,
+                spread=executor.spread,
                 progress=lambda done, total: progress("judging", done, total),
             )
         if judge is not None and judged_on is not None:
@@ -249,14 +247,13 @@ def _collected(
     folder: Path,
     key: str,
     resume: bool,
-    workers: int,
-    cluster: Cluster | None,
+    executor: Executor,
     progress: Callable[[str, int, int], None],
 ) -> _Pass:
     """The pass, or what an earlier one left."""
-    path, drift_path, partial = folder / "stats.npz", folder / "drift.json", folder / "stats.partial.npz"
+    path, drift_path, checkpoint = folder / "stats.npz", folder / "drift.json", folder / "stats.partial.npz"
     if not resume:
-        for old in (path, drift_path, partial):
+        for old in (path, drift_path, checkpoint):
             old.unlink(missing_ok=True)
     looks = Looks(drift_path, key)
     kept = load_checkpoint(path, key)
@@ -267,14 +264,12 @@ def _collected(
 
     def look(stats: ActivationStats) -> None:
         nonlocal found
-        found = looks.take(stats, workers)
+        found = looks.take(stats, executor.workers)
 
-    stats = run_pass(
-        graph,
+    stats = executor.run_pass(
+        partial(FloatRunner, graph),
         batches,
-        cluster,
-        workers,
-        checkpoint=partial,
+        checkpoint=checkpoint,
         checkpoint_key=key,
         progress=_stage("collecting", batches.num_samples, progress),
         look=look,

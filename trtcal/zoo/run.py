@@ -13,7 +13,6 @@ from typing import Any
 
 from trtcal.cache.provenance import installed_versions, model_sha256
 from trtcal.calibration.file import calibrate_to_file
-from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import DataError, OutputError
 from trtcal.files.atomic import write_bytes
 from trtcal.files.remote import is_url, shown
@@ -22,12 +21,12 @@ from trtcal.judging.metrics import metric as named
 from trtcal.model.file import load_whole_model
 from trtcal.model.open import open_graph
 from trtcal.model.overwriting import HTML, Kind, check_output, json_of, only_writer
+from trtcal.passes.executor import Executor, Here
 from trtcal.qdq.insert import check_exclude
 from trtcal.samples.batches import Batches
 from trtcal.samples.options import fix_shapes, image_preprocess
 from trtcal.samples.sources import holds_arrays, open_source
 from trtcal.sweep.cpu_judge import CpuJudge
-from trtcal.sweep.judge import one_by_one
 from trtcal.sweep.run import run_sweep
 from trtcal.zoo import page as zoopage
 from trtcal.zoo.file import PATHS, Row
@@ -60,16 +59,15 @@ def run_zoo(
     *,
     title: str = "Zoo",
     force: bool = False,
-    workers: int | None = None,
-    cluster: Cluster | None = None,
+    executor: Executor | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[Outcome]:
     """Rows -> a folder for each in ``folder``, with its cache and sweep, and ``index.html``, ``zoo.json``, ``zoo.csv``.
 
     A row that fails is an outcome with its error and costs no other. One that was finished with the same model, data
-    and settings is kept, and one that was interrupted goes on, unless ``force``. On a ``cluster``, rows run as tasks,
-    with ``folder`` under the same path on every node. OutputError where the folder holds something else, or another run
-    is writing there.
+    and settings is kept, and one that was interrupted goes on, unless ``force``. Rows are tasks of the ``executor``
+    (default: here, one after the other); on a cluster ``folder`` needs the same path on every node. OutputError where
+    the folder holds something else, or another run is writing there.
     """
     folder = Path(folder)
     given = [getattr(row, name) for row in rows for name in PATHS]
@@ -89,10 +87,10 @@ def run_zoo(
         write_bytes(folder / "zoo.csv", zoopage.table(content).encode())
         write_bytes(folder / "index.html", zoopage.page(content).encode())
 
-    run = partial(run_row, folder=folder.resolve(), force=force, workers=workers)
+    executor = executor or Here()
+    run = partial(run_row, folder=folder.resolve(), force=force, executor=executor.within_task)
     with only_writer(folder / "zoo.json"):
-        ended = one_by_one(run, rows) if cluster is None else cluster.spread(run, rows)
-        for done, (number, outcome) in enumerate(ended, 1):
+        for done, (number, outcome) in enumerate(executor.spread(run, rows), 1):
             if isinstance(outcome, BaseException):  # of Ray: the worker died
                 outcome = Outcome(rows[number], error=f"{type(outcome).__name__}: {outcome}")
             outcomes[number] = outcome
@@ -101,16 +99,16 @@ def run_zoo(
     return outcomes
 
 
-def run_row(row: Row, *, folder: Path, force: bool = False, workers: int | None = None) -> Outcome:
+def run_row(row: Row, *, folder: Path, force: bool = False, executor: Executor | None = None) -> Outcome:
     """One row -> its outcome, with its files in a folder of its name; what goes wrong is in the outcome."""
     try:
-        return _run_row(row, folder / row.name, force, workers)
+        return _run_row(row, folder / row.name, force, executor or Here())
     except Exception as error:  # whatever it is, it is this row's alone
         logger.warning("%s: %s", row.name, error)
         return Outcome(row, error=f"{type(error).__name__}: {error}")
 
 
-def _run_row(row: Row, folder: Path, force: bool, workers: int | None) -> Outcome:
+def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "row.json"
     check_output(record, json_of("outcome of a zoo's row", ROW_FORMAT, "key"))
@@ -139,7 +137,7 @@ def _run_row(row: Row, folder: Path, force: bool, workers: int | None) -> Outcom
     if same and "result" in before and _is_there(before["result"], folder.parent):
         return Outcome(row, before["result"], reused=True)
     write_bytes(record, json.dumps({"format": ROW_FORMAT, "key": key}).encode() + b"\n")
-    made = calibrate_to_file(row.model, batches, folder / "model.cache", row.method, force=force, workers=workers)
+    made = calibrate_to_file(row.model, batches, folder / "model.cache", row.method, force=force, executor=executor)
     result: dict[str, Any] = {
         "cache": f"{row.name}/model.cache",
         "header": made.cache.header,
@@ -172,7 +170,7 @@ def _run_row(row: Row, folder: Path, force: bool, workers: int | None) -> Outcom
             judged_on=judged,
             resume=same,
             force=not same and (folder / "sweep" / "settings.json").exists(),
-            workers=workers,
+            executor=executor,
         )
         failed = [trial.error for trial in run.sweep.trials if trial.error is not None]
         if len(failed) == len(run.sweep.trials):
