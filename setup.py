@@ -53,7 +53,7 @@ setup(
         "onnx>=1.16",
         "onnxruntime>=1.18",
         "pillow>=10",
-        "plotly>=5.20",
+        "rich>=13",
         "typer>=0.12.4",
     ],
     extras_require={

@@ -14,7 +14,7 @@ import time
 from page import parser, publish, table, verdict
 
 LIMITS = {"--help": (0.35, 0.25), "demo": (10.0, 5.0)}  # seconds: must, aim
-HEAVY = ("numpy", "onnx", "onnxruntime", "numba", "plotly", "PIL")
+HEAVY = ("numpy", "onnx", "onnxruntime", "numba", "rich", "PIL")
 
 
 def seconds(*command: str) -> float:

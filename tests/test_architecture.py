@@ -42,7 +42,6 @@ OWNERS: dict[str, set[str]] = {
     "numba": {"ranges.kernels"},
     "onnx": {"model", "qdq", "cache.formats"},
     "onnxruntime": {"model.runner"},
-    "plotly": {"cache.plot"},
     "ray": {"cluster.ray_cluster"},
     "fsspec": {"files.remote"},
     "yaml": {"zoo.file"},

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-CORE = ("trtcal", "numpy", "pillow", "onnx", "onnxruntime", "numba", "typer", "plotly")
+CORE = ("trtcal", "numpy", "pillow", "onnx", "onnxruntime", "numba", "typer", "rich")
 TENSORRT = (
     "tensorrt",
     "tensorrt-cu13",

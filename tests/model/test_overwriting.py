@@ -13,10 +13,10 @@ from PIL import Image
 
 from trtcal.cache.formats import CACHE, RANGES
 from trtcal.errors import DataError, OutputError
+from trtcal.files.html import HTML_MARK
 from trtcal.model.file import save_model
 from trtcal.model.overwriting import (
     HTML,
-    HTML_MARK,
     ONNX,
     PNG,
     Kind,

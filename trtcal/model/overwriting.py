@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trtcal.errors import DataError, ModelError, OutputError
+from trtcal.files.html import HTML_MARK
 from trtcal.model.read import external_files, load_model, load_model_alone
-
-HTML_MARK = '<meta name="generator" content="trtcal">'
-"""Stands in the head of every page that trtcal writes."""
 
 _ARRAYS = (".npy", ".npz")
 _SCRIPT = re.compile(r"(\.py):\w+$")

@@ -9,24 +9,15 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from trtcal.files.html import document
 from trtcal.files.terminal import cell
-from trtcal.model.overwriting import HTML_MARK
 
 COLUMNS = (
     *("name", "error", "method", "samples", "tensors", "unusable", "clipped", "metric", "fp32", "int8"),
     *("change", "change_low", "change_high", "top1_agreement", "sqnr_db", "batch_size", "headline"),
 )
 
-_STYLE = """
-:root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #16202c; --soft: #55616f; --line: #d9dee5;
-  --accent: #0062a3; --bad: #a32900; }
-@media (prefers-color-scheme: dark) { :root { --page: #10151b; --card: #181f27; --ink: #e6ebf1; --soft: #9eabba;
-  --line: #313c48; --accent: #6cbcf0; --bad: #ff9a76; } }
-body { margin: 0 auto; max-width: 1180px; padding: 1rem; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-a { color: var(--accent); }
-.wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; }
+_STYLE = """table { border-collapse: collapse; width: 100%; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bad { color: var(--bad); } .soft { color: var(--soft); font-weight: normal; }
@@ -47,7 +38,6 @@ def page(content: Mapping[str, Any]) -> str:
     models = content["models"]
     failed = sum(model["error"] is not None for model in models)
     summary = f"{len(models)} models" + (f", <strong class=bad>{failed} without a result</strong>" if failed else "")
-    title = escape(str(content["title"]))
     heads = "".join(
         f"<th scope=col{' class=n' if number else ''}>{name}"
         for name, number in (
@@ -56,15 +46,11 @@ def page(content: Mapping[str, Any]) -> str:
         )
     )
     rows = "\n".join(_row(model) for model in models)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{HTML_MARK}\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p>{summary}</p>\n"
-        f'<div class="wide" tabindex="0"><table>\n<thead><tr>{heads}</thead>\n<tbody>\n{rows}\n'
+    body = (
+        f'<p>{summary}</p>\n<div class="wide" tabindex="0"><table>\n<thead><tr>{heads}</thead>\n<tbody>\n{rows}\n'
         "</tbody>\n</table></div>\n"
-        f"</body>\n</html>\n"
     )
+    return document(str(content["title"]), body, _STYLE)
 
 
 def _row(model: Mapping[str, Any]) -> str:
