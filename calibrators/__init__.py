@@ -17,11 +17,9 @@ from calibrators.versions import CalibratorsMissing, CalibratorsUnavailable
 if TYPE_CHECKING:
     from calibrators.cached import CachedCalibrator
     from calibrators.engine import build_engine
-    from calibrators.entropy import EntropyCalibrator
-    from calibrators.legacy import LegacyCalibrator
-    from calibrators.minmax import MinMaxCalibrator
     from calibrators.percentile import PercentileCalibrator
     from calibrators.runner import Engine
+    from calibrators.tensorrt_methods import EntropyCalibrator, LegacyCalibrator, MinMaxCalibrator
 
 __all__ = [
     "CachedCalibrator",
@@ -37,9 +35,9 @@ __all__ = [
 _HOME = {
     "CachedCalibrator": "cached",
     "Engine": "runner",
-    "EntropyCalibrator": "entropy",
-    "LegacyCalibrator": "legacy",
-    "MinMaxCalibrator": "minmax",
+    "EntropyCalibrator": "tensorrt_methods",
+    "LegacyCalibrator": "tensorrt_methods",
+    "MinMaxCalibrator": "tensorrt_methods",
     "PercentileCalibrator": "percentile",
     "build_engine": "engine",
 }

@@ -29,7 +29,7 @@ ROWS = (
     ("device_kernels", "execution", "feed", "visible"),
     ("gpu_stats", "origin", "runner"),
     ("calibrator",),
-    ("cached", "entropy", "legacy", "minmax"),
+    ("cached", "tensorrt_methods"),
     ("engine", "percentile"),
     ("judging", "options", "calibrators"),
     ("command",),

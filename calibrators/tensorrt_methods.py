@@ -1,4 +1,4 @@
-"""TensorRT's own percentile, to compare with."""
+"""TensorRT's own methods: entropy, the largest value, and its percentile."""
 
 from __future__ import annotations
 
@@ -8,10 +8,34 @@ from typing import Any
 from calibrators.calibrator import FedCalibrator
 from calibrators.versions import base_class
 
-_Base: Any = base_class("LegacyCalibration")
+# Any: TensorRT's classes come without types, and are chosen by the version that is installed.
+_Entropy2: Any = base_class("EntropyCalibration2")
+_MinMax: Any = base_class("MinMaxCalibration")
+_Legacy: Any = base_class("LegacyCalibration")
 
 
-class LegacyCalibrator(FedCalibrator, _Base):  # type: ignore[misc]
+class EntropyCalibrator(FedCalibrator, _Entropy2):  # type: ignore[misc]
+    """Batches -> ranges with the least loss of information (IInt8EntropyCalibrator2).
+
+    The one that NVIDIA recommends for convolutional networks, and the only one that DLA takes. The arguments are those
+    of `FedCalibrator`. The result depends on the size and the order of the batches: TensorRT sets a tensor's histogram
+    by the first batch and doubles its range for later ones.
+    """
+
+    algorithm = "EntropyCalibration2"
+
+
+class MinMaxCalibrator(FedCalibrator, _MinMax):  # type: ignore[misc]
+    """Batches -> ranges up to the largest |x|, nothing clipped (IInt8MinMaxCalibrator).
+
+    The one that NVIDIA recommends for language models. The arguments are those of `FedCalibrator`. Neither batch size
+    nor order changes the result.
+    """
+
+    algorithm = "MinMaxCalibration"
+
+
+class LegacyCalibrator(FedCalibrator, _Legacy):  # type: ignore[misc]
     """Batches -> ranges by a quantile and a regression (IInt8LegacyCalibrator).
 
     ``quantile`` in (0, 1] is the share of |x| to keep; ``cutoff`` in [0, 1] is the regression cutoff, and with 1 the
