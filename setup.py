@@ -77,6 +77,7 @@ setup(
             "mypy>=2.4,<2.5",
             "pytest>=8,<10",
             "pytest-cov>=6.2",
+            "pytest-xdist>=3.6",
             "ruff>=0.17,<0.18",
         ],
     },

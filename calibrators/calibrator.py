@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from calibrators import versions
 from calibrators.coverage import refuse_foreign
 from calibrators.feed import Feed
-from calibrators.kept import FirstError
+from calibrators.first_error import FirstError
 from calibrators.memory import DeviceMemory
 from calibrators.origin import data_inputs, origin
 from calibrators.shapes import network_inputs

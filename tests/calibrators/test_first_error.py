@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from calibrators.kept import FirstError
+from calibrators.first_error import FirstError
 from trtcal.errors import BackendError, DataError
 
 
