@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 from models import batched, conv_model, images
 
 from trtcal.errors import DataError, ModelError, NonFiniteError
-from trtcal.judging.accuracy import Reference, Score, agreement, bootstrap, difference, evaluate, simulate
+from trtcal.judging import accuracy
+from trtcal.judging.accuracy import Reference, Score, agreement, bootstrap, bootstraps, difference, evaluate, simulate
 from trtcal.judging.metrics import METRICS, Outputs
 from trtcal.model.runner import OrtRunner
 from trtcal.qdq.insert import insert_qdq
@@ -298,6 +299,33 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     intervals = [bootstrap(rng.random(80) < 0.8, confidence=0.9, resamples=200, seed=i) for i in range(200)]
     assert 0.85 < np.mean([low <= 0.8 <= high for low, high in intervals]) < 0.96
+
+
+def drawn_one_by_one(values: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
+    """The bootstrap as its definition has it."""
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("samples", [1, 7, 130, 2000])
+@pytest.mark.parametrize("at_once", [1, 1000, accuracy.AT_ONCE])
+def test_many_intervals_at_once_are_those_of_one_draw_after_the_other(
+    samples: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy, "AT_ONCE", at_once)
+    rng = np.random.default_rng(3)
+    shares = [rng.random(samples) < share for share in (0, 0.3, 0.9, 0.95, 1)]
+    others = [rng.normal(size=samples), rng.integers(-1, 2, samples), rng.normal(size=samples) * 1e300, shares[1] * 0.1]
+    for rows in (np.array(shares), np.array([*shares, *others]), np.array(others)):
+        found = bootstraps(rows, confidence=0.9, resamples=60, seed=5)
+        assert found == [drawn_one_by_one(row, 0.9, 60, 5) for row in rows.astype(np.float64)]
+        assert found == [bootstrap(row, confidence=0.9, resamples=60, seed=5) for row in rows]
+
+
+def test_no_rows_have_no_intervals() -> None:
+    assert bootstraps(np.zeros((0, 3))) == []
 
 
 @pytest.mark.parametrize(

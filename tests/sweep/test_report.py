@@ -56,6 +56,7 @@ def swept(growths: tuple[str, ...] = ("double", "power-of-two"), accuracy: bool 
     curve = {"samples": [6, 12, 24], "change_median": [0.2, 0.1, 0.0], "change_max": [0.5, 0.2, 0.0]}
     content = sweepfile.content(
         result,
+        sweepfile.rows(result),
         STATS,
         recommend(result, STATS),
         model="m.onnx",

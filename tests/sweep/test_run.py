@@ -19,6 +19,7 @@ from trtcal.passes import collect as collector
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
+from trtcal.sweep import store
 from trtcal.sweep.cpu_judge import CpuJudge
 from trtcal.sweep.run import run_sweep
 from trtcal.sweep.trials import ORDERS, Arrangement, Judgement
@@ -48,6 +49,14 @@ def test_a_sweep_leaves_its_files_and_they_say_what_it_returns(model: Path, tmp_
     assert content["drift"]["minmax"]["samples"] == [3, 6, 9, 12]
     assert content["drift"]["minmax"]["change_max"][-1] == 0
     assert ActivationStats.load(run.folder / "stats.npz").samples == run.sweep.samples
+
+
+def test_the_table_of_trials_is_made_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, rows = [], store.rows
+    monkeypatch.setattr(store, "rows", lambda sweep: made.append(rows(sweep)) or made[-1])
+    run = run_sweep(model, batches(), tmp_path / "s", **SMALL)  # type: ignore[arg-type]
+    assert made == [run.rows]
+    assert (run.folder / "trials.csv").read_bytes() == store.to_csv(run.rows)
 
 
 @pytest.mark.parametrize("partial", ["pad", "wrap", "drop"])

@@ -11,6 +11,7 @@ import pytest
 from sweeps import GRID, STATS
 
 from trtcal.errors import StatsError
+from trtcal.judging.accuracy import bootstrap
 from trtcal.sweep import store as sweepfile
 from trtcal.sweep.judge import judged
 from trtcal.sweep.recommend import recommend
@@ -19,8 +20,10 @@ from trtcal.sweep.trials import Judgement, arrangements, sweep
 SWEEP = judged(sweep(STATS, GRID, streamed_batch_size=4), lambda amax: Judgement(np.array([1.0, 0.0]), None, np.inf))
 
 
+ROWS = sweepfile.rows(SWEEP)
 CONTENT = sweepfile.content(
     SWEEP,
+    ROWS,
     STATS,
     recommend(SWEEP, STATS),
     model="m",
@@ -32,11 +35,28 @@ CONTENT = sweepfile.content(
 
 
 def test_the_table_has_a_row_per_trial_and_the_columns_that_were_promised() -> None:
-    table = list(csv.DictReader(io.StringIO(sweepfile.to_csv(SWEEP).decode())))
+    table = list(csv.DictReader(io.StringIO(sweepfile.to_csv(ROWS).decode())))
     assert len(table) == len(SWEEP.trials)
     promised = "batch_size,order,seed,method,growth,amax_change_max,accuracy,accuracy_low,accuracy_high,agreement"
     assert {*promised.split(","), "sqnr_db", "error"} <= set(table[0])
     assert (table[0]["accuracy"], table[0]["agreement"], table[0]["sqnr_db"]) == ("0.5", "", "inf")
+
+
+def test_each_trial_has_the_intervals_of_its_own_values() -> None:
+    rng = np.random.default_rng(0)
+    judgements = [
+        Judgement((rng.random(40) < 0.8).astype(float), rng.random(30), 1.0),
+        Judgement(rng.integers(0, 2, 40).astype(float), None, 1.0),
+        Judgement(np.array([0.5]), np.ones(30), 1.0),
+    ]
+    plain = sweep(STATS, GRID)
+    trials = [replace(trial, judgement=judgements[number % 3]) for number, trial in enumerate(plain.trials)]
+    for trial, row in zip(trials, sweepfile.rows(replace(plain, trials=tuple(trials))), strict=True):
+        for name in ("accuracy", "agreement"):
+            values = getattr(trial.judgement, name)
+            low, high = (None, None) if values is None or values.size == 1 else bootstrap(values)
+            assert row[name] == (None if values is None else values.mean())
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == (low, high)
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -85,7 +105,7 @@ def test_a_formula_in_an_error_is_harmless_in_a_spreadsheet() -> None:
 
     failed = judged(sweep(STATS, GRID[:1]), judge)
     object.__setattr__(failed.trials[0], "error", '=HYPERLINK("x")')
-    table = list(csv.DictReader(io.StringIO(sweepfile.to_csv(failed).decode())))
+    table = list(csv.DictReader(io.StringIO(sweepfile.to_csv(sweepfile.rows(failed)).decode())))
     assert table[0]["error"] == '\'=HYPERLINK("x")'
 
 

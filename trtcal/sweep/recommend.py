@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trtcal.judging.accuracy import bootstrap
+from trtcal.judging.accuracy import bootstraps
 from trtcal.judging.metrics import METRICS
 from trtcal.ranges.growth import GROWTH, double
 from trtcal.ranges.stats import ActivationStats
@@ -281,11 +281,11 @@ def _order_effect(entropy: Sequence[Trial], sizes: Sequence[int], kind: _Kind) -
     for size, trials in at.items():
         matrix = _matrix(trials, kind)
         top = int(matrix.mean(axis=1).argmax())
-        for trial, values in zip(trials, matrix, strict=True):
-            difference = values - matrix[top]
-            if not difference.any() or (largest is not None and difference.mean() >= largest[0]):
+        differences = matrix - matrix[top]
+        intervals = bootstraps(differences, confidence=1 - 0.05 / pairs, resamples=4000)
+        for trial, difference, (low, high) in zip(trials, differences, intervals, strict=True):
+            if largest is not None and difference.mean() >= largest[0]:
                 continue
-            low, high = bootstrap(difference, confidence=1 - 0.05 / pairs, resamples=4000)
             if high < 0:
                 largest = (
                     float(difference.mean()),

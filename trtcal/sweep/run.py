@@ -56,6 +56,7 @@ class SweepRun:
     folder: Path
     sweep: Sweep
     recommendation: Recommendation
+    rows: Sequence[Mapping[str, Any]]  # of trials.csv
 
 
 def run_sweep(
@@ -158,8 +159,10 @@ def run_sweep(
         if enough is not None:
             advice = replace(advice, evidence=(*advice.evidence, enough))
         undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
+        rows = sweepfile.rows(result)
         content = sweepfile.content(
             result,
+            rows,
             stats,
             advice,
             model=graph.path.name,
@@ -168,10 +171,10 @@ def run_sweep(
             drift=pass_.drift,
             thumbnails=thumbnails(batches, [outlier.sample for outlier in advice.outliers], undo=undo),
         )
-        sweepfile.save(folder, result, content)
+        sweepfile.save(folder, rows, content)
         report.write(folder, content)
         journal.path.unlink(missing_ok=True)
-    return SweepRun(folder, result, advice)
+    return SweepRun(folder, result, advice, rows)
 
 
 def _judged_on(batches: Batches, judged: Batches) -> str:

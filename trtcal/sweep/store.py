@@ -23,7 +23,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import numpy as np
 from trtcal.errors import StatsError
 from trtcal.files.atomic import write_bytes
 from trtcal.files.terminal import cell
-from trtcal.judging.accuracy import bootstrap
+from trtcal.judging.accuracy import bootstraps
 from trtcal.ranges.stats import ActivationStats
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.recommend import Recommendation
@@ -50,7 +50,7 @@ COLUMNS = (
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
     """A dict per trial, with the columns of trials.csv; None where nothing was measured."""
-    table = []
+    table, intervals = [], _intervals(sweep)
     for trial in sweep.trials:
         arrangement, measures = trial.arrangement, sweep.measures[trial.arrangement]
         invariant = sweep.invariant[trial.method].astype(np.float64)
@@ -62,8 +62,8 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                 "method": trial.method,
                 "amax_change_max": float(change.max(initial=0)),
                 "amax_change_median": float(np.median(change)) if change.size else 0.0,
-                **_scored("accuracy", judged.accuracy),
-                **_scored("agreement", judged.agreement),
+                **_scored("accuracy", judged.accuracy, intervals),
+                **_scored("agreement", judged.agreement, intervals),
                 "sqnr_db": judged.sqnr_db,
                 "doublings_max": float(measures.doublings.max(initial=0)),
                 "doublings_mean": float(measures.doublings.mean()) if measures.doublings.size else 0.0,
@@ -84,18 +84,19 @@ def _approximate(sweep: Sweep, trial: Trial) -> bool:
     return sweep.partial == "drop" and len(sweep.samples) % trial.arrangement.batch_size > 0
 
 
-def to_csv(sweep: Sweep) -> bytes:
-    """Sweep -> trials.csv; text that a spreadsheet would take for a formula is made harmless."""
+def to_csv(table: Iterable[Mapping[str, Any]]) -> bytes:
+    """What :func:`rows` gives -> trials.csv; text that a spreadsheet would take for a formula is made harmless."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in rows(sweep):
+    for row in table:
         writer.writerow({key: cell(value) for key, value in row.items()})
     return buffer.getvalue().encode(errors="backslashreplace")
 
 
 def content(
     sweep: Sweep,
+    table: Iterable[Mapping[str, Any]],
     stats: ActivationStats,
     recommendation: Recommendation,
     *,
@@ -105,12 +106,15 @@ def content(
     drift: Mapping[str, Any] | None = None,
     thumbnails: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Sweep and what belongs to it -> the object in trials.json, as it is read back; inf and nan become null."""
+    """Sweep and what belongs to it -> the object in trials.json, as it is read back; inf and nan become null.
+
+    ``table`` is what :func:`rows` gives, which takes a while.
+    """
     tensors = usable(stats)
     index = {arrangement: number for number, arrangement in enumerate(sweep.measures)}
     trials = [
         {"arrangement": index[trial.arrangement], **{k: v for k, v in row.items() if k not in _ARRANGEMENT}}
-        for trial, row in zip(sweep.trials, rows(sweep), strict=True)
+        for trial, row in zip(sweep.trials, table, strict=True)
     ]
     return {
         "format": FORMAT,
@@ -168,10 +172,10 @@ def load_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def save(folder: str | Path, sweep: Sweep, content: Mapping[str, Any]) -> None:
-    """Write trials.csv and trials.json, each replaced in one step."""
+def save(folder: str | Path, table: Iterable[Mapping[str, Any]], content: Mapping[str, Any]) -> None:
+    """Write trials.csv (:func:`rows`) and trials.json (:func:`content`), each replaced in one step."""
     write_bytes(Path(folder) / "trials.json", to_json(content))
-    write_bytes(Path(folder) / "trials.csv", to_csv(sweep))
+    write_bytes(Path(folder) / "trials.csv", to_csv(table))
 
 
 # --- judgements of an interrupted sweep
@@ -207,11 +211,32 @@ def read_journal(data: bytes) -> dict[bytes, Judgement]:
 _ARRANGEMENT = {field.name for field in fields(Arrangement)}
 
 
-def _scored(name: str, values: np.ndarray | None) -> dict[str, float | None]:
+def _intervals(sweep: Sweep) -> dict[bytes, tuple[float, float]]:
+    """The values of all trials by their bytes -> intervals of their means; those of equal size are found together."""
+    found: dict[int, dict[bytes, np.ndarray]] = {}
+    for trial in sweep.trials:
+        judged = trial.judgement or Judgement()
+        for values in (judged.accuracy, judged.agreement):
+            if values is not None and values.size > 1:  # one value for the whole set has no interval
+                found.setdefault(values.size, {})[_key(values)] = np.asarray(values, np.float64)
+    return {
+        key: interval
+        for distinct in found.values()
+        for key, interval in zip(distinct, bootstraps(np.array(list(distinct.values()))), strict=True)
+    }
+
+
+def _scored(
+    name: str, values: np.ndarray | None, intervals: Mapping[bytes, tuple[float, float]]
+) -> dict[str, float | None]:
     if values is None:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    low, high = bootstrap(values) if values.size > 1 else (None, None)  # one value for the whole set has no interval
+    low, high = intervals[_key(values)] if values.size > 1 else (None, None)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def _key(values: np.ndarray) -> bytes:
+    return np.asarray(values, np.float64).tobytes()
 
 
 def _numbers(values: np.ndarray) -> list[Any]:

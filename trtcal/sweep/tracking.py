@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from trtcal.errors import BackendError
-from trtcal.sweep import store as sweepfile
 from trtcal.sweep.run import SweepRun
 
 METRICS = ("accuracy", "agreement", "sqnr_db", "amax_change_max", "amax_change_median")
@@ -39,7 +38,7 @@ def log_sweep(run: SweepRun, settings: dict[str, Any]) -> str:
         advice = run.recommendation
         mlflow.set_tags({"headline": advice.headline, "control_flat": advice.control_flat})
         values: dict[tuple[str, int], list[float]] = defaultdict(list)
-        for row in sweepfile.rows(run.sweep):
+        for row in run.rows:
             arm = f"{row['method']}.{row['order']}.{row['growth']}"
             for name in METRICS:
                 if row[name] is not None:
