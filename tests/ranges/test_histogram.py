@@ -261,3 +261,22 @@ def test_histograms_that_do_not_add_say_why() -> None:
 def test_counts_of_another_shape_are_refused(counts: NDArray[np.float64]) -> None:
     with pytest.raises(ValueError, match="power of two"):
         Histogram(counts, 1.0, np.float32(1))
+
+
+@pytest.mark.parametrize(
+    ("counts", "limit", "amax", "message"),
+    [
+        ([3, -1, 0, 0], 1.0, 0.5, "counts are of elements, but bin 1 has -1"),
+        ([1, 0], -1.0, 0.5, r"the limit is one of \|x\|, but is -1.0"),
+        ([1, 0], math.nan, 0.5, r"the limit is one of \|x\|, but is nan"),
+        ([1, 0], 1.0, -0.5, r"the amax is one of \|x\|, but is -0.5"),
+        ([1, 0], 1.0, math.nan, r"the amax is one of \|x\|, but is nan"),
+    ],
+)
+def test_what_cannot_have_been_counted_is_no_histogram(
+    counts: list[int], limit: float, amax: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Histogram(np.array(counts), limit, np.float32(amax))
+    assert Histogram(np.array([0, 0]), 0.0, np.float32(0)).total == 0
+    assert Histogram(np.array([1, 0]), math.inf, np.float32(math.inf)).limit == math.inf

@@ -134,6 +134,16 @@ def test_a_tensor_of_zeros_has_the_threshold_zero(name: str) -> None:
     assert METHODS[name](fine(np.zeros(9))) == 0
 
 
+@pytest.mark.parametrize("num_bins", [1, 2, 64, 128, 256])
+def test_entropy_refuses_fewer_bins_than_it_keeps(num_bins: int) -> None:
+    hist = Histogram(np.ones(num_bins, np.int64), 1.0, np.float32(1))
+    if num_bins < 128:
+        with pytest.raises(ValueError, match=f"entropy keeps at least 128 bins, but the histogram has {num_bins}"):
+            entropy(hist)
+    else:
+        assert 0.5 < entropy(hist) <= 1 + 0.5 / num_bins
+
+
 @pytest.mark.parametrize("threshold", [entropy, mse])
 def test_a_finer_histogram_is_merged_to_tensorrts_bins(threshold: Callable[[Histogram], np.float32]) -> None:
     for seed in range(5):

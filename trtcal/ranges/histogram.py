@@ -34,8 +34,9 @@ class Histogram:
     """Counts of |x| in equal bins over [0, limit).
 
     ``counts`` is (num_bins,) int64 and read-only. ``limit`` is 0.0 while nothing but zeros was seen (they
-    are in bin 0). ``amax`` is the exact largest |x|. Adding raises ValueError where limits do not differ
-    by a power of two, the numbers of bins differ, or there are more elements than int64 counts.
+    are in bin 0). ``amax`` is the exact largest |x|. Raises ValueError for a negative count, limit or amax, nan, and
+    a number of bins that is no power of two. Adding raises it where limits do not differ by a power of two, the
+    numbers of bins differ, or there are more elements than int64 counts.
     """
 
     counts: np.ndarray
@@ -46,6 +47,11 @@ class Histogram:
         counts = np.ascontiguousarray(self.counts, np.int64)
         if counts.ndim != 1 or counts.size < 1 or counts.size & (counts.size - 1):
             raise ValueError(f"counts need one axis whose length is a power of two, got shape {counts.shape}")
+        if counts.min() < 0:
+            raise ValueError(f"counts are of elements, but bin {counts.argmin()} has {counts.min()}")
+        for name, value in (("limit", self.limit), ("amax", self.amax)):
+            if not value >= 0:  # nor nan
+                raise ValueError(f"the {name} is one of |x|, but is {value}")
         counts = counts.copy() if counts is self.counts and counts.flags.writeable else counts
         counts.flags.writeable = False
         object.__setattr__(self, "counts", counts)

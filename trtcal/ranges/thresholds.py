@@ -47,10 +47,12 @@ def entropy(hist: Histogram) -> np.float32:
 
     Wants TensorRT's 2048 bins; a finer histogram is merged to them. The amax is the *middle* of the bin
     after the chosen one, ``(m + 0.5) * limit / 2048`` in float32, so data that is not clipped at all gets a
-    little more than its largest |x|.
+    little more than its largest |x|. ValueError for fewer than the 128 bins that it keeps at least.
     Source: "8-bit inference with TensorRT" (S. Migacz, GTC 2017) for the idea; start, levels and rounding as
     seen in caches of TensorRT 7 to 10.
     """
+    if hist.num_bins < FIRST_KEPT:
+        raise ValueError(f"entropy keeps at least {FIRST_KEPT} bins, but the histogram has {hist.num_bins}")
     hist = hist.coarse(min(NUM_BINS, hist.num_bins))
     if math.isinf(hist.limit):
         return np.float32(np.inf)
