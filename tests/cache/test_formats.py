@@ -278,6 +278,19 @@ def test_the_float_model_keeps_weights_beside_it_there(tmp_path: Path) -> None:
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), weights[tensor.name])
 
 
+def test_scales_that_lie_outside_the_model_are_read_from_there(tmp_path: Path) -> None:
+    onnx.save(qdq_model(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="weights")
+    assert dict(load(tmp_path / "m.onnx")[0].scales) == {"image": np.float32(0.01), "flat": np.float32(0.06)}
+    (tmp_path / "weights").rename(tmp_path / "gone")
+    with pytest.raises(CacheFormatError, match=r"m\.onnx: constant '.*_scale' in .*weights: cannot be read"):
+        load(tmp_path / "m.onnx")
+    (tmp_path / "below").mkdir()
+    path = (tmp_path / "m.onnx").rename(tmp_path / "below" / "m.onnx")
+    (tmp_path / "below" / "weights").symlink_to(tmp_path / "gone")
+    with pytest.raises(CacheFormatError, match=r"m\.onnx: its external data file 'weights' links to .*gone, outside"):
+        load(path)
+
+
 def test_the_float_model_never_replaces_the_one_it_comes_from(tmp_path: Path) -> None:
     path = save(qdq_model(), tmp_path / "m.onnx")
     with pytest.raises(OutputError, match="is an input of this command"):

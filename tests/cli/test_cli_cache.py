@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import batched, conv_model, images, save
+from models import batched, conv_model, images, make_model, save
+from qdq_models import PAIRS, STEP, WEIGHTS, paired
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.formats import FORMATS, load
 from trtcal.calibration.calibrate import calibrate
 from trtcal.cli import main
+from trtcal.model.runner import OrtRunner
 from trtcal.qdq.insert import insert_qdq
 
 Run = Callable[..., tuple[int, str, str]]
@@ -201,6 +203,38 @@ def test_convert_takes_ranges_and_the_clean_model_out_of_a_qdq_model(run: Run, f
     assert {"image", "flat"} <= ranges.keys()
     assert all(ranges[name] == given[name] for name in ranges)
     assert run("check", "q.cache", "--model", "f.onnx")[0] == 0
+
+
+@pytest.mark.parametrize("spelling", PAIRS)
+def test_convert_takes_every_spelling_of_a_pair_apart(run: Run, tmp_path: Path, spelling: str) -> None:
+    save(paired(spelling), tmp_path / "q.onnx")
+    code, _, err = run("convert", "q.onnx", "-o", "q.cache", "--clean-model", "f.onnx")
+    assert code == 0, err
+    assert dict(CalibrationCache.load("q.cache").scales) == {"x": STEP}
+    with OrtRunner("f.onnx") as runner:
+        x = np.ones((1, 3, 2, 4), np.float32)
+        np.testing.assert_array_equal(runner({"x": x})["y"][0, :, 0, 0], WEIGHTS.sum(axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"s": 2 * STEP}, "dequantizes with another scale"), ({"s": -STEP, "s2": -STEP}, "the scale -0.125; expected a")],
+)
+def test_convert_refuses_pairs_that_do_more_than_round(
+    run: Run, tmp_path: Path, changes: dict[str, np.ndarray], message: str
+) -> None:
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        onnx.helper.make_node("DequantizeLinear", ["xq", "s2", "z"], ["xd"]),
+        onnx.helper.make_node("Neg", ["xd"], ["y"]),
+    ]
+    constants = {"s": STEP, "s2": STEP, "z": np.int8(0)} | changes
+    save(make_model(nodes, {"x": [1, 2]}, ["y"], constants), tmp_path / "q.onnx")
+    for arguments in (["-o", "q.cache"], ["-o", "q.cache", "--clean-model", "f.onnx"]):
+        code, _, err = run("convert", "q.onnx", *arguments)
+        assert code == 2
+        assert message in err
+    assert not {"q.cache", "f.onnx"} & {path.name for path in tmp_path.iterdir()}
 
 
 def test_convert_says_what_a_file_of_onnxruntime_may_have_lost(run: Run, folder: Path) -> None:

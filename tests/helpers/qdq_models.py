@@ -16,6 +16,10 @@ def f32(values: Any) -> np.ndarray:
     return np.array(values, np.float32)
 
 
+def i8(values: Any) -> np.ndarray:
+    return np.array(values, np.int8)
+
+
 node = helper.make_node
 
 
@@ -91,3 +95,103 @@ def body_model() -> onnx.ModelProto:
         nodes, {"x": [1, 1, 2, 2]}, ["y"], {"w": np.ones((1, 1, 1, 1), np.float32), "yes": np.array(True)}
     )
     return typed(model)
+
+
+STEP = f32(2**-3)
+WEIGHTS = np.random.default_rng(4).integers(-300, 301, (4, 3, 1, 1)).astype(np.float32) / 64
+STEPS = f32([2**-5, 2**-4, 2**-6, 2**-5])  # of the channels of the weights
+
+# Nodes that make xd of x and wd of w, with their constants, beyond those that every model here has.
+PAIRS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], int]] = {
+    "zero points": (
+        [
+            node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+            node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+            node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], axis=0),
+            node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], axis=0),
+        ],
+        {"wz": np.zeros(4, np.int8)},
+        13,
+    ),
+    "the type in an attribute": (
+        [
+            node("QuantizeLinear", ["x", "s"], ["xq"], output_dtype=TensorProto.INT8),
+            node("DequantizeLinear", ["xq", "s"], ["xd"]),
+            node("QuantizeLinear", ["w", "ws"], ["wq"], axis=0, output_dtype=TensorProto.INT8),
+            node("DequantizeLinear", ["wq", "ws"], ["wd"], axis=-4),
+        ],
+        {},
+        21,
+    ),
+    "both": (
+        [
+            node("QuantizeLinear", ["x", "s", "z"], ["xq"], output_dtype=TensorProto.INT8),
+            node("DequantizeLinear", ["xq", "s"], ["xd"]),
+            node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], axis=-4, output_dtype=TensorProto.INT8),
+            node("DequantizeLinear", ["wq", "ws"], ["wd"], axis=0),
+        ],
+        {"wz": np.zeros(4, np.int8)},
+        21,
+    ),
+    "a Clip between": (
+        [
+            node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+            node("Clip", ["xq", "low", "high"], ["xc"]),
+            node("DequantizeLinear", ["xc", "s", "z"], ["xd"]),
+            node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], axis=0),
+            node("Clip", ["wq", "low", "high"], ["wc"]),
+            node("DequantizeLinear", ["wc", "ws", "wz"], ["wd"], axis=0),
+        ],
+        {"wz": np.zeros(4, np.int8), "low": i8(-128), "high": i8(127)},
+        13,
+    ),
+    "computed weights": (
+        [
+            node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+            node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+            node("Transpose", ["turned"], ["w"], perm=[1, 0, 2, 3]),
+            node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], axis=0),
+            node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], axis=0),
+        ],
+        {"wz": np.zeros(4, np.int8), "turned": np.ascontiguousarray(WEIGHTS.transpose(1, 0, 2, 3))},
+        13,
+    ),
+    "a Transpose of integers between": (
+        [
+            node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+            node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+            node("QuantizeLinear", ["turned", "ws", "wz"], ["tq"], axis=1),
+            node("Transpose", ["tq"], ["wq"], perm=[1, 0, 2, 3]),
+            node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], axis=0),
+        ],
+        {"wz": np.zeros(4, np.int8), "turned": np.ascontiguousarray(WEIGHTS.transpose(1, 0, 2, 3))},
+        13,
+    ),
+    "a computed scale": (
+        [
+            node("Mul", ["half s", "two"], ["s2"]),
+            node("Cast", ["float z"], ["z2"], to=TensorProto.INT8),
+            node("QuantizeLinear", ["x", "s2", "z2"], ["xq"]),
+            node("DequantizeLinear", ["xq", "s2", "z2"], ["xd"]),
+            node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], axis=0),
+            node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], axis=0),
+        ],
+        {"wz": np.zeros(4, np.int8), "half s": STEP / 2, "two": f32(2), "float z": f32(0)},
+        13,
+    ),
+}
+
+
+def paired(spelling: str) -> onnx.ModelProto:
+    nodes, constants, opset = PAIRS[spelling]
+    shared = {"s": STEP, "z": i8(0), "w": WEIGHTS, "ws": STEPS}
+    made = {name for n in nodes for name in n.output}
+    constants = {name: value for name, value in (shared | constants).items() if name not in made}
+    read = {name for n in nodes for name in n.input}
+    return make_model(
+        [*nodes, node("Conv", ["xd", "wd"], ["y"])],
+        {"x": [1, 3, 2, 4]},
+        ["y"],
+        {name: value for name, value in constants.items() if name in read},
+        opset=opset,
+    )

@@ -8,16 +8,12 @@ import onnx
 import pytest
 from models import conv_model, images, make_model
 from onnx import helper, numpy_helper
-from qdq_models import body_model, f32, node, ranges, run, small_network, typed
+from qdq_models import body_model, f32, i8, node, ranges, run, small_network, typed
 
 from trtcal.errors import ModelError
 from trtcal.qdq.extract import extract_scales, strip_qdq
 from trtcal.qdq.insert import insert_qdq
 from trtcal.qdq.placement import PLACEMENTS
-
-
-def i8(values: Any) -> np.ndarray:
-    return np.array(values, np.int8)
 
 
 def test_bodies_that_read_what_is_stripped_read_the_float_tensor() -> None:
@@ -222,13 +218,13 @@ def test_a_computed_scale_is_refused() -> None:
         extract_scales(model)
 
 
-def test_weights_with_scales_per_block_are_refused() -> None:
+def test_weights_with_scales_per_block_are_dequantized() -> None:
     model = make_model(
         [node("DequantizeLinear", ["w", "s"], ["wf"], axis=1, block_size=2), node("MatMul", ["x", "wf"], ["y"])],
         {"x": [1, 2]},
         ["y"],
-        {"w": np.ones((2, 4), np.int8), "s": np.ones((2, 2), np.float32)},
+        {"w": i8([[1, 2, 3, 4], [5, 6, 7, 8]]), "s": f32([[1, 2], [4, 8]])},
         opset=21,
     )
-    with pytest.raises(ModelError, match="per block"):
-        strip_qdq(model)
+    (weights,) = strip_qdq(model).graph.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(weights), f32([[1, 2, 6, 8], [20, 24, 56, 64]]))

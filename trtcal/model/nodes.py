@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -164,3 +164,10 @@ def copied(model: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
     return copy
+
+
+def replaced(field: Any, items: Iterable[Any]) -> None:
+    """Set a repeated field of a protobuf message, from items that may come out of it."""
+    items = list(items)
+    del field[:]
+    field.extend(items)

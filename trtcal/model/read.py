@@ -26,7 +26,7 @@ def load_model(path: str | Path) -> ModelProto:
     path = Path(path)
     model = load_model_alone(path)
     for name in external_files(model):
-        _check_weights(path, name)
+        check_weights(path, name)
     return model
 
 
@@ -107,7 +107,7 @@ def _texts(model: ModelProto) -> Iterator[str | bytes]:
             yield from (item.key, item.value)
 
 
-def _check_weights(path: Path, name: str) -> None:
+def check_weights(path: Path, name: str) -> None:
     """ModelError where the file of weights is not there, or is a link out of the folder that holds the model."""
     file = path.parent / name
     try:

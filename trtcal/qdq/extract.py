@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import bodies, copied, is_quantized, op_name
-from trtcal.model.topology import MOVES_VALUES, Graph, int_attribute, reads
-from trtcal.qdq.placement import label
+from trtcal.model.folding import fixed_values
+from trtcal.model.nodes import bodies, copied, is_quantized, replaced, subgraphs
+from trtcal.model.read import refuse_damaged
+from trtcal.model.topology import Graph, reads
+from trtcal.qdq.reading import Levels, Reading, read_quantized
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-from trtcal.qdq.insert import PAIR, replaced
 
 
-def extract_scales(model: ModelProto) -> dict[str, np.float32]:
+def extract_scales(model: ModelProto, folder: str | Path | None = None) -> dict[str, np.float32]:
     """Q/DQ model, of trtcal or of another tool -> scale of each quantized activation, in graph order.
 
     Names are those of :func:`strip_qdq`'s model. A tensor that is quantized several times gives its largest
-    scale. ModelError where no activation is quantized, or one not to int8 with a single scale and zero point
-    0: a calibration cache has no place for it.
+    scale. ``folder`` is where weights lie that the model keeps in files. ModelError where no activation is quantized,
+    or one not to int8 with a single scale and zero point 0: a calibration cache has no place for it; and as
+    :func:`trtcal.qdq.reading.read_quantized`.
     """
-    graph = Graph(model)
-    sources = _float_sources(graph)
+    graph = Graph(_inlined(model))
     scales: dict[str, np.float32] = {}
-    for node in graph.nodes:
-        if node.op_type != "QuantizeLinear" or node.input[0] in graph.constants:
-            continue
-        scale, zero_point = _scale_and_zero_point(graph, node)
-        if scale.size != 1 or zero_point.dtype != np.int8 or zero_point.any():
-            raise ModelError(
-                f"{label(node)}: {node.input[0]!r} is quantized to {zero_point.dtype} with {scale.size} "
-                f"scale(s) and zero point {zero_point.ravel()[0]}; a cache holds ranges for int8 with one "
-                f"scale per tensor and zero point 0"
-            )
-        name = sources.get(node.input[0], node.input[0])
-        scales[name] = max(scales.get(name, np.float32(0)), np.float32(scale.item()))
+    for name, levels in read_quantized(graph, folder).activations:
+        _refuse_unlike_int8(name, levels)
+        scales[name] = max(scales.get(name, np.float32(0)), np.float32(levels.scale.item()))
     if not scales:
         raise ModelError("the model has no QuantizeLinear on an activation, so no ranges to take out")
     return scales
@@ -47,84 +40,87 @@ def extract_scales(model: ModelProto) -> dict[str, np.float32]:
 def strip_qdq(model: ModelProto) -> ModelProto:
     """Q/DQ model, of trtcal or of another tool -> a copy without the pairs; the opset stays as it is.
 
-    Float weights come back as they were; int8 weights and int32 biases are dequantized. ModelError where
-    int8 values are computed with (QLinearConv and the like): no float model underlies those.
+    Float weights come back as they were; int8 weights and int32 biases are dequantized. Inputs and outputs that were
+    integers are floats under the same names. ModelError where integers are computed with (QLinearConv and the like) or
+    a pair does more than round: no float model underlies those.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import numpy_helper
 
-    graph = Graph(copied(model))
-    sources = _float_sources(graph)
-    nodes: list[NodeProto] = []
-    dequantized = []
-    loose: set[str] = set()  # what the pairs read, and perhaps nobody else
+    graph = Graph(copied(_inlined(model)))
+    reading = read_quantized(graph)
+    constants = fixed_values(graph, reading.constants)
     for node in graph.nodes:
-        output = node.output[0]
-        if node.op_type not in PAIR:
-            _rename_inputs(node, sources)
-            nodes.append(node)
-            continue
-        loose.update(node.input)
-        if output not in sources:
-            dequantized.append(numpy_helper.from_array(_dequantized(graph, node), output))
-        elif output in graph.outputs:
-            nodes.append(helper.make_node("Identity", [sources[output]], [output]))
-    loose -= graph.outputs.union(*map(reads, nodes))
+        _rename_inputs(node, reading.sources)
+    kept, loose = _without(graph, reading)
     proto = graph.model.graph
-    replaced(proto.node, [node for node in nodes if not loose.intersection(node.output)])
-    replaced(proto.initializer, [value for value in proto.initializer if value.name not in loose] + dequantized)
-    eight_bits = (TensorProto.INT8, TensorProto.UINT8)
-    replaced(proto.value_info, [v for v in proto.value_info if v.type.tensor_type.elem_type not in eight_bits])
+    replaced(proto.node, kept)
+    left = {tensor.name for tensor in proto.initializer if tensor.name in loose}
+    replaced(proto.input, [value for value in proto.input if value.name not in left])
+    held = [tensor for tensor in proto.initializer if tensor.name not in loose]
+    replaced(proto.initializer, held + [numpy_helper.from_array(array, name) for name, array in constants.items()])
+    for value in (*proto.input, *proto.output):
+        if value.name in reading.integers:
+            value.type.tensor_type.elem_type = reading.integers[value.name].floats
+    known = {name for node in kept for name in node.output} | constants.keys() | {t.name for t in held}
+    replaced(proto.value_info, [v for v in proto.value_info if v.name in known - reading.integers.keys()])
+    del proto.quantization_annotation[:]
     return graph.model
 
 
-def _float_sources(graph: Graph) -> dict[str, str]:
-    """Output of each Q or DQ -> the float tensor it stands for; the DQ of an int8 constant has none."""
-    sources: dict[str, str] = {}
-    quantized: set[str] = set()
-    for node in graph.nodes:
-        read = [name for name in node.input if name in quantized]
-        if node.op_type == "QuantizeLinear":
-            sources[node.output[0]] = sources.get(node.input[0], node.input[0])
-            quantized.add(node.output[0])
-        elif node.op_type == "DequantizeLinear":
-            if node.input[0] in quantized:
-                sources[node.output[0]] = sources.get(node.input[0], node.input[0])
-            elif node.input[0] not in graph.constants:
-                raise ModelError(f"{label(node)}: dequantizes {node.input[0]!r}, which no QuantizeLinear made")
-        elif op_name(node) in MOVES_VALUES and read:
-            quantized.add(node.output[0])
-        elif read or is_quantized(node):
-            raise ModelError(
-                f"{label(node)}: computes with quantized values; only a model of QuantizeLinear and "
-                f"DequantizeLinear pairs around float layers has a float model underneath"
-            )
-    return sources
+def _inlined(model: ModelProto) -> ModelProto:
+    """The model, its own functions put in their places where one of them quantizes."""
+    import onnx.inliner
+
+    bodies_of = (body for function in model.functions for body in (function, *subgraphs(function)))
+    if not any(is_quantized(node) for body in bodies_of for node in body.node):
+        return model
+    try:
+        model = onnx.inliner.inline_local_functions(model)
+        refuse_damaged(model)
+    except Exception as error:  # whatever its C++ raises
+        raise ModelError(f"the model's functions cannot be put in their places: {error}") from error
+    return model
 
 
-def _scale_and_zero_point(graph: Graph, node: NodeProto) -> tuple[np.ndarray, np.ndarray]:
-    """The parameters of a Q or DQ node, as constants; without a zero point it is 0 of type uint8."""
-    for name in node.input[1:]:
-        if name and name not in graph.constants:
-            raise ModelError(f"{label(node)}: its scale or zero point {name!r} is computed, not constant")
-    given = len(node.input) > 2 and node.input[2]
-    return graph.array(node.input[1]), graph.array(node.input[2]) if given else np.zeros((), np.uint8)
+def _refuse_unlike_int8(name: str, levels: Levels) -> None:
+    """ModelError for an activation that a calibration cache has no place for."""
+    type = levels.type
+    if type == "int8" and (levels.low > -127 or levels.high < 127):
+        type = f"int8, of which {levels.low:.0f} to {levels.high:.0f} are used,"
+    if type != "int8" or levels.scale.size != 1 or levels.zero_point.any():
+        raise ModelError(
+            f"{levels.by}: {name!r} is quantized to {type} with {levels.scale.size} scale(s) and zero point "
+            f"{levels.zero_point.ravel()[0]:.0f}; a cache holds ranges for int8 with one scale per tensor and zero "
+            f"point 0"
+        )
 
 
-def _dequantized(graph: Graph, node: NodeProto) -> np.ndarray:
-    """What a DequantizeLinear makes of the constant it reads."""
-    if int_attribute(node, "block_size", 0):
-        raise ModelError(f"{label(node)}: scales per block are not supported; expected per tensor or channel")
-    values = graph.array(node.input[0])
-    scale, zero_point = _scale_and_zero_point(graph, node)
-    if scale.ndim:
-        axis = int_attribute(node, "axis", 1) % values.ndim
-        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-        scale = scale.reshape(shape)
-        zero_point = zero_point.reshape(shape) if zero_point.ndim else zero_point
-    # int32 holds the difference of any two 8-bit numbers; int32 biases have no zero point to subtract.
-    difference = values if not zero_point.any() else values.astype(np.int32) - zero_point.astype(np.int32)
-    dequantized: np.ndarray = difference.astype(scale.dtype) * scale
-    return dequantized
+def _without(graph: Graph, reading: Reading) -> tuple[list[NodeProto], set[str]]:
+    """Nodes of the float model, and what only the pairs read, be it constants or what was computed from constants."""
+    from onnx import helper
+
+    kept: list[NodeProto] = []
+    needed = set(graph.outputs)
+    loose: set[str] = set()
+    for index in range(len(graph.nodes) - 1, -1, -1):
+        node = graph.nodes[index]
+        if index not in reading.removed:
+            if loose.isdisjoint(node.output) or not needed.isdisjoint(node.output):
+                needed.update(reads(node))
+                kept.append(node)
+            else:
+                loose.update(reads(node))
+            continue
+        loose.update(reads(node))
+        for name in node.output:
+            if name in reading.casts:
+                source, type = reading.casts[name]
+                kept.append(helper.make_node("Cast", [source], [name], to=type))
+                needed.add(source)
+            elif name in graph.outputs and name in reading.sources:
+                kept.append(helper.make_node("Identity", [reading.sources[name]], [name]))
+                needed.add(reading.sources[name])
+    return kept[::-1], loose - needed
 
 
 def _rename_inputs(node: NodeProto, sources: Mapping[str, str]) -> None:

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import STANDARD, bodies, copied, is_quantized, name_domain_alike, op_name, subgraphs
+from trtcal.model.nodes import STANDARD, bodies, copied, is_quantized, name_domain_alike, op_name, replaced, subgraphs
 from trtcal.model.topology import WEIGHTED, Graph
 from trtcal.qdq.placement import PLACEMENTS, Weight, invalid_scale, label, layer_name, place
+from trtcal.qdq.reading import PAIR
 from trtcal.qdq.weights import WeightScales, weight_scales
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 MIN_OPSET = 13  # the first whose QuantizeLinear has an axis, which scales per channel need
 MIN_IR_VERSION = 7  # of ONNX 1.8, which brought opset 13
-PAIR = ("QuantizeLinear", "DequantizeLinear")  # of any domain, as `is_quantized` takes them
 CONSTANT = "a constant, which is computed as it is"
 """Why a range that was given is not used where nothing is amiss: TensorRT's caches have one for every constant."""
 
@@ -217,10 +217,3 @@ def _out_of_reach(graph: Graph) -> Iterator[tuple[str, str]]:
                 for layer in inner.node:
                     if op_name(layer) in WEIGHTED:
                         yield layer.output[0], f"inside {label(node)}, which stays in float"
-
-
-def replaced(field: Any, items: Iterable[Any]) -> None:
-    """Set a repeated field of a protobuf message, from items that may come out of it."""
-    items = list(items)
-    del field[:]
-    field.extend(items)

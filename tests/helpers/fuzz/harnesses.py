@@ -21,8 +21,9 @@ from unittest.mock import patch
 import numpy as np
 import onnx
 from fuzz import mutations
-from models import conv_model
+from models import conv_model, make_model
 from PIL import Image
+from qdq_models import PAIRS, f32, paired
 
 from trtcal.cache import provenance
 from trtcal.cache.cache import CalibrationCache
@@ -175,7 +176,7 @@ def check_qdq(data: bytes) -> None:
 
 
 def models() -> list[bytes]:
-    """Plain; with a fixed batch; with weights outside; with a function, an If, constants and an empty name."""
+    """Plain; a fixed batch; weights outside; a function, an If, constants and an empty name; pairs in all spellings."""
     helper = onnx.helper
     outside = conv_model()
     for tensor, name in zip(outside.graph.initializer, ("weights.bin", "weights.bin", "link.bin"), strict=False):
@@ -195,8 +196,15 @@ def models() -> list[bytes]:
     odd.functions.append(twice)
     odd.opset_import.append(helper.make_opsetid("local", 1))
     odd.graph.output.append(onnx.ValueInfoProto(name="clipped"))
-    every = [conv_model(), conv_model(4), outside, odd]
+    every = [conv_model(), conv_model(4), outside, odd, *map(paired, PAIRS), fake_quantized()]
     return [*(model.SerializeToString() for model in every), *seeds_of_format("qdq")]
+
+
+def fake_quantized() -> onnx.ModelProto:
+    """Rounded in plain operators."""
+    steps = {"d": ("Div", "x", "s"), "r": ("Round", "d"), "c": ("Clip", "r", "low", "high"), "y": ("Mul", "c", "s")}
+    nodes = [onnx.helper.make_node(op, names, [output]) for output, (op, *names) in steps.items()]
+    return make_model(nodes, {"x": [1, 2]}, ["y"], {"s": f32(0.5), "low": f32(-128), "high": f32(127)})
 
 
 # --- samples

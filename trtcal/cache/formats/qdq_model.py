@@ -10,7 +10,7 @@ from trtcal.cache.formats.row import Format, cache_without_header
 from trtcal.errors import CacheFormatError, ModelError
 from trtcal.model.file import check_weights_output, load_whole_model, save_model
 from trtcal.model.overwriting import ONNX, check_output, only_writer
-from trtcal.model.read import refuse_damaged
+from trtcal.model.read import check_weights, external_files, refuse_damaged
 from trtcal.qdq.extract import extract_scales, strip_qdq
 
 
@@ -20,9 +20,12 @@ def _parse(data: bytes, name: str) -> CalibrationCache:
     try:
         model = onnx.ModelProto.FromString(data)
         refuse_damaged(model)
-        scales = extract_scales(model)
+        for file in external_files(model):  # of which scales are needed, where they are per channel
+            if (Path(name).parent / file).exists():
+                check_weights(Path(name), file)
+        scales = extract_scales(model, Path(name).parent)
     except ModelError as error:
-        raise CacheFormatError(f"{name}: {error}") from error
+        raise CacheFormatError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
     except Exception as error:  # whatever protobuf and ONNX say to bytes that make no sense to them
         raise CacheFormatError(f"{name}: is not an ONNX model that can be read: {error}") from error
     return cache_without_header(scales, name)
