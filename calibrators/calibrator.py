@@ -14,12 +14,12 @@ from calibrators.coverage import refuse_foreign
 from calibrators.feed import Feed
 from calibrators.first_error import FirstError
 from calibrators.memory import DeviceMemory
-from calibrators.origin import data_inputs, origin
 from calibrators.shapes import network_inputs
-from calibrators.store import CacheStore
+from calibrators.store import TENSORRT, CacheStore, data_inputs
 from trtcal.cache.cache import CalibrationCache, version_number
-from trtcal.cache.provenance import Provenance, read_sidecar
+from trtcal.cache.provenance import Provenance, origin, read_sidecar
 from trtcal.errors import BackendError
+from trtcal.model.read import model_files
 
 logger = logging.getLogger(__name__)
 
@@ -299,22 +299,24 @@ class FedCalibrator(Calibrator):
         )
         self.cache_path = self._store.path
 
-    def _origin(self) -> tuple[Provenance, list[str]]:
-        made, unknown = origin(
-            model=self._model,
+    def _origin(self) -> Provenance:
+        size = self.feed.batch_size
+        made = origin(
+            self._batches,
+            files=[] if self._model is None else model_files(self._model),
             data_key=self._data_key,
-            batches=self._batches,
-            batch_size=self.feed.batch_size,
+            batch_size=size,
             method=self._method(),
+            growth=TENSORRT,
             header=f"TRT-{version_number(self._trt_version)}-{self.algorithm}",
         )
         kept = None if self._store.path is None else read_sidecar(self._store.path)
         if kept is not None and not hasattr(self._batches, "num_samples"):
             # How many are fed is known only afterwards: the last batch may be padded, a loader may have no length.
             fed, most = kept[0].samples_used, made.samples_used
-            if most == 0 or most - self.feed.batch_size < fed < most:
+            if most == 0 or most - size < fed < most:
                 made = replace(made, samples_used=fed)
-        return made, unknown
+        return made
 
     def _method(self) -> str:
         return f"tensorrt:{self.algorithm}"

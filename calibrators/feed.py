@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from calibrators.buffers import Buffers
 from calibrators.intake import DeviceArray, Expected, as_array, check_fits, expected_inputs, fed_dtype
 from calibrators.memory import BACKENDS, DeviceMemory, open_memory
 from trtcal.errors import BackendError, DataError, NonFiniteError
+from trtcal.samples.batches import declared_length
 
 logger = logging.getLogger(__name__)
 
@@ -288,16 +289,6 @@ class Feed:
             except Exception as error:
                 logger.warning("while the calibration feed was closed: %s", error)
         self._owners = [[], []]
-
-
-def declared_length(batches: object) -> int | None:
-    """Batches -> how many they say they are; None where they do not tell, as torch's loaders of streams."""
-    if not isinstance(batches, Sized):
-        return None
-    try:
-        return len(batches)
-    except Exception:
-        return None
 
 
 def _check_batch_size(size: object) -> None:

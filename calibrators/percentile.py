@@ -12,11 +12,11 @@ from calibrators import versions
 from calibrators.cached import DEFAULT, HandedOver
 from calibrators.feed import Feed
 from calibrators.memory import DeviceMemory
-from calibrators.origin import data_inputs, origin
-from calibrators.store import CacheStore
+from calibrators.store import TENSORRT, CacheStore, data_inputs
 from trtcal.cache.cache import CalibrationCache, version_number
-from trtcal.cache.provenance import Provenance
+from trtcal.cache.provenance import Provenance, origin
 from trtcal.errors import BackendError, ModelError
+from trtcal.model.read import model_files
 from trtcal.ranges.thresholds import canonical
 
 logger = logging.getLogger(__name__)
@@ -77,13 +77,14 @@ class PercentileCalibrator(HandedOver):
         trt_version = versions.dotted(versions.tensorrt())
         method = canonical(f"percentile:{percentile}")
 
-        def from_here() -> tuple[Provenance, list[str]]:
+        def from_here() -> Provenance:
             return origin(
-                model=model,
+                batches,
+                files=model_files(model),
                 data_key=data_key,
-                batches=batches,
                 batch_size=getattr(batches, "batch_size", None),
                 method=method,
+                growth=TENSORRT,
                 header=f"TRT-{version_number(trt_version)}-{self.algorithm}",
             )
 

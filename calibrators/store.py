@@ -26,7 +26,8 @@ POLICIES: dict[str, str] = {
 }
 """Cache policy -> what it does."""
 
-Origin = Callable[[], tuple[Provenance, list[str]]]
+TENSORRT = "tensorrt"
+"""The growth rule that the sidecar names: TensorRT's own, whatever it is."""
 
 
 class CacheStore:
@@ -43,7 +44,7 @@ class CacheStore:
         *,
         algorithm: str,
         trt_version: str,
-        origin: Origin,
+        origin: Callable[[], Provenance],
         inputs: Iterable[str | os.PathLike[str] | None] = (),
     ) -> None:
         if policy not in POLICIES:
@@ -53,7 +54,7 @@ class CacheStore:
         self.path = None if path is None or policy == "off" else Path(path)
         self._policy, self._algorithm, self._trt_version = policy, algorithm, trt_version
         self._make_origin = origin
-        self._origin: tuple[Provenance, list[str]] | None = None
+        self._origin: Provenance | None = None
         if policy == "read" and self.path is not None and not self.path.is_file():
             raise CacheError(f"{self.path}: no such cache; policy 'read' uses one that exists, 'auto' makes it")
         if self.path is not None and policy != "read":
@@ -97,7 +98,9 @@ class CacheStore:
         assert self.path is not None
         try:
             CalibrationCache.load(self.path)
-            made, unknown = self.origin()
+            made = self.origin()
+            known = {"model=": made.model_sha256, "data_key=": made.data_key}
+            unknown = [f"{name} was not given" for name, value in known.items() if not value]
             if unknown:
                 return [
                     f"its origin cannot be verified, because {' and '.join(unknown)} (policy 'read' takes it anyway)"
@@ -106,8 +109,8 @@ class CacheStore:
         except CacheError as error:
             return [str(error)]
 
-    def origin(self) -> tuple[Provenance, list[str]]:
-        """This run's provenance and what of it is unknown; the same answer every time."""
+    def origin(self) -> Provenance:
+        """This run's provenance; the same answer every time."""
         if self._origin is None:
             self._origin = self._make_origin()
         return self._origin
@@ -122,7 +125,7 @@ class CacheStore:
         if spoilt:
             logger.warning("%d tensors have a scale of 0, inf or nan: %s", len(spoilt), ", ".join(spoilt[:10]))
         if self.path is not None:
-            made = self.origin()[0]
+            made = self.origin()
             made = replace(
                 made,
                 batch_size=made.batch_size if batch_size is None else batch_size,
@@ -131,6 +134,13 @@ class CacheStore:
             provenance.save_with_sidecar(data, made, self.path)
             logger.info("%s: written, %d tensors", self.path, len(cache.scales))
         return cache
+
+
+def data_inputs(batches: object) -> list[Path]:
+    """Batches -> the file that they are read from, where they tell."""
+    source = getattr(batches, "source", None)
+    path = getattr(source, "path", None) or getattr(source, "_path", None)
+    return [Path(path)] if isinstance(path, (str, os.PathLike)) and os.path.isfile(path) else []
 
 
 def refuse_spoilt(cache: CalibrationCache, name: str = "the ranges") -> None:

@@ -27,7 +27,7 @@ ROWS = (
     ("memory", "shapes", "coverage", "trtlog"),
     ("buffers",),
     ("device_kernels", "execution", "feed", "visible"),
-    ("gpu_stats", "origin", "runner"),
+    ("gpu_stats", "runner"),
     ("calibrator",),
     ("cached", "tensorrt_methods"),
     ("engine", "percentile"),

@@ -8,9 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models import conv_model
+from PIL import Image
 
 import trtcal
 from trtcal.cache.provenance import (
@@ -18,11 +22,17 @@ from trtcal.cache.provenance import (
     check,
     installed_versions,
     model_sha256,
+    origin,
     read_sidecar,
     save_with_sidecar,
     sidecar_path,
+    statistics_differences,
 )
 from trtcal.errors import CacheError, ModelError, OutputError
+from trtcal.model.read import model_files
+from trtcal.samples.batches import Batches
+from trtcal.samples.images import ImageFolder
+from trtcal.samples.preprocess import preset
 
 MADE = Provenance(
     model="net.onnx",
@@ -195,6 +205,145 @@ def test_every_field_is_a_difference_or_is_listed_as_none() -> None:
 def test_several_changes_are_all_named() -> None:
     other = changed(batch_size=16, method="minmax", seed=1)
     assert MADE.differences(other) == ["method: entropy -> minmax", "batch size: 8 -> 16", "seed: none -> 1"]
+
+
+# --- statistics -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "minmax", "header": "TRT-100300-MinMaxCalibration"},  # chosen after the pass
+        {"model": "renamed.onnx", "data": "elsewhere/"},
+        {"samples_available": 251},  # a file more in the folder, which is not used
+        {"versions": {**MADE.versions, "numpy": "2.4.0", "onnx": "1.20.0"}},
+        {"versions": {"trtcal": "0.1.0", "onnxruntime": "1.18.0"}},
+    ],
+)
+def test_what_does_not_decide_statistics_is_not_in_their_key(fields: dict[str, Any]) -> None:
+    assert changed(**fields).statistics_key() == MADE.statistics_key()
+    assert statistics_differences(MADE.statistics_key(), changed(**fields)) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"model_sha256": "00" * 32}, [("model_sha256", "model: content differs (net.onnx)")]),
+        ({"data_key": "00" * 32}, [("data_key", "data: samples differ (photos/)")]),
+        ({"batch_size": 16, "seed": 1}, [("batch_size", "batch size: 8 -> 16"), ("seed", "seed: none -> 1")]),
+        ({"growth": "power-of-two"}, [("growth", "growth: double -> power-of-two")]),
+        ({"partial": "wrap"}, [("partial", "partial batch: pad -> wrap")]),
+        ({"order": "sorted"}, [("order", "order: given -> sorted")]),
+        ({"samples_used": 99}, [("samples_used", "samples used: 100 -> 99")]),
+        ({"shapes": {"image": [8, 3, 64, 64]}}, [("shapes", "shape of image: [8, 3, 224, 224] -> [8, 3, 64, 64]")]),
+        ({"preprocess": {}}, [("preprocess", f"preprocess {name}: {value} -> none") for name, value in
+                              [("layout", "NCHW"), ("mean", "[0.485, 0.456, 0.406]"), ("resize", "[256, 256]")]]),
+        ({"versions": {**MADE.versions, "onnxruntime": "1.19.0"}},
+         [("versions", "version of onnxruntime: 1.18.0 -> 1.19.0")]),
+    ],
+)  # fmt: skip
+def test_what_decides_statistics_is_in_their_key_and_is_named(
+    fields: dict[str, Any], found: list[tuple[str, str]]
+) -> None:
+    assert changed(**fields).statistics_key() != MADE.statistics_key()
+    assert statistics_differences(MADE.statistics_key(), changed(**fields)) == found
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        hashlib.sha256(b"the key of an earlier trtcal").hexdigest(),
+        "",
+        "{}",
+        "[1]",
+        "\ud800",
+        "[" * 5000,
+        MADE.to_json().decode(),
+        json.dumps({**json.loads(MADE.statistics_key()), "versions": 3}),
+    ],
+)
+def test_a_key_that_nothing_can_be_read_from_tells_nothing(key: str) -> None:
+    assert statistics_differences(key, MADE) is None
+
+
+# --- the run that begins --------------------------------------------------------------------------------
+
+
+def begun(batches: Any = (), **changes: Any) -> Provenance:
+    options: dict[str, Any] = {"files": [], "batch_size": 2, "method": "m", "growth": "g", "header": "TRT-1-x"}
+    return origin(batches, **{**options, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(4):
+        Image.fromarray(np.full((8, 8, 3), number * 10, np.uint8)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def of_folder(folder: Path, name: str = "0-1", **options: Any) -> Provenance:
+    return begun(Batches(ImageFolder(folder, preset(name, size=(8, 8)), input_name="x"), 2, **options))
+
+
+def test_what_nobody_said_is_empty() -> None:
+    nothing = begun(batch_size=None)
+    assert (nothing.model, nothing.model_sha256, nothing.data_key, nothing.samples_used) == ("", "", "", 0)
+    assert (nothing.batch_size, nothing.order, nothing.data) == (0, "as in the data key", "tuple")
+    of_three = begun([1, 2, 3], data_key="cats")
+    assert (of_three.data_key, of_three.samples_used, of_three.samples_available) == ("cats", 6, 6)
+
+
+def test_the_model_is_known_by_its_content(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"one")
+    one = begun(files=[model])
+    model.write_bytes(b"two")
+    two = begun(files=[model])
+    assert one.model == "m.onnx"
+    assert one.differences(two) == ["model: content differs (m.onnx)"]
+
+
+def test_a_model_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"absent\.onnx"):
+        begun(files=model_files(tmp_path / "absent.onnx"))
+
+
+def test_weights_in_files_of_their_own_belong_to_the_model(tmp_path: Path) -> None:
+    onnx.save(conv_model(), tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    one = begun(files=model_files(tmp_path / "m.onnx"))
+    (tmp_path / "w.bin").write_bytes(bytes((tmp_path / "w.bin").stat().st_size))
+    assert begun(files=model_files(tmp_path / "m.onnx")).model_sha256 != one.model_sha256
+
+
+def test_a_folder_of_pictures_supplies_its_own_key_and_its_sizes(folder: Path) -> None:
+    assert of_folder(folder) == of_folder(folder)
+    assert of_folder(folder).samples_used == 4
+    assert begun(Batches(ImageFolder(folder, preset("0-1", size=(8, 8)), input_name="x"), 3), batch_size=None) == (
+        dataclasses.replace(of_folder(folder), batch_size=3)
+    )
+    assert of_folder(folder, samples=3).samples_available == 4
+
+
+def test_a_picture_that_changes_changes_the_origin(folder: Path) -> None:
+    before = of_folder(folder)
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(folder / "2.png")
+    assert any(line.startswith("data: samples differ") for line in before.differences(of_folder(folder)))
+
+
+def test_what_is_done_to_the_pictures_belongs_to_the_origin(folder: Path) -> None:
+    found = of_folder(folder).differences(of_folder(folder, "-1-1"))
+    assert found
+    assert all(line.startswith("preprocess ") for line in found)
+
+
+@pytest.mark.parametrize("options", [{"order": "shuffled", "seed": 3}, {"samples": 3}])
+def test_order_and_number_of_samples_belong_to_the_origin(folder: Path, options: dict[str, Any]) -> None:
+    assert of_folder(folder).differences(of_folder(folder, **options))
+
+
+def test_what_becomes_of_a_last_short_batch_belongs_to_the_origin(folder: Path) -> None:
+    pad, wrap = (of_folder(folder, samples=3, partial=partial) for partial in ("pad", "wrap"))
+    assert pad.differences(wrap) == ["partial batch: pad -> wrap"]
 
 
 # --- hashes and versions ------------------------------------------------------------------------------

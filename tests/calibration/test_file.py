@@ -229,7 +229,7 @@ def test_statistics_of_something_else_are_replaced_and_that_is_said_before(
     with pytest.raises(KeyboardInterrupt):
         calibrate_to_file(model, batches(7), tmp_path / "b.cache", stats=stats, announce=said.append)
     assert said[-1].endswith(
-        "s.npz: will be replaced: its statistics are of another model, other data or other settings"
+        "s.npz: its statistics will be replaced: data: samples differ (7 samples in memory); samples used: 10 -> 7"
     )
     monkeypatch.undo()
     calibrate_to_file(model, batches(7), tmp_path / "b.cache", stats=stats)

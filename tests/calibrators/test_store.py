@@ -24,13 +24,13 @@ def provenance(**changes: Any) -> Provenance:
     return Provenance(**{**values, **changes})
 
 
-def store(path: Path | None, policy: str = "auto", unknown: tuple[str, ...] = (), **changes: Any) -> CacheStore:
+def store(path: Path | None, policy: str = "auto", **changes: Any) -> CacheStore:
     return CacheStore(
         path,
         policy,
         algorithm="EntropyCalibration2",
         trt_version="10.3.0",
-        origin=lambda: (provenance(**changes), list(unknown)),
+        origin=lambda: provenance(**changes),
     )
 
 
@@ -65,10 +65,20 @@ def test_auto_says_what_differs(
     assert f"{path}: not used, calibrating anew: {why}" in caplog.text
 
 
-def test_auto_does_not_take_what_it_cannot_verify(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store(path).write(DATA)
-    assert store(path, unknown=("model= was not given",)).read() is None
-    assert "cannot be verified, because model= was not given (policy 'read' takes it anyway)" in caplog.text
+@pytest.mark.parametrize(
+    ("missing", "why"),
+    [
+        ({"model_sha256": ""}, "model= was not given"),
+        ({"data_key": ""}, "data_key= was not given"),
+        ({"model_sha256": "", "data_key": ""}, "model= was not given and data_key= was not given"),
+    ],
+)
+def test_auto_does_not_take_what_it_cannot_verify(
+    path: Path, caplog: pytest.LogCaptureFixture, missing: dict[str, Any], why: str
+) -> None:
+    store(path, **missing).write(DATA)
+    assert store(path, **missing).read() is None
+    assert f"cannot be verified, because {why} (policy 'read' takes it anyway)" in caplog.text
 
 
 @pytest.mark.parametrize("policy", ["auto", "write"])
@@ -109,7 +119,7 @@ def test_a_cache_is_not_written_over_what_it_is_made_from(path: Path) -> None:
     for read in (path, sidecar_path(path)):
         with pytest.raises(OutputError, match="an input of this command"):
             CacheStore(path, "write", algorithm="EntropyCalibration2", trt_version="10.3.0",
-                       origin=lambda: (provenance(), []), inputs=[None, read])  # fmt: skip
+                       origin=provenance, inputs=[None, read])  # fmt: skip
 
 
 def test_the_sidecar_tells_what_was_fed(path: Path) -> None:
@@ -214,9 +224,9 @@ def test_a_cache_that_cannot_be_written_leaves_the_old_one(path: Path, monkeypat
 def test_the_origin_is_asked_for_once(path: Path) -> None:
     calls = []
 
-    def origin() -> tuple[Provenance, list[str]]:
+    def origin() -> Provenance:
         calls.append(1)
-        return provenance(), []
+        return provenance()
 
     once = CacheStore(path, "auto", algorithm="EntropyCalibration2", trt_version="10.3.0", origin=origin)
     once.read()

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from trtcal.errors import ModelError
 from trtcal.model.nodes import all_bodies, array_of
-from trtcal.model.read import external_files, load_model, refuse_damaged
+from trtcal.model.read import external_files, load_model, model_files, refuse_damaged
 
 node = helper.make_node
 
@@ -48,6 +48,14 @@ def test_weights_of_a_branch_without_nodes_are_among_the_files_of_a_model() -> N
     answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
     model = helper.make_model(helper.make_graph([choose], "g", [condition], [answer]))
     assert external_files(model) == ["one.bin", "two.bin"]
+
+
+def test_the_files_of_a_model_are_its_own_and_those_of_its_weights(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(conv_model(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert model_files(path) == [path, tmp_path / "w.bin"]
+    (tmp_path / "m.uff").write_bytes(b"no ONNX")
+    assert model_files(str(tmp_path / "m.uff")) == [tmp_path / "m.uff"]
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", ""])

@@ -12,22 +12,43 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trtcal import __version__
 from trtcal.errors import CacheError, CacheFormatError, ModelError
 from trtcal.files import atomic
+from trtcal.samples.batches import Batches, declared_length
 
 FORMAT = 1
 """Number of the sidecar's layout; rises when an older trtcal would misread a newer file."""
 
 DECISIVE_VERSIONS = ("trtcal", "onnxruntime", "onnxruntime-gpu")
 """Packages whose version may change a scale's bits; the others are recorded for the reader only."""
+
+FOR_THE_READER = ("model", "data", "samples_available")
+"""Fields that decide nothing."""
+
+AFTER_THE_PASS = ("method", "header")
+"""Fields that are chosen when the statistics of the pass are there; all others decide these."""
+
+ARRANGEMENT = ("growth", "batch_size", "order", "seed", "partial")
+"""Fields on which TensorRT's own histogram depends; the maxima of samples and the fine histogram do not."""
+
+_LABELS = {
+    "samples_used": "samples used",
+    "method": "method",
+    "growth": "growth",
+    "batch_size": "batch size",
+    "order": "order",
+    "seed": "seed",
+    "partial": "partial batch",
+    "header": "header",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,36 +94,120 @@ class Provenance:
         """Provenance -> UTF-8 JSON; equal values give equal bytes."""
         return _dump(asdict(self))
 
+    def decisive(self) -> dict[str, Any]:
+        """What decides the cache, by field."""
+        found = {name: value for name, value in asdict(self).items() if name not in FOR_THE_READER}
+        found["versions"] = {name: self.versions[name] for name in DECISIVE_VERSIONS if name in self.versions}
+        return found
+
+    def statistics_key(self) -> str:
+        """What decides the statistics of the pass, as JSON; with an equal key they serve any method, and a sweep."""
+        made = {name: value for name, value in self.decisive().items() if name not in AFTER_THE_PASS}
+        return json.dumps(made, sort_keys=True, allow_nan=False)
+
     def differences(self, other: Provenance) -> list[str]:
         """What stands in the way of taking a cache made from ``self`` for one made from ``other``.
 
         A sentence each, old value first; an empty list where nothing that decides the cache differs.
         """
-        found = []
-        if self.model_sha256 != other.model_sha256:
-            found.append(f"model: content differs ({_change(self.model, other.model)})")
-        if self.data_key != other.data_key:
-            found.append(f"data: samples differ ({_change(self.data, other.data)})")
-        for label, old, new in (
-            ("samples used", self.samples_used, other.samples_used),
-            ("method", self.method, other.method),
-            ("growth", self.growth, other.growth),
-            ("batch size", self.batch_size, other.batch_size),
-            ("order", self.order, other.order),
-            ("seed", self.seed, other.seed),
-            ("partial batch", self.partial, other.partial),
-            ("header", self.header, other.header),
-        ):
-            if old != new:
-                found.append(f"{label}: {_change(old, new)}")
-        found += _mapping_differences("preprocess", self.preprocess, other.preprocess)
-        found += _mapping_differences("shape of", self.shapes, other.shapes)
-        found += _mapping_differences(
-            "version of",
-            {name: self.versions.get(name) for name in DECISIVE_VERSIONS},
-            {name: other.versions.get(name) for name in DECISIVE_VERSIONS},
-        )
-        return found
+        names = {"model_sha256": (self.model, other.model), "data_key": (self.data, other.data)}
+        return [found.text for found in _differences(self.decisive(), other.decisive(), names)]
+
+
+class Difference(NamedTuple):
+    """A field of a `Provenance` that is not the same, and a sentence about it."""
+
+    field: str
+    text: str
+
+
+def statistics_differences(key: str, wanted: Provenance) -> list[Difference] | None:
+    """The key that statistics were made under, and a run -> what of it differs from the run; None for no such key.
+
+    Earlier versions of trtcal had keys that nothing can be read from.
+    """
+    try:
+        made, now = _load(key, "the key"), json.loads(wanted.statistics_key())
+    except CacheFormatError:
+        return None
+    if not isinstance(made, dict) or made.keys() != now.keys():
+        return None
+    if any(isinstance(value, dict) is not isinstance(made[name], dict) for name, value in now.items()):
+        return None
+    names = {"model_sha256": (wanted.model, wanted.model), "data_key": (wanted.data, wanted.data)}
+    return list(_differences(made, now, names))
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], names: Mapping[str, tuple[str, str]]
+) -> Iterator[Difference]:
+    """Decisive fields of two runs, and what models and data are called in both -> what differs."""
+    if old["model_sha256"] != new["model_sha256"]:
+        yield Difference("model_sha256", f"model: content differs ({_change(*names['model_sha256'])})")
+    if old["data_key"] != new["data_key"]:
+        yield Difference("data_key", f"data: samples differ ({_change(*names['data_key'])})")
+    for field, label in _LABELS.items():
+        if old.get(field) != new.get(field):
+            yield Difference(field, f"{label}: {_change(old.get(field), new.get(field))}")
+    for field, label in (("preprocess", "preprocess"), ("shapes", "shape of"), ("versions", "version of")):
+        for text in _mapping_differences(label, old[field], new[field]):
+            yield Difference(field, text)
+
+
+def origin(
+    batches: Iterable[Any],
+    *,
+    files: Sequence[str | os.PathLike[str]],
+    method: str,
+    growth: str,
+    header: str,
+    shapes: Mapping[str, Any] | None = None,
+    data_key: str | None = None,
+    batch_size: int | None = None,
+) -> Provenance:
+    """The run that is about to begin -> its provenance.
+
+    ``files``: the model's, then those of its weights; none where nobody said which. `Batches` say all of themselves;
+    of any others, ``data_key`` is what changes with the samples, and ``batch_size`` how many are in a batch. What is
+    not known is empty or 0. Raises ModelError where the model cannot be read.
+    """
+    samples = (declared_length(batches) or 0) * (batch_size or 0)
+    known: dict[str, Any] = {
+        "data": type(batches).__name__,
+        "samples_used": samples,
+        "samples_available": samples,
+        "preprocess": {},
+        "order": "as in the data key",
+        "seed": None,
+        "partial": "as in the data key",
+    }
+    if isinstance(batches, Batches):
+        accounting = batches.accounting()
+        preprocess = getattr(batches.source, "preprocess", None)
+        known = {
+            "data": batches.source.describe(),
+            "samples_used": accounting.used,
+            "samples_available": accounting.available,
+            # A folder of pictures hashes its files, so what is done to them has to be said as well.
+            "preprocess": {} if preprocess is None else preprocess.to_dict(),
+            "order": batches.order,
+            "seed": batches.seed,
+            "partial": batches.partial,
+        }
+        data_key = batches.key() if data_key is None else data_key
+        batch_size = batches.batch_size if batch_size is None else batch_size
+    return Provenance(
+        model=Path(files[0]).name if files else "",
+        model_sha256=model_sha256(files) if files else "",
+        data_key=data_key or "",
+        method=method,
+        growth=growth,
+        batch_size=batch_size or 0,
+        shapes=shapes or {},
+        header=header,
+        versions=installed_versions(),
+        **known,
+    )
 
 
 @dataclass(frozen=True)
@@ -240,7 +345,7 @@ def _dump(value: dict[str, Any]) -> bytes:
     return f"{json.dumps(value, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
 
 
-def _load(data: bytes, name: str) -> Any:
+def _load(data: bytes | str, name: str) -> Any:
     try:
         value = json.loads(data, parse_constant=_no_json)
     except (ValueError, RecursionError) as error:

@@ -99,8 +99,7 @@ def from_stats(
 ) -> Calibration:
     """Statistics of a pass over the model -> ranges by any method, without running the model again."""
     threshold = threshold_method(method)
-    # Only entropy depends on the grid that this rule grew; all else takes the finer one, which knows no batches.
-    grow = growth_rule(stats.growth).grow if method == "entropy" else power_of_two
+    grow = power_of_two if on_fine_grid(method, stats.growth) else growth_rule(stats.growth).grow
     unusable: dict[str, str] = {}
     clipped: dict[str, float] = {}
     found: dict[str, np.float32] = {}
@@ -136,6 +135,14 @@ def carried(graph: CalibrationGraph, found: Mapping[str, np.float32]) -> dict[st
     """Ranges of the tensors that were looked at -> those of all that have one, in the order a cache lists them."""
     sources = ((name, graph.carried.get(name, name)) for name in graph.order)
     return {name: found[source] for name, source in sources if source in found}
+
+
+def on_fine_grid(method: str, growth: str) -> bool:
+    """Do ranges by the method come from the fine histogram, which does not depend on batches, order or growth?
+
+    Only entropy asks for the grid that the batches grew by the rule.
+    """
+    return method != "entropy" or growth_rule(growth).grow is power_of_two
 
 
 def default_algorithm(method: str) -> str:

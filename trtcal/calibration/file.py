@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,23 +19,24 @@ from trtcal.cache.provenance import (
     FORMAT,
     Provenance,
     check,
-    installed_versions,
     model_sha256,
+    origin,
     read_sidecar,
     save_with_sidecar,
     sidecar_path,
 )
 from trtcal.calibration.calibrate import TRT_VERSION, default_algorithm, from_stats
-from trtcal.errors import OutputError, StatsError
+from trtcal.calibration.statistics import StatisticsFile
+from trtcal.errors import OutputError
 from trtcal.files.atomic import write_bytes
 from trtcal.model.calibrated import CalibrationGraph
 from trtcal.model.open import FloatRunner, open_graph
-from trtcal.model.overwriting import Kind, check_distinct, check_output, json_of, only_writer
+from trtcal.model.overwriting import check_distinct, check_output, json_of, only_writer
 from trtcal.model.read import external_files, load_model
 from trtcal.passes.collect import Progress, load_checkpoint
 from trtcal.passes.executor import Executor, Here
 from trtcal.ranges.growth import growth_rule
-from trtcal.ranges.stats import ActivationStats, read
+from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import canonical
 from trtcal.samples.batches import Batches
 
@@ -82,8 +82,9 @@ def calibrate_to_file(
     kept, unless ``force``. A file that is no cache is never replaced, and a cache without a sidecar, which
     somebody else made, only with ``force``. An interruption leaves ``<path>.partial.npz``, from which the next
     run goes on; it never leaves a cache. ``stats`` names a file that keeps the statistics, from which a later
-    run by another method starts without running the model; such a file of another model, other data or settings is
-    replaced, and one that does not say what it is of only with ``force``. The pass runs on the ``executor`` (default:
+    run by another method starts without running the model, and by a method that does not depend on batches also for
+    another batch size, order or growth. Such a file of another model or other samples is replaced; one of other
+    settings, or that does not say what it is of, only with ``force``. The pass runs on the ``executor`` (default:
     here, one sample per core at once). ``announce`` hears before the run why it is needed, and what it will replace.
 
     Raises OutputError where the path cannot be written or another run is writing it, and what
@@ -95,27 +96,28 @@ def calibrate_to_file(
     algorithm = algorithm or default_algorithm(method)
     header = CalibrationCache.from_amax({}, trt_version=trt_version, algorithm=algorithm).header
     graph = open_graph(model)
-    origin = _origin(graph, batches, method, growth, header)
-    key = _statistics_key(origin)
-    gathered = None if stats is None else load_checkpoint(stats, key)
-    stats_there = stats is None or gathered is not None
-    reuse = check(path, origin)
+    made_from = _origin(graph, batches, method, growth, header)
+    key = made_from.statistics_key()
+    there = None if stats is None else StatisticsFile.read(Path(stats), made_from)
+    gathered = None if there is None else there.serving(made_from)
+    stats_there = there is None or gathered is not None
+    reuse = check(path, made_from)
     kept = read_sidecar(path) if reuse.ok and stats_there and not force else None
     if kept is not None:
-        return CacheFile(path, CalibrationCache.load(path), origin, True, (), **_found(kept[1]))
+        return CacheFile(path, CalibrationCache.load(path), made_from, True, (), **_found(kept[1]))
     reasons = reuse.reasons or ("asked to by force" if force else "its statistics are not kept yet",)
     # Found out before a long pass, not after it.
     check_cache_output(path, force=force)
-    replaced = False
-    if stats is not None:
-        replaced = gathered is None and _check_statistics_output(Path(stats), force=force)
+    replaced = None
+    if there is not None:
+        replaced = there.check_replaceable(force=force) if gathered is None else None
         names = {"the cache": path, "its sidecar": sidecar_path(path), "its checkpoint": partial_path(path)}
-        check_distinct([*names.items(), ("the statistics", stats)])
+        check_distinct([*names.items(), ("the statistics", there.path)])
     with only_writer(path):
         if path.exists():
             announce(f"{path}: calibrating again: {'; '.join(reasons)}")
-        if replaced:
-            announce(f"{stats}: will be replaced: its statistics are of another model, other data or other settings")
+        if replaced is not None:
+            announce(f"{stats}: its statistics will be replaced: {replaced}")
         try:
             if gathered is None:
                 gathered = _statistics(graph, batches, growth, key, path, executor or Here(), progress, announce)
@@ -133,10 +135,10 @@ def calibrate_to_file(
         }
         if stats is not None and not stats_there:
             write_bytes(stats, gathered.to_bytes(key=key))
-        save_with_sidecar(made.cache.format(), origin, path, findings)
+        save_with_sidecar(made.cache.format(), made_from, path, findings)
         with suppress(OSError):
             partial_path(path).unlink(missing_ok=True)  # last of all: what failed before can go on from it
-    return CacheFile(path, made.cache, origin, False, tuple(reasons), **findings)
+    return CacheFile(path, made.cache, made_from, False, tuple(reasons), **findings)
 
 
 def partial_path(path: str | Path) -> Path:
@@ -154,36 +156,13 @@ def _found(findings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _origin(graph: CalibrationGraph, batches: Batches, method: str, growth: str, header: str) -> Provenance:
-    accounting = batches.accounting()
-    preprocess = getattr(batches.source, "preprocess", None)  # pictures have one
-    return Provenance(
-        model=graph.path.name,
-        model_sha256=model_sha256(graph.files),
-        data=batches.source.describe(),
-        data_key=batches.key(),
-        samples_used=accounting.used,
-        samples_available=accounting.available,
-        preprocess=preprocess.to_dict() if preprocess is not None else {},
-        method=method,
-        growth=growth,
-        batch_size=batches.batch_size,
-        order=batches.order,
-        seed=batches.seed,
-        partial=batches.partial,
-        shapes={spec.name: list(spec.shape) for spec in graph.inputs},
-        header=header,
-        versions=installed_versions(),
-    )
+    shapes = {spec.name: list(spec.shape) for spec in graph.inputs}
+    return origin(batches, files=graph.files, method=method, growth=growth, header=header, shapes=shapes)
 
 
 def statistics_key(graph: CalibrationGraph, batches: Batches, growth: str = "double") -> str:
-    """What statistics of a pass belong to, as SHA-256: they serve whatever method, and a sweep, with an equal key."""
-    return _statistics_key(_origin(graph, batches, "", growth, ""))
-
-
-def _statistics_key(origin: Provenance) -> str:
-    """What decides the statistics; the method and the header are chosen afterwards."""
-    return hashlib.sha256(replace(origin, method="", header="", data="", model="").to_json()).hexdigest()
+    """What statistics of a pass belong to: they serve whatever method, and a sweep, with an equal key."""
+    return _origin(graph, batches, "", growth, "").statistics_key()
 
 
 def _statistics(
@@ -244,26 +223,4 @@ def ranges_for(model: str | Path, path: str | os.PathLike[str]) -> Mapping[str, 
     return scales
 
 
-def _check_statistics_output(path: Path, *, force: bool) -> bool:
-    """Statistics to write -> whether there are some already; OutputError as :func:`check_cache_output` raises it."""
-    check_output(path, STATISTICS)
-    if not path.exists() or not path.stat().st_size:
-        return False
-    if not force and "key" not in read(path)[1]:
-        raise OutputError(
-            f"{path}: exists, and nothing in it says what it was made from; replace it (--force), or choose another "
-            f"file"
-        )
-    return True
-
-
-def _is_statistics(path: Path) -> bool:
-    try:
-        ActivationStats.load(path)
-    except StatsError:
-        return False
-    return True
-
-
 SIDECAR = json_of("account of where a cache comes from", FORMAT, "cache_sha256")
-STATISTICS = Kind("file of statistics", _is_statistics)

@@ -65,7 +65,8 @@ def calibrate(
         Path | None,
         typer.Option(
             metavar="FILE.npz",
-            help="Keep the statistics of the pass; a later run by another method starts from them.",
+            help="Keep the statistics of the pass; a later run by another method starts from them. "
+            "Those of other settings for the same samples are replaced with --force alone.",
             show_default=False,
         ),
     ] = None,
@@ -82,7 +83,8 @@ def calibrate(
         bool,
         typer.Option(
             "--force",
-            help="Calibrate even where the cache is up to date, and replace a cache or statistics of unknown origin.",
+            help="Calibrate even where the cache is up to date; replace a cache or statistics of unknown origin, and "
+            "statistics of other settings.",
         ),
     ] = False,
     ray: OnRay = False,

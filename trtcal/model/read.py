@@ -125,6 +125,15 @@ def check_weights(path: Path, name: str) -> None:
         )
 
 
+def model_files(path: str | os.PathLike[str]) -> list[Path]:
+    """File of a model -> itself, then the files that hold its weights; alone where it is not ONNX, such as a UFF."""
+    path = Path(path)
+    try:
+        return [path, *(path.parent / name for name in external_files(load_model(path)))]
+    except ModelError:
+        return [path]
+
+
 def external_files(model: ModelProto) -> list[str]:
     """Relative names of the files that hold this model's weights, sorted; empty if it holds them itself.
 

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -323,6 +323,16 @@ def load_batches(
             yield _finished(*ahead.popleft())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def declared_length(batches: object) -> int | None:
+    """Batches -> how many they say they are; None where they do not tell, as torch's loaders of streams."""
+    if not isinstance(batches, Sized):
+        return None
+    try:
+        return len(batches)
+    except Exception:
+        return None
 
 
 def sample_digest(name: str, arrays: Mapping[str, np.ndarray]) -> str:
