@@ -26,6 +26,7 @@ from trtcal.cluster import ray_cluster as cluster_module
 from trtcal.cluster.executor import RayExecutor
 from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import BackendError, DataError, NonFiniteError
+from trtcal.files.scripts import load_function
 from trtcal.model.open import FloatRunner, open_graph
 from trtcal.passes import collect as collector
 from trtcal.ranges.stats import ActivationStats
@@ -40,6 +41,18 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BackendError, match=r"pip install 'trtcal\[ray\]'"), Cluster():
         pass
+
+
+def test_modules_of_scripts_travel_whatever_they_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    travel: list[Any] = []
+    pickler = SimpleNamespace(register_pickle_by_value=travel.append)
+    monkeypatch.setattr(cluster_module, "_ray", lambda: SimpleNamespace(cloudpickle=pickler, put=lambda value: value))
+    monkeypatch.setattr("trtcal.files.scripts._PREFIX", "by_another_name_")
+    script = tmp_path / "script.py"
+    script.write_text("def function(item): return 10 // item\n")
+    function = load_function(f"{script}:function")
+    assert Cluster().share(function).ref is function
+    assert [module.function for module in travel] == [function]
 
 
 @pytest.mark.parametrize("how", ["option", "environment"])
@@ -374,11 +387,10 @@ def test_a_task_that_no_node_can_run_is_warned_of(cluster: Cluster, caplog: pyte
     assert told == ["a task takes 64 CPUs", "a task takes 1 GPUs"]
 
 
+@on_ray
 def test_items_are_spread_and_what_goes_wrong_with_one_is_its_own(cluster: Cluster, tmp_path: Path) -> None:
     script = tmp_path / "user.py"
     script.write_text("OFFSET = 10\ndef function(item):\n    return OFFSET // item\n")
-    from trtcal.files.scripts import load_function
-
     found = dict(cluster.spread(load_function(f"{script}:function"), [1, 0, 5]))
     assert (found[0], found[2]) == (10, 2)
     assert isinstance(found[1], ZeroDivisionError)

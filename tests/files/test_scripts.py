@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trtcal.errors import DataError
+from trtcal.files import scripts
 from trtcal.files.scripts import load_function
 
 
@@ -18,6 +19,15 @@ def test_a_function_comes_by_name_or_by_default_and_sees_what_lies_beside_it(tmp
     assert load_function(str(script), "two")() == 2
     assert load_function(f"{script}:one", "two")() == 7
     assert sys.path == before
+
+
+def test_the_modules_of_scripts_are_known(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text("def f(): return 1\n")
+        load_function(f"{tmp_path / name}.py:f")
+    files = {Path(str(module.__file__)) for module in scripts.loaded()}
+    assert {tmp_path / "first.py", tmp_path / "second.py"} <= files
+    assert Path(scripts.__file__) not in files
 
 
 def test_a_script_shadows_no_module_of_its_name(tmp_path: Path) -> None:

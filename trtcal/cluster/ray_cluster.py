@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from trtcal.errors import BackendError
+from trtcal.files import scripts
 
 logger = logging.getLogger(__name__)
 
@@ -108,9 +108,8 @@ class Cluster:
     def share(self, value: Any) -> Shared:
         """Something that many tasks need -> what to hand to each of them; it travels once to each node."""
         ray = _ray()
-        for name, module in list(sys.modules.items()):
-            if name.startswith("trtcal_script_"):  # a user's file, which no worker could import
-                ray.cloudpickle.register_pickle_by_value(module)
+        for module in scripts.loaded():  # which no worker could import
+            ray.cloudpickle.register_pickle_by_value(module)
         return Shared(uuid.uuid4().hex, os.getcwd(), ray.put(value))
 
     def remote(self, function: Callable[..., Any], **options: Any) -> Any:

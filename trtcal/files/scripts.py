@@ -8,9 +8,17 @@ import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from trtcal.errors import DataError
+
+_PREFIX = "trtcal_script_"  # of a name of its own, so that data.py or random.py beside the file shadow nothing
+
+
+def loaded() -> list[ModuleType]:
+    """The modules that :func:`load_function` made of files; a process that has not called it cannot import them."""
+    return [module for name, module in list(sys.modules.items()) if name.startswith(_PREFIX)]
 
 
 def load_function(spec: str, default: str | None = None) -> Callable[..., Any]:
@@ -26,8 +34,7 @@ def load_function(spec: str, default: str | None = None) -> Callable[..., Any]:
     path = Path(match[1])
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    # A name of its own, so that data.py or random.py beside it shadow nothing.
-    module_spec = spec_from_file_location(f"trtcal_script_{path.stem}", path)
+    module_spec = spec_from_file_location(f"{_PREFIX}{path.stem}", path)
     assert module_spec is not None
     assert module_spec.loader is not None
     module = module_from_spec(module_spec)
