@@ -35,7 +35,7 @@ from trtcal.calibration.calibrate import calibrate, from_stats
 from trtcal.judging.accuracy import TOP1, Score, difference
 from trtcal.judging.evaluation import Evaluation, compare
 from trtcal.judging.metrics import Metric, Outputs
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.model.runner import OrtRunner
 from trtcal.qdq.insert import insert_qdq, raised
 from trtcal.qdq.weights import weight_method
@@ -171,7 +171,7 @@ def edits(found: str, wanted: str) -> int:
 
 def calibrated(task: Task) -> dict[str, Mapping[str, np.float32]]:
     """Task -> scales by each of trtcal's methods, in the order of the table."""
-    graph = open_graph(task.model)
+    graph = open_model(task.model)
     eight = calibrate(graph, task.batches(task.calibration, 8))
     power = calibrate(graph, task.batches(task.calibration, 8), growth="power-of-two")
     large = calibrate(graph, task.batches(task.calibration, 64))

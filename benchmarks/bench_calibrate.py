@@ -73,9 +73,9 @@ def plain(model: str, batches: Stored) -> int:
 def visible(model: str, batches: Stored) -> int:
     import onnxruntime as ort
 
-    from trtcal.model.open import open_graph
+    from trtcal.model.open import open_model
 
-    graph = open_graph(model)
+    graph = open_model(model).calibrated
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -87,9 +87,9 @@ def visible(model: str, batches: Stored) -> int:
 
 def trtcal(model: str, batches: Stored) -> int:
     from trtcal.calibration.calibrate import calibrate, from_stats
-    from trtcal.model.open import open_graph
+    from trtcal.model.open import open_model
 
-    graph = open_graph(model)
+    graph = open_model(model)
     found = calibrate(graph, batches)
     for method in ("minmax", "percentile", "mse"):
         from_stats(graph, found.stats, method)
@@ -290,8 +290,7 @@ def main() -> None:
     from page import parser, publish
 
     from trtcal import demo
-    from trtcal.model.batch_axis import model_inputs
-    from trtcal.model.read import load_model
+    from trtcal.model.open import open_model
     from trtcal.ranges.kernels import kernels
 
     made = parser(__doc__)
@@ -307,7 +306,7 @@ def main() -> None:
     if options.modelopt_python is None:
         lines.append("Model-Optimizer is left out: no --modelopt-python given.\n")
     for model in options.model or [demo.model_path()]:
-        (spec,) = model_inputs(load_model(model))
+        (spec,) = open_model(model).inputs
         sample = tuple(size or 224 for size in spec.shape)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "images.f32")

@@ -94,10 +94,10 @@ def chain(tensors: int, path: Path, elements: int = ELEMENTS) -> Path:
 
 
 def run_here(model: str, samples: int, workers: int) -> dict[str, float]:
-    from trtcal.model.open import FloatRunner, open_graph
+    from trtcal.model.open import FloatRunner, open_model
     from trtcal.passes.collect import collect
 
-    graph = open_graph(model)
+    graph = open_model(model)
     with FloatRunner(graph) as runner:
         collect(runner, Drawn(BATCH), workers=workers)  # so that compiled loops are there
         if not samples:
@@ -112,11 +112,11 @@ def spread(model: str, samples: int, elements: int, workers: int, ray_too: bool)
     """The pass with so many workers, in this process or on Ray."""
     from trtcal.cluster.executor import RayExecutor
     from trtcal.cluster.ray_cluster import Cluster
-    from trtcal.model.open import FloatRunner, open_graph
+    from trtcal.model.open import FloatRunner, open_model
     from trtcal.passes.executor import Executor, Here
     from trtcal.samples.batches import Batches
 
-    open_runner = partial(FloatRunner, open_graph(model))
+    open_runner = partial(FloatRunner, open_model(model))
 
     def run(executor: Executor) -> dict[str, float]:
         executor.run_pass(open_runner, Batches(Numbered(BATCH * 4, elements), BATCH))
@@ -151,12 +151,12 @@ def count(bins: int, elements: int) -> dict[str, float]:
 
 
 def add_parts(model: str, samples: int) -> dict[str, float]:
-    from trtcal.model.open import FloatRunner, open_graph
+    from trtcal.model.open import FloatRunner, open_model
     from trtcal.passes.collect import collect
     from trtcal.passes.partial import added, collect_part, continued, first_limits
     from trtcal.samples.batches import Batch
 
-    graph = open_graph(model)
+    graph = open_model(model)
     batches = [Batch(batch) for batch in Drawn(samples)]
     with FloatRunner(graph) as runner:
         start = collect(runner, batches[:1])

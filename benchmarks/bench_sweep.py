@@ -19,8 +19,7 @@ from page import parser, publish, table, verdict
 
 from trtcal import demo
 from trtcal.calibration.calibrate import calibrate
-from trtcal.model.batch_axis import model_inputs
-from trtcal.model.read import load_model
+from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep.run import run_sweep
@@ -38,7 +37,7 @@ def main() -> None:
     rows = []
     for given in options.model or [str(demo.model_path())]:
         file, _, shape = given.partition("=")
-        (spec,) = model_inputs(load_model(file))
+        (spec,) = open_model(file).inputs
         size = tuple(map(int, shape.split("x"))) if shape else tuple(length or 224 for length in spec.shape)
         array = np.random.default_rng(0).normal(size=(images, *size)).astype(np.float32)
         batches = Batches(ArraySource({spec.name: array}), min(8, images))

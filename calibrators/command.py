@@ -193,14 +193,15 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
 def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
     """Data options and OPT shapes -> batches for the model."""
     from calibrators.presets import resolve
-    from trtcal.model.batch_axis import model_inputs
-    from trtcal.model.read import load_model
+    from trtcal.model.open import open_model
     from trtcal.samples.batches import Batches, Samples
     from trtcal.samples.options import fix_shapes, image_preprocess
     from trtcal.samples.sources import open_source
 
-    inputs = model_inputs(load_model(options.onnx))
-    inputs = fix_shapes(inputs, [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]])
+    inputs = fix_shapes(
+        open_model(options.onnx).inputs,
+        [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]],
+    )
     prepare = None
     if options.calib_preprocessor is None:
         if options.preprocess or options.layout:

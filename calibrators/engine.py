@@ -228,8 +228,7 @@ def _parse(
 ) -> tuple[Any, Any, int | None]:
     """ONNX file -> network, the parser that owns its weights, and the batch the model had if its axis was changed."""
     from calibrators.trtlog import made
-    from trtcal.model.batch_axis import set_batch_size
-    from trtcal.model.read import load_model
+    from trtcal.model.open import open_model
 
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
@@ -245,7 +244,7 @@ def _parse(
     logger.info("%s: fixes batch size %d; its batch axis is made dynamic for calibration", path, fixed)
     network = made(lambda: versions.create_network(trt, builder), "a network")
     parser = _parser(trt, network)
-    rewritten = set_batch_size(load_model(path), None, path.parent).SerializeToString()
+    rewritten = open_model(path).with_batch_size(None).proto.SerializeToString()
     _parsed(parser, parser.parse(rewritten, str(path)), path)  # the path is for weights that lie in files beside it
     return network, parser, fixed
 

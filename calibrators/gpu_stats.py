@@ -7,10 +7,8 @@ values come from TensorRT there and from ONNX Runtime here, and differ in their 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +19,7 @@ from calibrators.memory import DeviceMemory, open_memory
 from calibrators.shapes import extremes
 from calibrators.visible import Visible, VisibleEngine
 from trtcal.errors import DataError
-from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.open import open_graph
+from trtcal.model.open import Source, open_model
 from trtcal.passes.collect import Progress, as_batch, refuse_unless_mask
 from trtcal.ranges.growth import growth_rule, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, HistogramBuilder
@@ -34,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def collect_on_gpu(
-    model: str | os.PathLike[str] | CalibrationGraph,
+    model: Source,
     batches: Iterable[Any],
     *,
     growth: str = "double",
@@ -43,7 +40,7 @@ def collect_on_gpu(
     workspace: int | None = None,
     progress: Progress | None = None,
 ) -> ActivationStats:
-    """ONNX file and batches ``{input: (N, ...)}`` -> what each float tensor did, collected on the GPU.
+    """Model and batches ``{input: (N, ...)}`` -> what each float tensor did, collected on the GPU.
 
     Batches and ``growth`` are as `trtcal.calibrate` takes them, ``progress`` is called with the number of samples done.
     ``memory`` is what `open_memory` takes: a name, or what it gave before, for another device say. ``limit``: bytes of
@@ -56,10 +53,12 @@ def collect_on_gpu(
     and NonFiniteError as the pass on the CPU does.
     """
     growth_rule(growth)
-    graph = model if isinstance(model, CalibrationGraph) else open_graph(Path(model))
+    model = open_model(model)
+
+    inputs = model.inputs
 
     def fed() -> Iterable[Batch]:
-        return batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs)
+        return batches if isinstance(batches, Batches) else batches_of(batches, inputs)
 
     with ExitStack() as stack:
         opened = open_memory(memory)
@@ -67,8 +66,8 @@ def collect_on_gpu(
             stack.callback(opened.close)
         observer = stack.enter_context(Observer(opened))
         # An engine takes a range of shapes; data that can be read twice tell it before the first engine is built.
-        sizes = None if isinstance(batches, Iterator) else extremes(graph.inputs, fed())
-        engine = stack.enter_context(VisibleEngine(graph, opened, limit=limit, workspace=workspace, sizes=sizes))
+        sizes = None if isinstance(batches, Iterator) else extremes(inputs, fed())
+        engine = stack.enter_context(VisibleEngine(model, opened, limit=limit, workspace=workspace, sizes=sizes))
         return observe_all(engine, observer, fed(), growth, progress)
 
 

@@ -18,11 +18,10 @@ from calibrators.runner import Engine
 from calibrators.shapes import Range, extremes
 from trtcal.cache.cache import CalibrationCache, version_number
 from trtcal.calibration.calibrate import TRT_VERSION
+from trtcal.errors import ModelError
 from trtcal.judging.accuracy import Labels
 from trtcal.judging.metrics import Metric
-from trtcal.model.batch_axis import batch_size
-from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.read import load_model
+from trtcal.model.open import Model
 from trtcal.qdq.file import qdq_to_file
 from trtcal.samples.batches import Batches
 from trtcal.sweep.cpu_judge import CpuJudge
@@ -44,7 +43,7 @@ class EngineJudge(CpuJudge):
 
     def __init__(
         self,
-        graph: CalibrationGraph,
+        model: Model,
         batches: Batches,
         labels: Labels | None = None,
         metric: Metric | None = None,
@@ -52,7 +51,7 @@ class EngineJudge(CpuJudge):
         timing_cache: str | os.PathLike[str] | None = None,
         memory: str | DeviceMemory | None = None,
     ) -> None:
-        super().__init__(graph, batches, labels, metric)
+        super().__init__(model, batches, labels, metric)
         self.timing_cache, self.memory = timing_cache, memory
         self._shapes: dict[str, Range] | None = None
         self._builder: Any = None
@@ -60,13 +59,16 @@ class EngineJudge(CpuJudge):
     def quantized(self, scales: Mapping[str, np.float32]) -> Engine:
         """Tensor -> scale; the engine that TensorRT builds with these."""
         if versions.has_calibrators(versions.tensorrt()):
+            path = self.model.path
+            if path is None:
+                raise ModelError(f"{self.model.name}: TensorRT reads a model from its file; save it and give the path")
             cache = CalibrationCache(version_number(TRT_VERSION), DEFAULT, scales)
-            built = self._build(self.graph.path, calibrator=CachedCalibrator(cache))
+            built = self._build(path, calibrator=CachedCalibrator(cache))
         else:
             with TemporaryDirectory(prefix="trtcal-") as folder:
-                pairs = qdq_to_file(self.graph.path, scales, Path(folder) / "model.onnx")
+                pairs = qdq_to_file(self.model, scales, Path(folder) / "model.onnx")
                 built = self._build(pairs.files[0], precision="fp32")
-        return Engine(built.plan, memory=self.memory, name=f"the engine of {self.graph.path}")
+        return Engine(built.plan, memory=self.memory, name=f"the engine of {self.model.name}")
 
     def _build(self, model: Path, **how: Any) -> BuiltEngine:
         from calibrators.trtlog import new_builder
@@ -79,8 +81,8 @@ class EngineJudge(CpuJudge):
 
     def _ranges(self) -> dict[str, Range]:
         """Inputs with dynamic axes -> from one sample, where the file allows, up to a batch, in every shape to come."""
-        batch = batch_size(load_model(self.graph.path))
-        dynamic = [spec for spec in self.graph.inputs if batch is None or None in spec.shape]
+        batch = self.model.batch_size
+        dynamic = [spec for spec in self.model.inputs if batch is None or None in spec.shape]
         first, last = (1, self.batches.batch_size) if batch is None else (batch, batch)
         return {
             name: Range((first, *low), (last, *high), (last, *high))

@@ -111,9 +111,9 @@ class PercentileCalibrator(HandedOver):
         """The pass on the GPU; the one on the CPU where that fails, and the data can still be had."""
         from calibrators.gpu_stats import collect_on_gpu
         from trtcal.calibration.calibrate import calibrate, from_stats
-        from trtcal.model.open import open_graph
+        from trtcal.model.open import open_model
 
-        graph = open_graph(model)
+        opened = open_model(model)
         taken = []
 
         def once() -> Iterator[Any]:
@@ -121,16 +121,16 @@ class PercentileCalibrator(HandedOver):
             yield from batches
 
         try:
-            stats = collect_on_gpu(graph, once() if isinstance(batches, Iterator) else batches, memory=self._memory)
+            stats = collect_on_gpu(opened, once() if isinstance(batches, Iterator) else batches, memory=self._memory)
         except (BackendError, ModelError) as error:
             if taken:  # and cannot be had again
                 raise
             logger.warning("collecting ranges with ONNX Runtime on the CPU, since the GPU cannot: %s", error)
             self.collected_on = "cpu"
-            return calibrate(graph, batches, method)
+            return calibrate(opened, batches, method)
         logger.info("ranges were collected with TensorRT on the GPU, in FP32")
         self.collected_on = "gpu"
-        return from_stats(graph, stats, method)
+        return from_stats(opened, stats, method)
 
     def fed_shapes(self, inputs: Container[str] = ()) -> dict[str, tuple[int, ...]]:
         """As `Calibrator.fed_shapes`; empty where the batches can be run through only once."""

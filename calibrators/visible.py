@@ -18,10 +18,8 @@ from calibrators.coverage import FLOATS
 from calibrators.memory import DeviceMemory
 from calibrators.shapes import Range, Shape, calibration_shapes, network_inputs
 from trtcal.errors import BackendError, ModelError
-from trtcal.model.batch_axis import batch_size
-from trtcal.model.calibrated import CalibrationGraph, calibration_graph
 from trtcal.model.nodes import op_name
-from trtcal.model.read import load_model
+from trtcal.model.open import Model
 from trtcal.model.topology import MOVES_VALUES
 from trtcal.samples.conform import as_dtype
 
@@ -46,7 +44,7 @@ class Visible(NamedTuple):
 
 
 class VisibleEngine:
-    """Runs samples through TensorRT in FP32, without TF32, and shows each tensor that `calibration_graph` finds.
+    """Runs samples through TensorRT in FP32, without TF32, and shows each tensor that there is to calibrate.
 
     Engines are built at the first sample, for its shapes and those of ``sizes``, and again for shapes outside of all
     before. ``sizes`` is what `calibrators.shapes.extremes` says of the samples to come, where it can be known.
@@ -62,7 +60,7 @@ class VisibleEngine:
 
     def __init__(
         self,
-        graph: CalibrationGraph,
+        model: Model,
         memory: DeviceMemory,
         *,
         limit: int | None = None,
@@ -70,7 +68,8 @@ class VisibleEngine:
         sizes: Mapping[str, tuple[Shape, Shape]] | None = None,
     ) -> None:
         self._trt = versions.tensorrt()
-        self._graph, self._memory = graph, memory
+        self._model, self._memory = model.with_batch_size(1), memory
+        self._as_it_is = model
         self._limit, self._workspace, self._sizes = limit, workspace, sizes or {}
         self._builder: Any = None
         self._copies = 1
@@ -93,7 +92,7 @@ class VisibleEngine:
         inputs, shown = {}, []
         for name, dtype in self._parts[0].inputs.items():
             inputs[name] = self._place(name, fed[name], dtype)
-            if name in self._graph.visible:
+            if name in self._model.calibrated.visible:
                 address = inputs[name] if dtype == _FLOAT32 else self._place(f"{name} shown", fed[name], _FLOAT32)
                 shown.append(Visible(name, address, sample[name].size))  # one of the copies
         if shown:
@@ -130,14 +129,14 @@ class VisibleEngine:
                 return shapes
             except (ModelError, BackendError) as error:
                 self._free()
-                fixed = batch_size(load_model(self._graph.path)) or 1
+                fixed = self._as_it_is.batch_size or 1
                 if fixed == 1 or self._copies > 1:
                     raise
                 logger.warning(
                     "%s: its batch size %d is built into the graph (%s); running each sample as a batch of %d copies",
-                    self._graph.path, fixed, error, fixed,
+                    self._model.name, fixed, error, fixed,
                 )  # fmt: skip
-                self._graph, self._copies, self._ranges = calibration_graph(self._graph.path), fixed, {}
+                self._model, self._copies, self._ranges = self._as_it_is, fixed, {}
 
     def _known(self, name: str) -> Range | None:
         """What the samples to come need of an input, as far as it is known."""
@@ -151,21 +150,21 @@ class VisibleEngine:
 
         if self._builder is None:
             self._builder = new_builder()
-        return _Part(self._trt, self._builder, self._graph, names, self._ranges, self._workspace)
+        return _Part(self._trt, self._builder, self._model, names, self._ranges, self._workspace)
 
     def _build_parts(self, shapes: Mapping[str, Shape]) -> None:
         self._free()
-        names = [name for name in self._graph.visible if name not in shapes]
+        names = [name for name in self._model.calibrated.visible if name not in shapes]
         part = self._part(names)
         self._parts.append(part)
         for flag in part.halves:
             logger.warning(
-                "%s has tensors in %s; TensorRT may run any layer so, and ranges with it", self._graph.path, flag
+                "%s has tensors in %s; TensorRT may run any layer so, and ranges with it", self._model.name, flag
             )
         missing = [name for name in names if name not in part.outputs and name not in part.others]
         if missing:  # and so TensorRT asks for no range of theirs
             some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
-            logger.info("%s: TensorRT's network lacks %d tensors: %s", self._graph.path, len(missing), some)
+            logger.info("%s: TensorRT's network lacks %d tensors: %s", self._model.name, len(missing), some)
         largest = {name: entry.max for name, entry in self._ranges.items()}
         sizes = part.sizes(largest)
         limit = self._limit if self._limit is not None else self._memory.vacant() // SHARE
@@ -202,7 +201,7 @@ class _Part:
         self,
         trt: Any,
         builder: Any,
-        graph: CalibrationGraph,
+        model: Model,
         names: Sequence[str],
         ranges: Mapping[str, Range],
         workspace: int | None,
@@ -213,15 +212,16 @@ class _Part:
         LOG.clear()
         network = made(lambda: versions.create_network(trt, builder), "a network")
         parser = made(lambda: trt.OnnxParser(network, LOG), "an ONNX parser")
-        if not parser.parse(_plain(graph), str(graph.path)):
+        path = [] if model.path is None else [str(model.path)]  # for weights that lie in files beside it
+        if not parser.parse(_plain(model), *path):
             problems = "; ".join(parser.get_error(number).desc() for number in range(parser.num_errors))
-            raise ModelError(f"{graph.path}: TensorRT's parser cannot read it: {problems or 'no reason given'}")
+            raise ModelError(f"{model.name}: TensorRT's parser cannot read it: {problems or 'no reason given'}")
         inputs = network_inputs(trt, network)
         self.inputs = _dtypes(network)
         fed = {name: entry.opt for name, entry in ranges.items()}
         calibration_shapes(inputs, fed, {}, None)  # raises for data that do not fit
         self.halves = [flag for flag in _halves(network) if hasattr(trt.BuilderFlag, flag)]  # 11 wants none
-        self.outputs, self.others = _mark(trt, network, graph, names)
+        self.outputs, self.others = _mark(trt, network, model, names)
         config = made(builder.create_builder_config, "a builder configuration")
         versions.leave_out_tactics(trt, config)
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with 10 bits of mantissa
@@ -236,7 +236,7 @@ class _Part:
             config.add_optimization_profile(profile)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise BackendError(f"{graph.path}: TensorRT built no engine that shows its tensors: {LOG.words()}")
+            raise BackendError(f"{model.name}: TensorRT built no engine that shows its tensors: {LOG.words()}")
         self._runtime = made(lambda: trt.Runtime(LOG), "a runtime")
         self._engine = made(lambda: self._runtime.deserialize_cuda_engine(plan), "an engine of its plan")
         self._context: Any = None
@@ -271,9 +271,7 @@ class _Part:
             raise BackendError(f"TensorRT cannot run the engine: {self._log.words()}")
 
 
-def _mark(
-    trt: Any, network: Any, graph: CalibrationGraph, names: Iterable[str]
-) -> tuple[dict[str, str], frozenset[str]]:
+def _mark(trt: Any, network: Any, model: Model, names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
     """Makes just the named float tensors outputs -> ONNX name to TensorRT's name, and the names of other types."""
     tensors = {}
     for number in range(network.num_layers):
@@ -284,7 +282,7 @@ def _mark(
                 tensors[tensor.name] = tensor
     for tensor in [network.get_output(number) for number in range(network.num_outputs)]:
         network.unmark_output(tensor)
-    moved = [(node.input[0], node.output[0]) for node in graph.model.graph.node if op_name(node) in MOVES]
+    moved = [(node.input[0], node.output[0]) for node in model.proto.graph.node if op_name(node) in MOVES]
     outputs, others = {}, set()
     for name in names:
         found = name if name in tensors else _moved_to(name, moved, tensors)
@@ -301,7 +299,7 @@ def _mark(
         if tensor.dtype.name != "FLOAT":
             tensor.dtype = trt.float32
     if not outputs:
-        raise BackendError(f"{graph.path}: TensorRT's network has none of the tensors to calibrate")
+        raise BackendError(f"{model.name}: TensorRT's network has none of the tensors to calibrate")
     return outputs, frozenset(others)
 
 
@@ -336,15 +334,15 @@ def _moved_to(name: str, moved: Sequence[tuple[str, str]], tensors: Mapping[str,
     return None
 
 
-def _plain(graph: CalibrationGraph) -> bytes:
-    """The model without the outputs that `calibration_graph` added: they name no type, and TensorRT's parser asks."""
+def _plain(model: Model) -> bytes:
+    """The model without outputs that name no type, for which TensorRT's parser asks."""
     from trtcal.model.nodes import copied
 
-    model = copied(graph.model)
-    kept = [value for value in graph.model.graph.output if value.type.WhichOneof("value") is not None]
-    del model.graph.output[:]
-    model.graph.output.extend(kept)
-    return bytes(model.SerializeToString())
+    proto = copied(model.proto)
+    kept = [value for value in model.proto.graph.output if value.type.WhichOneof("value") is not None]
+    del proto.graph.output[:]
+    proto.graph.output.extend(kept)
+    return bytes(proto.SerializeToString())
 
 
 def _places(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:

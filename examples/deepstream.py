@@ -15,8 +15,7 @@ from pathlib import Path
 
 from calibrators import CachedCalibrator, CalibratorsUnavailable, build_engine
 from trtcal import calibrate
-from trtcal.model.batch_axis import model_inputs
-from trtcal.model.read import load_model
+from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.options import image_preprocess
 from trtcal.samples.sources import open_source
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     options = parser.parse_args()
 
-    inputs = model_inputs(load_model(options.model))
+    inputs = open_model(options.model).inputs
     source = open_source(options.images, inputs=inputs, preprocess=image_preprocess(inputs, "0-1"))
     batches = Batches(source, options.batch_size, samples=500)
     ranges = calibrate(options.model, batches, "entropy", trt_version=options.trt_version).cache

@@ -15,8 +15,7 @@ from pathlib import Path
 import tensorrt as trt
 
 from calibrators import EntropyCalibrator
-from trtcal.model.batch_axis import model_inputs
-from trtcal.model.read import load_model
+from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.options import image_preprocess
 from trtcal.samples.sources import open_source
@@ -25,7 +24,7 @@ BATCH_SIZE = 8
 
 
 def main(model: str, images: str, engine: str) -> None:
-    inputs = model_inputs(load_model(model))
+    inputs = open_model(model).inputs
     source = open_source(images, inputs=inputs, preprocess=image_preprocess(inputs, "imagenet"))
     batches = Batches(source, BATCH_SIZE, samples=500)
 

@@ -13,7 +13,7 @@ import sys
 from trtcal import demo
 from trtcal.cli import app
 from trtcal.judging.metrics import METRICS
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep.cpu_judge import CpuJudge
@@ -29,7 +29,7 @@ def main() -> None:
         demo.model_path(),
         Batches(ArraySource({"image": demo.calibration_images()}), 8),
         "demo-sweep",
-        judge=CpuJudge(open_graph(demo.model_path()), judged, judged.labels, METRICS["top1"]),
+        judge=CpuJudge(open_model(demo.model_path()), judged, judged.labels, METRICS["top1"]),
         judge_key="the demo's labelled images",
         judged_on=judged,
         force=True,

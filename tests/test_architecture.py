@@ -63,7 +63,6 @@ TESTED_ELSEWHERE = {
     "trtcal/cluster/ray_cluster.py": "cluster/test_distributed.py",
     "trtcal/cluster/shards.py": "cluster/test_distributed.py",
     "trtcal/zoo/page.py": "zoo/test_run.py",
-    "trtcal/model/open.py": "calibration/test_calibrate.py",
     "trtcal/cli/common.py": "cli/test_cli.py",
     "calibrators/__init__.py": "calibrators/test_calibrators.py",
 }

@@ -34,7 +34,7 @@ from fakecuda import setup_env
 from trtcal.cache.cache import CalibrationCache
 from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import BackendError
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_model
 from trtcal.ranges.histogram import Histogram
 from trtcal.ranges.stats import ActivationStats
 
@@ -418,7 +418,7 @@ def test_a_cache_without_the_tensor_is_no_agreement() -> None:
 def calibrated(size: int) -> tuple[Any, Any, dict[str, list[np.ndarray]]]:
     """The demo model's graph, our calibration of 64 samples, and the values of every tensor, batch by batch."""
     model = networks.demo_model()
-    graph = open_graph(model.path)
+    graph = open_model(model.path)
     batches = model.batches(range(64), size)
     values: dict[str, list[np.ndarray]] = {}
     with FloatRunner(graph) as runner:
@@ -433,7 +433,7 @@ def judged(size: int, changed: rules.Rules | None, kind: str = "entropy") -> lis
     """What parity says of a cache that a TensorRT with these rules would write for the demo model."""
     graph, calibration, values = calibrated(size)
     ours = parity.ours_for(graph, calibration.stats, kind)
-    sources = {name: graph.carried.get(name, name) for name in ours.scales}
+    sources = {name: graph.calibrated.carried.get(name, name) for name in ours.scales}
     found = {source: rules.scale(values[source], changed) for source in set(sources.values()) & set(values)}
     scales = {name: found.get(source, ours.scales[name]) for name, source in sources.items()}
     theirs = CalibrationCache("8600", "EntropyCalibration2", scales)
@@ -513,7 +513,7 @@ def parity_on_a_louder_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def calibrated(context: Context, model: networks.Model, batches: Any, algorithm: str) -> CalibrationCache:
         kinds = {name: kind for kind, name in parity.ALGORITHMS.items()}
-        graph = open_graph(model.path)
+        graph = open_model(model.path)
         return parity.ours_for(graph, collected(graph, batches), kinds[algorithm])
 
     monkeypatch.setattr(parity, "collecting_on_gpu", collecting)

@@ -16,7 +16,7 @@ from acceptance.networks import Batch, Model
 from acceptance.parity import calibrated
 from trtcal.cache.cache import CalibrationCache
 from trtcal.judging.accuracy import simulate
-from trtcal.model.read import load_model
+from trtcal.model.open import open_model
 
 JUDGED = 1000  # images
 CALIBRATED = 512
@@ -105,7 +105,7 @@ def _top1(context: Context, plan: bytes, batches: list[Batch], labels: np.ndarra
 
 
 def _simulated(model: Model, ranges: CalibrationCache, batches: list[Batch], labels: np.ndarray) -> float:
-    with simulate(load_model(model.path), ranges.scales, optimization="extended") as runner:
+    with simulate(open_model(model.path).whole, ranges.scales, optimization="extended") as runner:
         return _accuracy(runner, batches, labels)
 
 

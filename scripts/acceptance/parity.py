@@ -15,8 +15,8 @@ from acceptance.networks import Model
 from trtcal.cache.cache import CalibrationCache
 from trtcal.calibration.calibrate import calibrate, from_stats
 from trtcal.errors import BackendError, ModelError
-from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.open import open_graph
+from trtcal.model import open as opening
+from trtcal.model.open import open_model
 from trtcal.ranges.histogram import NUM_BINS, abs_max
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.streams import batches_of
@@ -134,17 +134,18 @@ def _hex(scale: np.float32) -> str:
     return f"{np.float32(scale).view(np.uint32):x}"
 
 
-def limits_of(graph: CalibrationGraph, stats: ActivationStats) -> dict[str, float]:
+def limits_of(model: opening.Model, stats: ActivationStats) -> dict[str, float]:
     """Tensor -> the range of its TensorRT histogram after the pass."""
     found = {name: tensor.streamed.limit for name, tensor in stats.tensors.items() if tensor.streamed is not None}
-    found |= {name: abs_max(value) for name, value in graph.constants.items()}
+    found |= {name: abs_max(value) for name, value in model.calibrated.constants.items()}
+    graph = model.calibrated
     return {name: found[source] for name in graph.order if (source := graph.carried.get(name, name)) in found}
 
 
-def ours_for(graph: CalibrationGraph, stats: ActivationStats, kind: str) -> CalibrationCache:
+def ours_for(model: opening.Model, stats: ActivationStats, kind: str) -> CalibrationCache:
     """Our cache by one of ALGORITHMS."""
     method = f"percentile:{100 * LEGACY:g}" if kind == "legacy" else kind
-    return from_stats(graph, stats, method, algorithm=ALGORITHMS[kind]).cache
+    return from_stats(model, stats, method, algorithm=ALGORITHMS[kind]).cache
 
 
 class _Questions:
@@ -152,8 +153,8 @@ class _Questions:
 
     def __init__(self, model: Model, context: Context) -> None:
         self.model, self.context = model, context
-        self.graph = open_graph(model.path)
-        self.exact = frozenset(self.graph.visible) & {spec.name for spec in self.graph.inputs}
+        self.graph = open_model(model.path)
+        self.exact = frozenset(self.graph.calibrated.visible) & {spec.name for spec in self.graph.inputs}
         self.orders = model.orders(16 if context.small else SAMPLES)
         self._stats: dict[tuple[int, str], ActivationStats] = {}
         self._written: dict[tuple[int, str], CalibrationCache] = {}
@@ -184,15 +185,15 @@ class _Questions:
 
 
 @contextmanager
-def collecting_on_gpu(graph: CalibrationGraph) -> Iterator[Callable[[Iterable[Any]], ActivationStats]]:
+def collecting_on_gpu(model: opening.Model) -> Iterator[Callable[[Iterable[Any]], ActivationStats]]:
     """Graph -> what collects statistics of batches, by one engine for all of them."""
     from calibrators.device_kernels import Observer
     from calibrators.gpu_stats import observe_all
     from calibrators.memory import open_memory
     from calibrators.visible import VisibleEngine
 
-    with closing(open_memory()) as memory, Observer(memory) as observer, VisibleEngine(graph, memory) as engine:
-        yield lambda batches: observe_all(engine, observer, batches_of(batches, graph.inputs))
+    with closing(open_memory()) as memory, Observer(memory) as observer, VisibleEngine(model, memory) as engine:
+        yield lambda batches: observe_all(engine, observer, batches_of(batches, model.inputs))
 
 
 def model_parity(model: Model, context: Context) -> Iterator[Finding]:

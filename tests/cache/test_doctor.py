@@ -14,8 +14,7 @@ from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.doctor import SEVERITIES, Finding, check, diff, merge, rename, retarget
 from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import CacheError
-from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.open import open_graph
+from trtcal.model.open import Model, open_model
 
 HEADER = "TRT-8601-EntropyCalibration2"
 
@@ -101,26 +100,26 @@ def test_other_numbers_than_scales_are_suspected(wrong: object) -> None:
 
 
 @pytest.fixture(params=["", "ai.onnx"])
-def bounded(request: pytest.FixtureRequest, tmp_path: Path) -> CalibrationGraph:
+def bounded(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
     nodes = [
         helper.make_node("Sigmoid", ["x"], ["s"], domain=request.param),
         helper.make_node("Relu", ["s"], ["y"], domain=request.param),
     ]
-    return open_graph(save(make_model(nodes, {"x": ["N", 4]}, ["y"]), tmp_path / "m.onnx"))
+    return open_model(save(make_model(nodes, {"x": ["N", 4]}, ["y"]), tmp_path / "m.onnx"))
 
 
 @pytest.mark.parametrize(
     ("scale", "what"), [(0.5, "; amax may"), (1.0, "; amax may"), (127.0, "; 127 / amax may"), (10.0, "; another")]
 )
-def test_a_range_beyond_what_an_op_can_give_is_an_error(bounded: CalibrationGraph, scale: float, what: str) -> None:
-    found = [f for f in check(cache_of({"x": 0.1, "s": scale, "y": 0.1}), graph=bounded) if f.severity == "error"]
+def test_a_range_beyond_what_an_op_can_give_is_an_error(bounded: Model, scale: float, what: str) -> None:
+    found = [f for f in check(cache_of({"x": 0.1, "s": scale, "y": 0.1}), model=bounded) if f.severity == "error"]
     assert kinds(found) == [("error", "s")]
     assert what in found[0].message
 
 
 @pytest.mark.parametrize("amax", [0.3, 1.0, 1024.5 / 1024, 1.9])
-def test_ranges_that_tensorrt_writes_for_a_bounded_op_pass(bounded: CalibrationGraph, amax: float) -> None:
-    assert check(cache_of({"x": 0.1, "s": amax / 127, "y": amax / 127}), graph=bounded) == []
+def test_ranges_that_tensorrt_writes_for_a_bounded_op_pass(bounded: Model, amax: float) -> None:
+    assert check(cache_of({"x": 0.1, "s": amax / 127, "y": amax / 127}), model=bounded) == []
 
 
 # --- the header ---------------------------------------------------------------------------------------
@@ -167,12 +166,12 @@ def test_a_wrong_version_is_the_caller_s_mistake() -> None:
 
 
 @pytest.fixture
-def graph(tmp_path: Path) -> CalibrationGraph:
-    return open_graph(save(conv_model(), tmp_path / "m.onnx"))
+def graph(tmp_path: Path) -> Model:
+    return open_model(save(conv_model(), tmp_path / "m.onnx"))
 
 
 @pytest.fixture
-def complete(graph: CalibrationGraph) -> CalibrationCache:
+def complete(graph: Model) -> CalibrationCache:
     return calibrate(graph, batched(images(4), 4), "minmax", algorithm="EntropyCalibration2").cache
 
 
@@ -181,8 +180,8 @@ def without(cache: CalibrationCache, *names: str) -> CalibrationCache:
     return CalibrationCache(cache.version, cache.algorithm, scales)
 
 
-def test_a_cache_made_for_the_model_fits_it(graph: CalibrationGraph, complete: CalibrationCache) -> None:
-    assert check(complete, graph=graph, trt_version="8.6.1") == []
+def test_a_cache_made_for_the_model_fits_it(graph: Model, complete: CalibrationCache) -> None:
+    assert check(complete, model=graph, trt_version="8.6.1") == []
 
 
 @pytest.mark.parametrize(
@@ -196,33 +195,33 @@ def test_a_cache_made_for_the_model_fits_it(graph: CalibrationGraph, complete: C
     ],
 )
 def test_a_missing_range_matters_where_an_int8_layer_reads_it(
-    graph: CalibrationGraph, complete: CalibrationCache, missing: str, severity: str, why: str
+    graph: Model, complete: CalibrationCache, missing: str, severity: str, why: str
 ) -> None:
-    findings = check(without(complete, missing), graph=graph)
+    findings = check(without(complete, missing), model=graph)
     assert kinds(findings) == [(severity, missing)]
     assert why in findings[0].message
 
 
 def test_integers_need_no_range(tmp_path: Path) -> None:
     nodes = [helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64), helper.make_node("Shape", ["x"], ["s"])]
-    graph = open_graph(save(make_model(nodes, {"x": ["N", 4]}, ["i", "s"]), tmp_path / "m.onnx"))
-    findings = check(cache_of({"x": 0.1}), graph=graph)
+    graph = open_model(save(make_model(nodes, {"x": ["N", 4]}, ["i", "s"]), tmp_path / "m.onnx"))
+    findings = check(cache_of({"x": 0.1}), model=graph)
     assert kinds(findings) == [("note", "i"), ("note", "s")]
     assert "integers" in messages(findings)
 
 
-def test_a_tensor_that_the_model_has_not_is_a_warning(graph: CalibrationGraph, complete: CalibrationCache) -> None:
-    assert kinds(check(merge([complete, cache_of({"ghost": 0.1})]), graph=graph)) == [("warning", "ghost")]
+def test_a_tensor_that_the_model_has_not_is_a_warning(graph: Model, complete: CalibrationCache) -> None:
+    assert kinds(check(merge([complete, cache_of({"ghost": 0.1})]), model=graph)) == [("warning", "ghost")]
 
 
-def test_names_that_tensorrt_makes_up_are_but_noted(graph: CalibrationGraph, complete: CalibrationCache) -> None:
+def test_names_that_tensorrt_makes_up_are_but_noted(graph: Model, complete: CalibrationCache) -> None:
     made_up = {"(Unnamed Layer* 4) [Shuffle]_output": 0.1, "ONNXTRT_Broadcast_output": 0.1, "w_output": 0.1}
-    findings = check(merge([complete, cache_of(made_up)]), graph=graph)
+    findings = check(merge([complete, cache_of(made_up)]), model=graph)
     assert kinds(findings) == [("note", "(Unnamed Layer* 4) [Shuffle]_output"), ("note", "ONNXTRT_Broadcast_output")]
 
 
-def test_the_cache_of_another_model_is_one_error(graph: CalibrationGraph) -> None:
-    findings = check(cache_of({"a": 0.1, "c": 0.1, "image": 0.1}), graph=graph)
+def test_the_cache_of_another_model_is_one_error(graph: Model) -> None:
+    findings = check(cache_of({"a": 0.1, "c": 0.1, "image": 0.1}), model=graph)
     assert kinds(findings) == [("error", None)]
     assert "lacks 2 of its 3 tensors, as 'a'" in messages(findings)
 

@@ -21,7 +21,6 @@ from trtcal.cache.provenance import (
     Provenance,
     check,
     installed_versions,
-    model_sha256,
     origin,
     read_sidecar,
     save_with_sidecar,
@@ -347,29 +346,6 @@ def test_what_becomes_of_a_last_short_batch_belongs_to_the_origin(folder: Path) 
 
 
 # --- hashes and versions ------------------------------------------------------------------------------
-
-
-def test_a_lone_model_file_has_the_hash_that_sha256sum_prints(tmp_path: Path) -> None:
-    (tmp_path / "net.onnx").write_bytes(b"x" * (3 << 20) + b"tail")
-    assert model_sha256([tmp_path / "net.onnx"]) == hashlib.sha256(b"x" * (3 << 20) + b"tail").hexdigest()
-
-
-def test_external_data_counts_and_so_does_the_border_between_files(tmp_path: Path) -> None:
-    def hashed(*contents: bytes) -> str:
-        files = [tmp_path / str(number) for number in range(len(contents))]
-        for file, content in zip(files, contents, strict=True):
-            file.write_bytes(content)
-        return model_sha256(files)
-
-    hashes = [hashed(b"ab"), hashed(b"ab", b""), hashed(b"a", b"b"), hashed(b"b", b"a"), hashed(b"a", b"c")]
-    assert len(set(hashes)) == len(hashes)
-    assert hashed(b"a", b"b") == hashes[2]
-
-
-def test_a_model_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "net.onnx").write_bytes(b"x")
-    with pytest.raises(ModelError, match=r"weights\.bin: cannot be read: No such file"):
-        model_sha256([tmp_path / "net.onnx", str(tmp_path / "weights.bin")])
 
 
 def test_installed_versions_name_the_packages_that_results_pass_through() -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from trtcal.calibration.calibrate import calibrate, from_stats
 from trtcal.errors import ModelError
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.model.runner import OrtRunner
 from trtcal.ranges.stats import ActivationStats, merge
 from trtcal.ranges.thresholds import METHODS
@@ -89,14 +89,14 @@ def test_the_cache_lists_carried_scales_and_constants_in_graph_order(model: Path
 def test_every_method_comes_from_the_statistics_of_one_pass(model: Path, method: str) -> None:
     batches = batched(images(8), 4)
     stats = ActivationStats.from_bytes(calibrate(model, batches).stats.to_bytes())
-    assert from_stats(open_graph(model), stats, method).cache == calibrate(model, batches, method).cache
+    assert from_stats(open_model(model), stats, method).cache == calibrate(model, batches, method).cache
 
 
 def test_merged_statistics_serve_every_method(model: Path) -> None:
     x = images(8)
     parts = [calibrate(model, batched(half, 4)).stats for half in (x[:4], x[4:])]
     merged, whole = merge(parts), calibrate(model, batched(x, 4)).stats
-    graph = open_graph(model)
+    graph = open_model(model)
     for method in ("minmax", "percentile", "mse"):
         assert from_stats(graph, merged, method).cache == from_stats(graph, whole, method).cache
     invariant = calibrate(model, batched(x, 4), growth="power-of-two").cache

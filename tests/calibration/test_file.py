@@ -13,7 +13,7 @@ from trtcal.cache.provenance import sidecar_path
 from trtcal.calibration.calibrate import calibrate
 from trtcal.calibration.file import calibrate_to_file, partial_path
 from trtcal.errors import CacheError, OutputError, TrtcalError
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.passes import collect as collector
 from trtcal.passes.executor import Here
 from trtcal.ranges.stats import ActivationStats
@@ -191,7 +191,7 @@ def test_a_random_loader_is_refused_instead_of_given_a_false_origin(model: Path,
         def __iter__(self):  # type: ignore[no-untyped-def]
             yield {"image": np.random.default_rng().normal(size=(4, 3, 8, 8)).astype(np.float32)}
 
-    loader = Batches(IterableSource(Random(), inputs=open_graph(model).inputs), 2)
+    loader = Batches(IterableSource(Random(), inputs=open_model(model).inputs), 2)
     with pytest.raises(TrtcalError, match="batch 0 row 0 is not what it was the first time"):
         calibrate_to_file(model, loader, tmp_path / "c.cache")
 

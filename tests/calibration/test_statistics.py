@@ -12,7 +12,7 @@ from trtcal.calibration.calibrate import calibrate
 from trtcal.calibration.file import calibrate_to_file
 from trtcal.calibration.statistics import StatisticsFile
 from trtcal.errors import OutputError
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.passes.executor import Here
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches
@@ -139,7 +139,7 @@ def test_statistics_are_good_as_long_as_what_decides_them_is_the_same(
         np.save(tmp_path / "data" / f"{number}.npy", images(1, seed=number)[0])
 
     def used() -> Batches:
-        return Batches(ArrayFolder(tmp_path / "data", inputs=open_graph(model).inputs), 2, samples=4)
+        return Batches(ArrayFolder(tmp_path / "data", inputs=open_model(model).inputs), 2, samples=4)
 
     cache, stats = tmp_path / "c.cache", tmp_path / "s.npz"
     calibrate_to_file(model, used(), cache, stats=stats)

@@ -17,7 +17,7 @@ from calibrators.device_kernels import Observer
 from calibrators.gpu_stats import observe_all
 from calibrators.memory import HostMemory
 from trtcal.errors import BackendError, DataError, NonFiniteError
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes.collect import collect
 from trtcal.ranges.growth import GROWTH
 from trtcal.ranges.stats import ActivationStats
@@ -204,7 +204,7 @@ from fakecuda.report import report
 from calibrators.device_kernels import Observer, throughput
 from calibrators.gpu_stats import observe_all
 from calibrators.memory import open_memory
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes.collect import collect
 fakelib.lazy(True)
 
@@ -282,7 +282,7 @@ def test_cuda_may_fail_at_any_call_and_nothing_is_left_on_the_device(function: s
 
 @pytest.mark.slow
 def test_the_recogniser_of_pp_ocr_gives_the_same_bytes(memory: HostMemory) -> None:
-    graph = open_graph(recogniser())
+    graph = open_model(recogniser())
     lines = np.random.default_rng(0).normal(size=(3, 3, 48, 64)).astype(np.float32)
     with FloatRunner(graph) as runner:
         stats = on_both(memory, batched(lines, 2, graph.inputs[0].name), runner=runner)

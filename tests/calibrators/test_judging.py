@@ -179,13 +179,13 @@ def test_without_calibrators_ranges_go_into_the_model_as_on_tensorrt_11(tmp_path
         """
 import calibrators.judging as judging
 from trtcal.calibration.calibrate import calibrate
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches
 from trtcal.qdq.insert import insert_qdq
 from trtcal.model.runner import OrtRunner
 from trtcal.samples.sources import open_source
 judging.versions.has_calibrators = lambda trt: False
-graph = open_graph("m.onnx")
+graph = open_model("m.onnx")
 batches = Batches(open_source("c.npy", inputs=graph.inputs), 4)
 scales = calibrate("m.onnx", batches, "minmax").cache.scales
 amax = {name: scale * np.float32(127) for name, scale in scales.items()}
@@ -209,7 +209,7 @@ def test_dynamic_axes_get_a_profile_that_holds_every_sample(tmp_path: Path) -> N
         """
 from calibrators.judging import EngineJudge
 from trtcal.samples.batches import Batches
-from trtcal.model.calibrated import calibration_graph
+from trtcal.model.open import open_model
 from trtcal.samples.sources import open_source
 import onnx
 from onnx import TensorProto, helper as oh
@@ -217,7 +217,7 @@ def saved(path, shape):
     x, y = (oh.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
     graph = oh.make_graph([oh.make_node("Relu", ["x"], ["y"], name="r")], "g", [x], [y])
     onnx.save(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8), path)
-    return calibration_graph(path)
+    return open_model(path)
 np.savez("w.npz", x=np.ones((4, 2, 5), np.float32))
 def ranges(path, shape, widths):
     graph = saved(path, shape)

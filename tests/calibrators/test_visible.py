@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 from calibrators.gpu_stats import collect_on_gpu
 from calibrators.memory import HostMemory
 from trtcal.errors import BackendError, DataError, ModelError
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes.collect import collect
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.streams import batches_of
@@ -51,7 +51,7 @@ Batches = list[dict[str, np.ndarray]]
 
 def on_both(path: Path, batches: Batches, memory: HostMemory, **options: int) -> ActivationStats:
     """Model and batches -> statistics of both passes, which are the same to the byte."""
-    graph = open_graph(path)
+    graph = open_model(path)
     with FloatRunner(graph) as runner:
         expected = collect(runner, batches_of(batches, graph.inputs))
     found = collect_on_gpu(path, batches, memory=memory, **options)
@@ -304,7 +304,7 @@ from calibrators.gpu_stats import collect_on_gpu
 from calibrators.memory import open_memory
 from trtcal.passes.collect import collect
 from trtcal.samples.streams import batches_of
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 fakelib.lazy(True)
 Path("m.onnx").write_bytes(onnx_model())
 data = [{"image": np.random.default_rng(seed).integers(-9, 9, (2, *SHAPE)).astype(np.float32)} for seed in range(3)]
@@ -314,7 +314,7 @@ def network(batch):
     total = batch["image"].sum(dtype=np.float64)
     return {"image": batch["image"], "conv": total, "relu": total, "y": np.array([[total, 2 * total]])}
 
-expected = collect(network, batches_of(data, open_graph("m.onnx").inputs)).to_bytes()
+expected = collect(network, batches_of(data, open_model("m.onnx").inputs)).to_bytes()
 memory = open_memory()
 same = [collect_on_gpu("m.onnx", data, memory=memory, limit=limit).to_bytes() == expected for limit in (None, 1, 600)]
 memory.close()

@@ -27,7 +27,7 @@ from trtcal.cluster.executor import RayExecutor
 from trtcal.cluster.ray_cluster import Cluster
 from trtcal.errors import BackendError, DataError, NonFiniteError
 from trtcal.files.scripts import load_function
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes import collect as collector
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches
@@ -402,7 +402,7 @@ def test_pictures_and_arrays_are_read_by_the_workers(cluster: Cluster, tmp_path:
 
     from trtcal.samples.preprocess import preset
 
-    graph = open_graph(save(conv_model(), tmp_path / "m.onnx"))
+    graph = open_model(save(conv_model(), tmp_path / "m.onnx"))
     (tmp_path / "pictures").mkdir()
     (tmp_path / "arrays").mkdir()
     rng = np.random.default_rng(0)

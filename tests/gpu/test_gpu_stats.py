@@ -19,7 +19,7 @@ from fakecuda.models import SHAPE
 from calibrators.buffers import Buffers
 from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Observer, Span, below
 from calibrators.memory import DeviceMemory, available, open_memory
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes.collect import collect
 from trtcal.ranges.growth import GROWTH, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
@@ -134,7 +134,7 @@ def test_tensorrts_values_are_those_of_onnx_runtime_but_for_their_last_bits(
     if which == "demo":
         model, images = demo.model_path(), demo.calibration_images()[:8]
         batches = [{"image": images[:4]}, {"image": images[4:]}]
-    graph = open_graph(model)
+    graph = open_model(model)
     with FloatRunner(graph) as runner:
         expected = collect(runner, batches_of(batches, graph.inputs))
     before = memory.vacant()

@@ -12,7 +12,7 @@ from onnx import helper
 from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import DataError, ModelError
 from trtcal.judging.accuracy import agreement, evaluate, simulate
-from trtcal.judging.evaluation import compare, fed_as, judged_by, labels_of, open_model, plain
+from trtcal.judging.evaluation import compare, fed_as, judged_by, labels_of, open_runner, plain
 from trtcal.judging.metrics import METRICS, Outputs
 from trtcal.model.file import save_model
 from trtcal.model.runner import OrtRunner
@@ -108,9 +108,9 @@ def test_the_result_is_plain_json_even_where_it_is_infinite_or_nan() -> None:
 
 def test_a_model_is_opened_as_written_or_as_int8(model: Path, scales: dict[str, np.float32]) -> None:
     batch = {"image": images(4)}
-    with open_model(model, batches()).runner as runner, OrtRunner(conv_model()) as expected:
+    with open_runner(model, batches()).runner as runner, OrtRunner(conv_model()) as expected:
         np.testing.assert_array_equal(runner(batch)["logits"], expected(batch)["logits"])
-    opened = open_model(model, batches(), scales=scales, placement="tensorrt", exclude=["Gemm"])
+    opened = open_runner(model, batches(), scales=scales, placement="tensorrt", exclude=["Gemm"])
     with opened.runner as runner, simulate(conv_model(), scales, placement="tensorrt", exclude=["Gemm"]) as expected:
         np.testing.assert_array_equal(runner(batch)["logits"], expected(batch)["logits"])
     assert ("offset_output", "a constant, which is computed as it is") in opened.skipped
@@ -118,8 +118,8 @@ def test_a_model_is_opened_as_written_or_as_int8(model: Path, scales: dict[str, 
 
 
 def test_how_much_of_a_model_is_int8_is_told_and_nothing_is_refused(model: Path, scales: dict[str, np.float32]) -> None:
-    whole = open_model(model, batches(), scales=scales)
-    part = open_model(model, batches(), scales={"image": scales["image"]})
+    whole = open_runner(model, batches(), scales=scales)
+    part = open_runner(model, batches(), scales={"image": scales["image"]})
     for opened in (whole, part):
         opened.runner.close()
     assert whole.int8 == whole.candidates == part.candidates
@@ -127,12 +127,12 @@ def test_how_much_of_a_model_is_int8_is_told_and_nothing_is_refused(model: Path,
     assert whole.int8 is not None
     assert 0 < part.int8 < whole.int8
     with pytest.raises(ModelError, match=r"m\.onnx: nothing becomes INT8 with these ranges"):
-        open_model(model, batches(), scales={"logits": np.float32(1)})
+        open_runner(model, batches(), scales={"logits": np.float32(1)})
 
 
 def test_weights_beside_the_file_are_found(tmp_path: Path, scales: dict[str, np.float32]) -> None:
     save_model(conv_model(), tmp_path / "e.onnx", external=True)
-    with open_model(tmp_path / "e.onnx", batches(), scales=scales).runner as runner:
+    with open_runner(tmp_path / "e.onnx", batches(), scales=scales).runner as runner:
         assert runner({"image": images(4)})["logits"].shape == (4, 5)
 
 
@@ -141,7 +141,7 @@ def test_a_batch_size_in_the_file_gives_way_to_that_of_the_batches(
     tmp_path: Path, fixed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = save(conv_model(batch=fixed), tmp_path / "f.onnx")
-    with open_model(path, batches()).runner as runner, OrtRunner(conv_model()) as free:
+    with open_runner(path, batches()).runner as runner, OrtRunner(conv_model()) as free:
         assert agreement(free, runner, batches()).outputs["logits"].sqnr_db == math.inf
     assert f"f.onnx: has batch size {fixed} built in; running it with 4" in caplog.text
 
@@ -151,8 +151,8 @@ def test_a_batch_size_that_cannot_give_way_is_told(tmp_path: Path) -> None:
     offset = {"offset": np.zeros((3, 3, 8, 8), np.float32)}
     path = save(make_model(nodes, {"image": [3, 3, 8, 8]}, ["logits"], offset), tmp_path / "f.onnx")
     with pytest.raises(ModelError, match=r"f\.onnx: has batch size 3 built in; use batches of 3 \("):
-        open_model(path, batches())
-    with open_model(path, batches(size=3)).runner as runner:
+        open_runner(path, batches())
+    with open_runner(path, batches(size=3)).runner as runner:
         assert runner({"image": images(3)})["logits"].shape == (3, 3, 8, 8)
 
 

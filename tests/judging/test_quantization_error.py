@@ -17,7 +17,7 @@ from trtcal.judging.quantization_error import (
     rounding_sqnr,
     tensor_damage,
 )
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.model.topology import Graph
 from trtcal.qdq.insert import insert_qdq
 from trtcal.qdq.placement import PLACEMENTS, Plan, place
@@ -75,7 +75,7 @@ def sqnr_db(x: np.ndarray, scale: float) -> float:
 @pytest.mark.parametrize("scale", [0.001, 0.03, 0.5])
 def test_a_tensor_s_sqnr_is_that_of_rounding_and_clipping_it(tmp_path: Path, scale: float) -> None:
     _, plan = planned(POOLED, image=scale)
-    found = rounding_sqnr(open_graph(save(POOLED, tmp_path / "m.onnx")), plan, batched(SAMPLES, 4))
+    found = rounding_sqnr(open_model(save(POOLED, tmp_path / "m.onnx")), plan, batched(SAMPLES, 4))
     assert found.keys() == {"image", "r1", "p"}
     assert found["image"] == pytest.approx(sqnr_db(SAMPLES, scale), abs=1e-4)
     c1 = np.einsum("nchw,mc->nmhw", SAMPLES, weights(4, 3, 1, 1)[:, :, 0, 0])
@@ -87,7 +87,7 @@ def test_padding_does_not_count(tmp_path: Path) -> None:
     _, plan = planned(POOLED)
     rows = [0, 1, 2, 3, 4, 5, 0, 0]
     padded = Batch({"image": SAMPLES[rows]}, samples=[str(row) for row in rows], valid=6)
-    graph = open_graph(save(POOLED, tmp_path / "m.onnx"))
+    graph = open_model(save(POOLED, tmp_path / "m.onnx"))
     assert rounding_sqnr(graph, plan, [padded]) == rounding_sqnr(graph, plan, batched(SAMPLES, 4))
 
 

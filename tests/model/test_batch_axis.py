@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from trtcal.errors import ModelError
 from trtcal.model.batch_axis import batch_size, model_inputs, set_batch_size
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.model.read import load_model
 from trtcal.model.runner import OrtRunner
 
@@ -67,7 +67,7 @@ def test_a_shape_beside_the_model_is_read_from_the_model_s_folder(
     x = {"image": images(3)}
     found = OrtRunner(changed, folder=folder)(x)["logits"]
     np.testing.assert_array_equal(found, OrtRunner(conv_model())(x)["logits"])
-    assert open_graph("../models/m.onnx").inputs == model_inputs(conv_model(1))
+    assert open_model("../models/m.onnx").inputs == model_inputs(conv_model(1))
 
 
 def test_inputs_that_fix_different_batch_sizes_are_refused() -> None:

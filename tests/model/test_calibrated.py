@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 
 from trtcal.errors import ModelError
 from trtcal.model.batch_axis import set_batch_size
-from trtcal.model.calibrated import calibration_graph
 from trtcal.model.nodes import constants_of
+from trtcal.model.open import open_model
 from trtcal.model.read import external_files, load_model, refuse_damaged
 from trtcal.model.runner import OrtRunner
 
@@ -19,7 +19,7 @@ node = helper.make_node
 
 
 def test_what_tensorrt_calibrates_is_visible_in_topological_order(tmp_path: Path) -> None:
-    graph = calibration_graph(save(conv_model(), tmp_path / "m.onnx"))
+    graph = open_model(save(conv_model(), tmp_path / "m.onnx")).calibrated
     assert graph.visible == ("image", "conv", "relu", "sum", "logits")
     assert graph.carried == {"pool": "relu", "flat": "sum"}
     assert list(graph.constants) == ["offset_output", "gw_output"]
@@ -42,7 +42,7 @@ def test_a_scale_is_carried_through_chains_to_its_first_source(tmp_path: Path) -
         ["e"],
         {"s": np.array([1, 1, 2], np.float32)},
     )
-    graph = calibration_graph(save(model, tmp_path / "m.onnx"))
+    graph = open_model(save(model, tmp_path / "m.onnx")).calibrated
     assert graph.carried == {"b": "a", "c": "a", "d": "a"}
     assert graph.visible == ("x", "a", "e")
     assert graph.constants == {}
@@ -62,7 +62,7 @@ def test_weights_are_no_tensors_but_operands_are(tmp_path: Path) -> None:
         ["y"],
         {name: np.ones(2, np.float32) for name in "sbmv"},
     )
-    graph = calibration_graph(save(model, tmp_path / "m.onnx"))
+    graph = open_model(save(model, tmp_path / "m.onnx")).calibrated
     assert list(graph.constants) == ["k_output", "f_output"]
     assert graph.constants["f_output"].tolist() == [3, 4, 5]
     assert graph.visible == ("x", "n", "z", "y")
@@ -84,7 +84,7 @@ def test_tensors_in_subgraphs_are_counted_and_stay_hidden(tmp_path: Path) -> Non
         ["y"],
         dtypes={"c": TensorProto.BOOL},
     )
-    graph = calibration_graph(save(model, tmp_path / "m.onnx"))
+    graph = open_model(save(model, tmp_path / "m.onnx")).calibrated
     assert graph.hidden == 2
     assert graph.visible == ("x", "y")
 
@@ -98,8 +98,8 @@ def renamed(model: onnx.ModelProto, domain: str) -> onnx.ModelProto:
 
 
 def test_the_other_name_of_onnx_s_own_domain_changes_nothing(tmp_path: Path) -> None:
-    plain = calibration_graph(save(conv_model(2), tmp_path / "m.onnx"))
-    alias = calibration_graph(save(renamed(conv_model(2), "ai.onnx"), tmp_path / "m.onnx"))
+    plain = open_model(save(conv_model(2), tmp_path / "m.onnx")).calibrated
+    alias = open_model(save(renamed(conv_model(2), "ai.onnx"), tmp_path / "m.onnx")).calibrated
     assert (alias.visible, alias.carried, alias.order) == (plain.visible, plain.carried, plain.order)
     changed = set_batch_size(renamed(conv_model(2), "ai.onnx"), 3, tmp_path)
     assert OrtRunner(changed)({"image": images(3)})["logits"].shape == (3, 5)
@@ -118,7 +118,7 @@ def test_an_op_of_another_domain_is_not_taken_for_onnx_s_of_that_name(tmp_path: 
         ),
         "my.ops",
     )
-    graph = calibration_graph(save(model, tmp_path / "m.onnx"))
+    graph = open_model(save(model, tmp_path / "m.onnx")).calibrated
     assert graph.carried == {}
     assert graph.visible == ("x", "a", "y")
     assert list(graph.constants) == ["w_output"]  # which may be any tensor of that op's
@@ -135,19 +135,19 @@ def test_an_op_of_another_domain_is_not_taken_for_onnx_s_of_that_name(tmp_path: 
         "my.ops",
     )
     assert list(constants_of(model.graph)) == ["w"]
-    assert calibration_graph(save(model, tmp_path / "m.onnx")).visible == ("x", "k", "i")
+    assert open_model(save(model, tmp_path / "m.onnx")).calibrated.visible == ("x", "k", "i")
 
 
 def test_an_op_that_its_opset_does_not_have_may_be_of_any_form(tmp_path: Path) -> None:
     model = make_model([node("Resize", [], ["a"]), node("Add", ["x", "a"], ["y"])], {"x": [1, 2]}, ["y"], opset=9)
-    assert calibration_graph(save(model, tmp_path / "m.onnx")).visible == ("x", "a", "y")
+    assert open_model(save(model, tmp_path / "m.onnx")).calibrated.visible == ("x", "a", "y")
 
 
 def test_external_data_is_found_and_missing_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(conv_model(), path, save_as_external_data=True, location="weights.bin", size_threshold=100)
     assert external_files(load_model(path)) == ["weights.bin"]
-    graph = calibration_graph(path)
+    graph = open_model(path).calibrated
     assert graph.constants["offset_output"].ravel().tolist() == [-1.0, 0.5, 0.25, 1.0]
     x = {"image": images(1)}
     inline = OrtRunner(conv_model())(x)["logits"]
@@ -165,4 +165,4 @@ def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
         {"s": np.float32(1)},
     )
     with pytest.raises(ModelError, match="already quantized"):
-        calibration_graph(save(model, tmp_path / "m.onnx"))
+        _ = open_model(save(model, tmp_path / "m.onnx")).calibrated

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import onnx
@@ -9,7 +10,7 @@ from onnx import TensorProto, helper
 
 from trtcal.errors import ModelError
 from trtcal.model.nodes import all_bodies, array_of
-from trtcal.model.read import external_files, load_model, model_files, refuse_damaged
+from trtcal.model.read import external_files, load_model, model_files, refuse_damaged, sha256_of
 
 node = helper.make_node
 
@@ -84,3 +85,26 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_an_opset_too_old_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="opset 8 is older than 9"):
         load_model(save(make_model([node("Relu", ["x"], ["y"])], {"x": ["N", 2]}, ["y"], opset=8), tmp_path / "m.onnx"))
+
+
+def test_a_lone_model_file_has_the_hash_that_sha256sum_prints(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"x" * (3 << 20) + b"tail")
+    assert sha256_of([tmp_path / "net.onnx"]) == hashlib.sha256(b"x" * (3 << 20) + b"tail").hexdigest()
+
+
+def test_external_data_counts_and_so_does_the_border_between_files(tmp_path: Path) -> None:
+    def hashed(*contents: bytes) -> str:
+        files = [tmp_path / str(number) for number in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            file.write_bytes(content)
+        return sha256_of(files)
+
+    hashes = [hashed(b"ab"), hashed(b"ab", b""), hashed(b"a", b"b"), hashed(b"b", b"a"), hashed(b"a", b"c")]
+    assert len(set(hashes)) == len(hashes)
+    assert hashed(b"a", b"b") == hashes[2]
+
+
+def test_a_model_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"weights\.bin: cannot be read: No such file"):
+        sha256_of([tmp_path / "net.onnx", str(tmp_path / "weights.bin")])

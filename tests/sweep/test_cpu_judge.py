@@ -7,7 +7,7 @@ from models import conv_model, images, save
 
 from trtcal.calibration.calibrate import calibrate
 from trtcal.judging.metrics import METRICS
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep.cpu_judge import CpuJudge
@@ -15,7 +15,7 @@ from trtcal.sweep.cpu_judge import CpuJudge
 
 def test_the_cpu_judge_sees_what_int8_costs(tmp_path: Path) -> None:
     model = save(conv_model(), tmp_path / "m.onnx")
-    graph = open_graph(model)
+    graph = open_model(model)
     data = Batches(ArraySource({"image": images(12)}, labels=np.arange(12) % 5), 3)
     judge = CpuJudge(graph, data, data.labels, METRICS["top1"])
     good = calibrate(model, data, "minmax")

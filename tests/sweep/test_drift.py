@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from models import conv_model, images, save
 
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes.collect import collect
 from trtcal.ranges.stats import ActivationStats
 from trtcal.sweep.drift import METHODS, Looks
@@ -17,7 +17,7 @@ from trtcal.sweep.trials import usable
 @pytest.fixture(scope="module")
 def passes(tmp_path_factory: pytest.TempPathFactory) -> tuple[ActivationStats, ActivationStats]:
     """Statistics of the first four samples, and of all eight."""
-    graph = open_graph(save(conv_model(), tmp_path_factory.mktemp("drift") / "m.onnx"))
+    graph = open_model(save(conv_model(), tmp_path_factory.mktemp("drift") / "m.onnx"))
     data = images(8)
     with FloatRunner(graph) as runner:
         return tuple(collect(runner, [{"image": data[:n]}]) for n in (4, 8))  # type: ignore[return-value]

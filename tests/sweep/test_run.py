@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from trtcal.calibration.calibrate import calibrate
 from trtcal.calibration.file import calibrate_to_file
 from trtcal.errors import ModelError, OutputError
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.passes import collect as collector
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches
@@ -129,7 +129,7 @@ def test_a_folder_of_the_user_s_own_is_left_alone(model: Path, tmp_path: Path, n
 
 def test_a_metric_that_is_nan_is_a_row_and_not_a_crash(model: Path, tmp_path: Path) -> None:
     data = batches()
-    judge = CpuJudge(open_graph(model), data, data.labels, lambda outputs, labels: float("nan"))
+    judge = CpuJudge(open_model(model), data, data.labels, lambda outputs, labels: float("nan"))
     run = run_sweep(model, data, tmp_path / "s", judge=judge, batch_sizes=(3,), orders=("given",), methods=("minmax",))
     assert run.sweep.trials[0].error == "DataError: the metric is nan"
     assert (tmp_path / "s" / "trials.csv").exists()
@@ -150,7 +150,7 @@ def test_a_calibration_takes_up_the_statistics_of_a_sweep(
 def test_on_which_samples_it_is_judged_is_said(model: Path, tmp_path: Path) -> None:
     few: dict[str, Any] = {"batch_sizes": (3,), "orders": ("given",), "methods": ("minmax",)}
     mine, others = batches(), batches(8)
-    judge = CpuJudge(open_graph(model), mine)
+    judge = CpuJudge(open_model(model), mine)
     same = run_sweep(model, mine, tmp_path / "a", judge=judge, judged_on=Batches(mine.source, 4, samples=5), **few)
     assert same.sweep.notes[0].startswith("Judged on 5 of the samples that calibrate")
     other = run_sweep(model, mine, tmp_path / "b", judge=judge, judged_on=others, **few)

@@ -96,9 +96,9 @@ def test_the_number_of_samples_run_at_once_changes_nothing(workers: int) -> None
 
 def calibrate_small(workers: int) -> bytes:
     from trtcal.calibration.calibrate import from_stats
-    from trtcal.model.open import FloatRunner, open_graph
+    from trtcal.model.open import FloatRunner, open_model
 
-    graph = open_graph(demo.model_path())
+    graph = open_model(demo.model_path())
     with FloatRunner(graph) as runner:
         stats = collect(runner, batched(demo.calibration_images()[:12], 4), workers=workers)
     return stats.to_bytes() + from_stats(graph, stats, "entropy").cache.format()

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ppocr import recogniser
 
 from trtcal.calibration.file import calibrate_to_file
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.options import fix_shapes, image_preprocess
 from trtcal.samples.sources import open_source
@@ -41,7 +41,7 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> Batches:
         ImageDraw.Draw(drawn).text((2, 2), text, fill=tuple(rng.integers(0, 90, 3).tolist()), font=font)
         image.paste(drawn.resize((320, 48)))
         image.save(folder / f"{number}.png")
-    inputs = fix_shapes(open_graph(recogniser()).inputs, ["3x48x320"])
+    inputs = fix_shapes(open_model(recogniser()).inputs, ["3x48x320"])
     return Batches(
         open_source(folder, inputs=inputs, preprocess=image_preprocess(inputs, "-1-1", color="BGR")),
         4,

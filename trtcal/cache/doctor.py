@@ -15,9 +15,8 @@ import numpy as np
 
 from trtcal.cache.cache import ALGORITHMS, CalibrationCache, dotted_version, header_number, version_number
 from trtcal.errors import CacheError
-from trtcal.model.calibrated import CalibrationGraph
 from trtcal.model.nodes import op_name
-from trtcal.model.read import load_model
+from trtcal.model.open import Model, Source, open_model
 from trtcal.model.topology import Graph
 from trtcal.qdq.placement import IMPLICIT, invalid_scale
 
@@ -54,14 +53,13 @@ class Difference(NamedTuple):
     """second / first, 1.0 where both are the same even if that is 0, inf or nan; None if one is missing."""
 
 
-def check(
-    cache: CalibrationCache, *, graph: CalibrationGraph | None = None, trt_version: str | None = None
-) -> list[Finding]:
+def check(cache: CalibrationCache, *, model: Source | None = None, trt_version: str | None = None) -> list[Finding]:
     """Cache, its model and the TensorRT it is for, as far as known -> findings, errors first.
 
     Tensors that the model has and the cache has not are told apart: one that an INT8-capable layer reads is
     a warning, others cost nothing. Raises ValueError for a ``trt_version`` that is none.
     """
+    model = None if model is None else open_model(model)
     found = [*_header(cache, trt_version), *(Finding("warning", None, note) for note in cache.tolerated)]
     if not cache.scales:
         found.append(Finding("error", None, "holds no tensors, so nothing would be INT8; calibrate again"))
@@ -69,10 +67,10 @@ def check(
     if reversed_bytes:  # then no single value means anything
         found += reversed_bytes
     else:
-        beyond = [] if graph is None else list(_beyond_bounds(cache, graph))
+        beyond = [] if model is None else list(_beyond_bounds(cache, model))
         found += [*_values(cache), *(beyond or _large(cache))]
-    if graph is not None:
-        found += _fit(cache, graph)
+    if model is not None:
+        found += _fit(cache, model)
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -188,8 +186,8 @@ def _plausible(scales: np.ndarray) -> np.ndarray:
     return (scales >= low) & (scales <= high)
 
 
-def _beyond_bounds(cache: CalibrationCache, graph: CalibrationGraph) -> Iterator[Finding]:
-    for node in graph.model.graph.node:
+def _beyond_bounds(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
+    for node in model.proto.graph.node:
         bound = BOUNDED.get(op_name(node))
         if bound is None or node.output[0] not in cache.scales:
             continue
@@ -218,8 +216,8 @@ def _large(cache: CalibrationCache) -> Iterator[Finding]:
 # --- the model ----------------------------------------------------------------------------------------
 
 
-def _fit(cache: CalibrationCache, calibrated: CalibrationGraph) -> Iterator[Finding]:
-    graph = Graph(load_model(calibrated.path))  # calibrated.model has every tensor as output, so nothing is fused
+def _fit(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
+    calibrated, graph = model.calibrated, Graph(model.proto)
     known = graph.tensors | {f"{name}_output" for name in graph.constants} | set(calibrated.order)
     named = [name for name in cache.scales if not _MADE_UP.fullmatch(name)]
     unknown = [name for name in named if name not in known]

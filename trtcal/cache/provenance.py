@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trtcal import __version__
-from trtcal.errors import CacheError, CacheFormatError, ModelError
+from trtcal.errors import CacheError, CacheFormatError
 from trtcal.files import atomic
+from trtcal.model.read import sha256_of
 from trtcal.samples.batches import Batches, declared_length
 
 FORMAT = 1
@@ -62,7 +63,7 @@ class Provenance:
     model: str
     """File name of the model, for the reader."""
     model_sha256: str
-    """See the function ``model_sha256``."""
+    """See :attr:`trtcal.model.open.Model.sha256`."""
     data: str
     """Where the samples came from, for the reader."""
     data_key: str
@@ -198,7 +199,7 @@ def origin(
         batch_size = batches.batch_size if batch_size is None else batch_size
     return Provenance(
         model=Path(files[0]).name if files else "",
-        model_sha256=model_sha256(files) if files else "",
+        model_sha256=sha256_of(files) if files else "",
         data_key=data_key or "",
         method=method,
         growth=growth,
@@ -232,20 +233,6 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:  # onnxruntime comes under one of its two names
             continue
     return versions
-
-
-def model_sha256(files: Iterable[str | os.PathLike[str]]) -> str:
-    """The ONNX file, then its external data files -> one SHA-256, the file's own if it is alone.
-
-    Files are streamed, so size does not matter. Raises ModelError, naming the file that cannot be read.
-    """
-    digests = []
-    for file in files:
-        try:
-            digests.append(_sha256(file))
-        except OSError as error:
-            raise ModelError(f"{os.fspath(file)}: cannot be read: {error.strerror or error}") from error
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def sidecar_path(cache_path: str | os.PathLike[str]) -> Path:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from trtcal.cache.cache import CalibrationCache
-from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.passes.collect import Progress
 from trtcal.passes.executor import Executor, Here
 from trtcal.ranges.growth import growth_rule, power_of_two
@@ -46,7 +45,7 @@ class Calibration:
 
 
 def calibrate(
-    model: str | Path | CalibrationGraph,
+    model: Source,
     batches: Iterable[Any],
     method: str = "entropy",
     *,
@@ -59,7 +58,9 @@ def calibrate(
     checkpoint_key: str = "",
     progress: Progress | None = None,
 ) -> Calibration:
-    """ONNX file and batches ``{input: (N, ...)}`` -> ranges of every tensor TensorRT would calibrate.
+    """Model and batches ``{input: (N, ...)}`` -> ranges of every tensor TensorRT would calibrate.
+
+    The model is the path of an ONNX file, its content, a ModelProto, or what `open_model` made of one of these.
 
     Batches are any iterable of dicts of arrays or tensors, a torch DataLoader too; for a model of one input an
     array or a pair (array, labels) will do.
@@ -77,20 +78,20 @@ def calibrate(
     growth_rule(growth)
     if executor is not None and workers is not None:
         raise ValueError("give workers, or an executor that has its own; not both")
-    graph = model if isinstance(model, CalibrationGraph) else open_graph(model)
+    model = open_model(model)
     stats = (executor or Here(workers)).run_pass(
-        partial(FloatRunner, graph),
-        batches if isinstance(batches, Batches) else batches_of(batches, graph.inputs),
+        partial(FloatRunner, model),
+        batches if isinstance(batches, Batches) else batches_of(batches, model.inputs),
         growth=growth,
         checkpoint=checkpoint,
         checkpoint_key=checkpoint_key,
         progress=progress,
     )
-    return from_stats(graph, stats, method, trt_version=trt_version, algorithm=algorithm)
+    return from_stats(model, stats, method, trt_version=trt_version, algorithm=algorithm)
 
 
 def from_stats(
-    graph: CalibrationGraph,
+    model: Source,
     stats: ActivationStats,
     method: str = "entropy",
     *,
@@ -99,6 +100,7 @@ def from_stats(
 ) -> Calibration:
     """Statistics of a pass over the model -> ranges by any method, without running the model again."""
     threshold = threshold_method(method)
+    model = open_model(model)
     grow = power_of_two if on_fine_grid(method, stats.growth) else growth_rule(stats.growth).grow
     unusable: dict[str, str] = {}
     clipped: dict[str, float] = {}
@@ -114,13 +116,13 @@ def from_stats(
         share = histogram.clipped(float(found[name]))
         if share > CLIPS_MUCH:
             clipped[name] = share
-    for name, value in graph.constants.items():
+    for name, value in model.calibrated.constants.items():
         if not np.isfinite(abs_max(value)):
             unusable[name] = "is a constant that holds inf or nan"
         else:
             found[name] = threshold(_constant_histogram(value, grow))
-    amax = carried(graph, found)
-    for name, source in graph.carried.items():
+    amax = carried(model, found)
+    for name, source in model.calibrated.carried.items():
         if source in unusable:
             unusable.setdefault(name, f"carries the range of {source!r}, which {unusable[source]}")
     overflowed = [name for name, value in amax.items() if not np.isfinite(value)]
@@ -128,11 +130,12 @@ def from_stats(
         unusable[name] = "its histogram's limit grew past the largest float32"
         del amax[name]
     cache = CalibrationCache.from_amax(amax, trt_version=trt_version, algorithm=algorithm or default_algorithm(method))
-    return Calibration(cache, stats, unusable, clipped, graph.hidden)
+    return Calibration(cache, stats, unusable, clipped, model.calibrated.hidden)
 
 
-def carried(graph: CalibrationGraph, found: Mapping[str, np.float32]) -> dict[str, np.float32]:
+def carried(model: Model, found: Mapping[str, np.float32]) -> dict[str, np.float32]:
     """Ranges of the tensors that were looked at -> those of all that have one, in the order a cache lists them."""
+    graph = model.calibrated
     sources = ((name, graph.carried.get(name, name)) for name in graph.order)
     return {name: found[source] for name, source in sources if source in found}
 

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from trtcal.cache.provenance import (
     FORMAT,
     Provenance,
     check,
-    model_sha256,
     origin,
     read_sidecar,
     save_with_sidecar,
@@ -29,10 +28,8 @@ from trtcal.calibration.calibrate import TRT_VERSION, default_algorithm, from_st
 from trtcal.calibration.statistics import StatisticsFile
 from trtcal.errors import OutputError
 from trtcal.files.atomic import write_bytes
-from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.model.overwriting import check_distinct, check_output, json_of, only_writer
-from trtcal.model.read import external_files, load_model
 from trtcal.passes.collect import Progress, load_checkpoint
 from trtcal.passes.executor import Executor, Here
 from trtcal.ranges.growth import growth_rule
@@ -62,7 +59,7 @@ class CacheFile:
 
 
 def calibrate_to_file(
-    model: str | Path,
+    model: Source,
     batches: Batches,
     path: str | Path,
     method: str = "entropy",
@@ -76,7 +73,7 @@ def calibrate_to_file(
     progress: Progress | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> CacheFile:
-    """ONNX file and batches -> cache at ``path`` with the sidecar that says what it was made from.
+    """Model and batches -> cache at ``path`` with the sidecar that says what it was made from.
 
     A cache whose sidecar names the same model, samples, preprocessing, method, batch size and order is
     kept, unless ``force``. A file that is no cache is never replaced, and a cache without a sidecar, which
@@ -95,8 +92,8 @@ def calibrate_to_file(
     path = Path(path)
     algorithm = algorithm or default_algorithm(method)
     header = CalibrationCache.from_amax({}, trt_version=trt_version, algorithm=algorithm).header
-    graph = open_graph(model)
-    made_from = _origin(graph, batches, method, growth, header)
+    model = open_model(model)
+    made_from = _origin(model, batches, method, growth, header)
     key = made_from.statistics_key()
     there = None if stats is None else StatisticsFile.read(Path(stats), made_from)
     gathered = None if there is None else there.serving(made_from)
@@ -120,14 +117,14 @@ def calibrate_to_file(
             announce(f"{stats}: its statistics will be replaced: {replaced}")
         try:
             if gathered is None:
-                gathered = _statistics(graph, batches, growth, key, path, executor or Here(), progress, announce)
+                gathered = _statistics(model, batches, growth, key, path, executor or Here(), progress, announce)
             else:
                 announce(f"{stats}: statistics of these samples are already there; the model need not run")
         except KeyboardInterrupt:
             if load_checkpoint(partial_path(path), key) is not None:  # and not left by a run with other settings
                 announce(f"{partial_path(path)}: kept; the same command goes on from it")
             raise
-        made = from_stats(graph, gathered, method, trt_version=trt_version, algorithm=algorithm)
+        made = from_stats(model, gathered, method, trt_version=trt_version, algorithm=algorithm)
         findings: dict[str, Any] = {
             "unusable": dict(made.unusable),
             "clipped": dict(made.clipped),
@@ -155,18 +152,19 @@ def _found(findings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _origin(graph: CalibrationGraph, batches: Batches, method: str, growth: str, header: str) -> Provenance:
-    shapes = {spec.name: list(spec.shape) for spec in graph.inputs}
-    return origin(batches, files=graph.files, method=method, growth=growth, header=header, shapes=shapes)
+def _origin(model: Model, batches: Batches, method: str, growth: str, header: str) -> Provenance:
+    shapes = {spec.name: list(spec.shape) for spec in model.inputs}
+    made = origin(batches, files=[], method=method, growth=growth, header=header, shapes=shapes)
+    return replace(made, model=model.short_name, model_sha256=model.sha256)
 
 
-def statistics_key(graph: CalibrationGraph, batches: Batches, growth: str = "double") -> str:
+def statistics_key(model: Model, batches: Batches, growth: str = "double") -> str:
     """What statistics of a pass belong to: they serve whatever method, and a sweep, with an equal key."""
-    return _origin(graph, batches, "", growth, "").statistics_key()
+    return _origin(model, batches, "", growth, "").statistics_key()
 
 
 def _statistics(
-    graph: CalibrationGraph,
+    model: Model,
     batches: Batches,
     growth: str,
     key: str,
@@ -180,7 +178,7 @@ def _statistics(
     if resumed is not None:
         announce(f"{interrupted}: going on after {len(resumed.samples)} samples")
     return executor.run_pass(
-        partial(FloatRunner, graph),
+        partial(FloatRunner, model),
         batches,
         growth=growth,
         checkpoint=interrupted,
@@ -211,15 +209,12 @@ def check_cache_output(
         )
 
 
-def ranges_for(model: str | Path, path: str | os.PathLike[str]) -> Mapping[str, np.float32]:
-    """ONNX file and a file of ranges in any format -> its scales; a warning where they were made from another model."""
+def ranges_for(model: Model, path: str | os.PathLike[str]) -> Mapping[str, np.float32]:
+    """Model and a file of ranges in any format -> its scales; a warning where they were made from another model."""
     scales = load(path)[0].scales
     made = read_sidecar(path)
-    if made is not None:
-        folder = Path(model).parent
-        files = [Path(model), *(folder / name for name in external_files(load_model(model)))]
-        if made[0].model_sha256 != model_sha256(files):
-            logger.warning("%s: was made from another model, or another version of it: %s", path, made[0].model)
+    if made is not None and made[0].model_sha256 != model.sha256:
+        logger.warning("%s: was made from another model, or another version of it: %s", path, made[0].model)
     return scales
 
 

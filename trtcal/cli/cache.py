@@ -86,12 +86,11 @@ def cache_check(
     """
     from trtcal.cache.doctor import SEVERITIES, check
     from trtcal.cache.formats import load
-    from trtcal.model.open import open_graph
 
     cache, format = load(file)
     if trt_version is not None and format != "tensorrt":
         raise ValueError(f"{file}: a file in the format {format} has no header to hold against --trt-version")
-    findings = check(cache, graph=None if model is None else open_graph(model), trt_version=trt_version)
+    findings = check(cache, model=model, trt_version=trt_version)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES}
     if as_json:
         listed = [{"severity": f.severity, "tensor": f.tensor, "message": f.message} for f in findings]

@@ -24,6 +24,7 @@ from trtcal.files import terminal
 
 if TYPE_CHECKING:
     from trtcal.calibration.file import CacheFile
+    from trtcal.model.open import Model as OpenModel
     from trtcal.samples.batches import Batches
 
 
@@ -38,6 +39,7 @@ def calibrate(
     model: Model,
     data: str,
     batches: Batches,
+    onnx: OpenModel,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The cache to write.")] = Path(
         "calibration.cache"
     ),
@@ -100,7 +102,7 @@ def calibrate(
 
     for written in (output, sidecar_path(output), stats):
         if written is not None:
-            refuse_input(written, [model, data, against])
+            refuse_input(written, [onnx, data, against])
     other = None if against is None else load(against)[0]
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
@@ -109,7 +111,7 @@ def calibrate(
         say.progress("calibrating", batches.num_samples) as progress,
     ):
         result = calibrate_to_file(
-            model,
+            onnx,
             batches,
             output,
             method,

@@ -193,8 +193,9 @@ _IMAGES = frozenset(
 def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of :func:`_samples`, and hand it the ``batches`` they make.
 
-    Less those in ``without``; with other ``defaults``. The command's own ``model`` says what the samples are for; where
-    that is an engine, a command that takes one has it ``opened``, and None otherwise.
+    Less those in ``without``; with other ``defaults``. The command's own ``model`` says what the samples are for. A
+    command that asks for ``onnx`` is handed this model as `trtcal.model.open.Model` and refuses engines; one that asks
+    for ``opened`` takes either.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -212,21 +213,24 @@ def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., Non
             if name != "data":
                 panel = "Image preprocessing" if name in _IMAGES else "Samples"
                 parameter.annotation.__metadata__[0].rich_help_panel = panel
-        own = inspect.signature(command, eval_str=True, locals={"Batches": object}).parameters
+        own = inspect.signature(command, eval_str=True, locals={"Batches": object, "OpenModel": object}).parameters
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
             # A loader script may print what it likes: standard output is for --json.
             Output.stdout = sys.stdout
             try:
+                if "onnx" in own and is_engine(values["model"]):
+                    raise ValueError(f"{values['model']}: is a TensorRT engine; give the ONNX model")
                 with redirect_stdout(sys.stderr), _opened(values["model"]) as (inputs, opened):
                     batches = _samples(inputs, **{name: values[name] for name in shared})
-                    command(**{name: {"batches": batches, "opened": opened, **values}[name] for name in own})
+                    handed = {"batches": batches, "opened": opened, "onnx": opened}
+                    command(**{name: {**handed, **values}[name] for name in own})
             finally:
                 Output.stdout = None
 
         parameters = {**{"model": own["model"], "data": shared["data"]}, **own, **shared}
-        for handed in ("batches", "opened"):
+        for handed in ("batches", "opened", "onnx"):
             parameters.pop(handed, None)
         keyword = inspect.Parameter.KEYWORD_ONLY
         run.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in parameters.values()])  # type: ignore[attr-defined]
@@ -238,12 +242,12 @@ def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., Non
 
 @contextmanager
 def _opened(model: Path) -> Iterator[tuple[tuple[InputSpec, ...], Any]]:
-    """Model -> what it is to be fed, and the engine that it is, while the block lasts."""
-    from trtcal.model.batch_axis import model_inputs
-    from trtcal.model.read import load_model
+    """Model -> what it is to be fed, and the model or engine that it is, while the block lasts."""
+    from trtcal.model.open import open_model
 
     if not is_engine(model):
-        yield model_inputs(load_model(model)), None
+        found = open_model(model)
+        yield found.inputs, found
         return
     with open_engine(model) as engine:
         yield tuple(engine.inputs), engine

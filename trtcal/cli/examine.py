@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trtcal.cli.common import AsJson, Model, Output, print_out, takes_samples
+from trtcal.cli.common import AsJson, Model, Output, is_engine, print_out, takes_samples
 
 if TYPE_CHECKING:
     from trtcal.samples.batches import Batches
@@ -25,6 +25,7 @@ def contact_sheet(
     model: Model,
     data: str,
     batches: Batches,
+    opened: Any,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")] = Path(
         "contact-sheet.png"
     ),
@@ -36,7 +37,7 @@ def contact_sheet(
 
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output {output}: the contact sheet is a PNG; give it a name that ends in .png")
-    check_output(output, PNG, [model, data])
+    check_output(output, PNG, [model if is_engine(model) else opened, data])
     undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
     statistics = draw(batches, output, undo=undo, count=count)
     color = getattr(getattr(batches.source, "preprocess", None), "color", None)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trtcal.judging.evaluation import Evaluation
     from trtcal.judging.quantization_error import Trial
     from trtcal.judging.sensitivity import Sensitivity
+    from trtcal.model.open import Model as OpenModel
     from trtcal.samples.batches import Batches
 
 logger = logging.getLogger(__name__)
@@ -108,9 +109,11 @@ def evaluate(
     with ExitStack() as stack:
         runner, int8 = opened, ""
         skipped: tuple[tuple[str, str], ...] = ()
-        if opened is None:
-            runner, int8, skipped = _open(model, batches, stack, cache, placement=placement, exclude=exclude or ())
-        reference = None if against is None else _open(against, batches, stack)[0]
+        if not is_engine(model):
+            runner, int8, skipped = _open(opened, batches, stack, cache, placement=placement, exclude=exclude or ())
+        reference = None
+        if against is not None:
+            reference = _open(opened if against == model else against, batches, stack)[0]
         result = compare(runner, batches, reference=reference, labels=truth, metrics=metrics)
         runners: dict[Path | None, Any] = {against: reference, model: runner}
         engines = {str(path): found for path, found in runners.items() if path is not None and is_engine(path)}
@@ -128,6 +131,7 @@ def sensitivity(
     model: Model,
     data: str,
     batches: Batches,
+    onnx: OpenModel,
     cache: Cache,
     layers: Annotated[int, typer.Option(min=0, help="Measure so many layers one at a time, the worst first.")] = 16,
     budget: Annotated[
@@ -162,14 +166,14 @@ def sensitivity(
     from trtcal.model.overwriting import check_output
 
     if output is not None:
-        check_output(output, REPORT, [model, cache, data, labels, metric])
+        check_output(output, REPORT, [onnx, cache, data, labels, metric])
     say = Output()
-    scales = ranges_for(model, cache)
+    scales = ranges_for(onnx, cache)
     judged_by = None if metric is None else (metric, named(metric))
     truth = None if metric is None else labels_of(batches, labels, [metric])
     with say.progress("measuring", layers) as progress:
         result = measure(
-            model,
+            onnx,
             scales,
             batches,
             placement=placement,
@@ -188,19 +192,21 @@ def sensitivity(
 
 
 def _open(
-    model: Path, batches: Batches, stack: ExitStack, cache: Path | None = None, **how: Any
+    source: Any, batches: Batches, stack: ExitStack, cache: Path | None = None, **how: Any
 ) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
-    """Model or engine, until the stack is closed -> what is called with a batch, how much is INT8, what is not."""
+    """Model, its file or an engine's, until the stack is closed -> what is called with a batch, how much is INT8, what
+    is not.
+    """
     from trtcal.calibration.file import ranges_for
-    from trtcal.judging.evaluation import fed_as, open_model
-    from trtcal.model.batch_axis import model_inputs
-    from trtcal.model.read import load_model
+    from trtcal.judging.evaluation import fed_as, open_runner
+    from trtcal.model.open import open_model
     from trtcal.qdq.insert import CONSTANT
 
-    if is_engine(model):
-        return stack.enter_context(open_engine(model)), "", ()
-    found = open_model(model, batches, scales=None if cache is None else ranges_for(model, cache), **how)
-    predict = fed_as(stack.enter_context(found.runner), model_inputs(load_model(model)))
+    if isinstance(source, Path) and is_engine(source):
+        return stack.enter_context(open_engine(source)), "", ()
+    model = open_model(source)
+    found = open_runner(model, batches, scales=None if cache is None else ranges_for(model, cache), **how)
+    predict = fed_as(stack.enter_context(found.runner), model.inputs)
     if found.int8 is None or found.candidates is None:
         return predict, "", ()
     if found.int8 < found.candidates:

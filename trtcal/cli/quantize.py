@@ -36,12 +36,14 @@ def qdq(
 ) -> None:
     """Write the ranges of a cache into the model, as Q/DQ pairs: INT8 for TensorRT 10 and 11 and ONNX Runtime."""
     from trtcal.calibration.file import ranges_for
+    from trtcal.model.open import open_model
     from trtcal.model.overwriting import ONNX, check_output
     from trtcal.qdq.file import qdq_to_file
 
-    check_output(output, ONNX, [model, cache])
-    scales = ranges_for(model, cache)
-    result = qdq_to_file(model, scales, output, placement=placement, exclude=exclude or (), weights=weights)
+    opened = open_model(model)
+    check_output(output, ONNX, [opened, cache])
+    scales = ranges_for(opened, cache)
+    result = qdq_to_file(opened, scales, output, placement=placement, exclude=exclude or (), weights=weights)
     if as_json:
         report = {
             "files": [str(file) for file in result.files],
@@ -59,10 +61,10 @@ def qdq(
 def weights(model: Model, as_json: AsJson = False) -> None:
     """Show what INT8 costs each weight tensor, by max|w| and by methods that clip."""
     from trtcal.judging.evaluation import plain
-    from trtcal.model.file import load_whole_model
+    from trtcal.model.open import open_model
     from trtcal.qdq.weights import WEIGHT_METHODS, weight_clipping_cost
 
-    rows = weight_clipping_cost(load_whole_model(model)[0])
+    rows = weight_clipping_cost(open_model(model).whole)
     if as_json:
         report = [
             {

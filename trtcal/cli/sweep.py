@@ -25,6 +25,7 @@ from trtcal.cli.common import (
 from trtcal.files import terminal
 
 if TYPE_CHECKING:
+    from trtcal.model.open import Model as OpenModel
     from trtcal.samples.batches import Batches
     from trtcal.sweep.judge import Judge
 
@@ -39,6 +40,7 @@ def sweep(
     model: Model,
     data: str,
     batches: Batches,
+    onnx: OpenModel,
     labels: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Rows sample,label.")] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and the trials.")
@@ -114,7 +116,7 @@ def sweep(
     if accuracy:
         timings = output / "timing.cache" if engine else None
         judge, judge_key, judged = _judge(
-            model, batches, labels, metric, eval_data, eval_samples, exclude or [], timings
+            onnx, batches, labels, metric, eval_data, eval_samples, exclude or [], timings
         )
     with executor_for(workers, ray, ray_address, ray_cpus) as executor, say.progress("sweeping", 1) as bar:
 
@@ -123,7 +125,7 @@ def sweep(
                 bar(done, total, stage)
 
         run = run_sweep(
-            model,
+            onnx,
             batches,
             output,
             batch_sizes=[_whole(text) for text in batch_sizes.split(",")],
@@ -187,7 +189,7 @@ def sweep(
 
 
 def _judge(
-    model: Path,
+    model: OpenModel,
     batches: Batches,
     labels: Path | None,
     metric: str,
@@ -199,27 +201,24 @@ def _judge(
     """The judge, of engines where their ``timings`` have a file, what tells its judgements apart, and its samples."""
     from trtcal.judging.evaluation import judged_by, labels_of
     from trtcal.judging.metrics import metric as named
-    from trtcal.model.file import load_whole_model
-    from trtcal.model.open import open_graph
     from trtcal.qdq.insert import check_exclude
     from trtcal.samples.batches import Batches
     from trtcal.samples.sources import open_source
     from trtcal.sweep.cpu_judge import CpuJudge
 
-    check_exclude(load_whole_model(model)[0], exclude)
-    graph = open_graph(model)
+    check_exclude(model.whole, exclude)
     source = batches.source
     if eval_data is not None:
-        source = open_source(eval_data, inputs=graph.inputs, preprocess=getattr(source, "preprocess", None))
+        source = open_source(eval_data, inputs=model.inputs, preprocess=getattr(source, "preprocess", None))
     judged = Batches(source, batches.batch_size, samples=eval_samples or (None if eval_data else batches.num_samples))
     known = labels_of(judged, labels, [metric])
     key = f"{judged_by(judged, known, metric)} {exclude}"
     rule = named(metric) if known is not None else None
     if timings is None:
-        return CpuJudge(graph, judged, known, rule, exclude), key, judged
+        return CpuJudge(model, judged, known, rule, exclude), key, judged
     from calibrators.judging import EngineJudge, identity
 
-    return EngineJudge(graph, judged, known, rule, timing_cache=timings), f"{key} {identity()}", judged
+    return EngineJudge(model, judged, known, rule, timing_cache=timings), f"{key} {identity()}", judged
 
 
 def _whole(text: str) -> int:

@@ -51,7 +51,7 @@ def collect(
 ) -> ActivationStats:
     """:func:`trtcal.passes.collect.collect` on a cluster, with the same answer to the last bit.
 
-    ``open_runner`` is called once in each worker process, for instance ``partial(FloatRunner, graph)``, and runs
+    ``open_runner`` is called once in each worker process, for instance ``partial(FloatRunner, model)``, and runs
     ``workers`` samples at once there (default: one for each CPU of a task). Of `Batches` over a source with random
     access only the numbers of the samples travel; workers read them where they lie. Other batches are read here and
     sent; they may be needed again, so an iterator is a TypeError. A shard is ``shard_samples`` or fewer (default: 256,

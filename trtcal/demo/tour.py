@@ -12,8 +12,7 @@ from trtcal import demo
 from trtcal.calibration.calibrate import calibrate, from_stats
 from trtcal.calibration.file import CacheFile, calibrate_to_file
 from trtcal.judging.accuracy import Score, evaluate, simulate
-from trtcal.model.open import open_graph
-from trtcal.model.read import load_model
+from trtcal.model.open import open_model
 from trtcal.model.runner import OrtRunner
 from trtcal.passes.collect import Progress
 from trtcal.samples.batches import Batches
@@ -59,23 +58,22 @@ def tour(path: str | Path, progress: Progress | None = None) -> Tour:
     """Write the demo's cache to ``path`` -> accuracy in FP32 and in INT8 by every method, on held-out images."""
     source = ArraySource({"image": demo.calibration_images()})
     batches = Batches(source, BATCH_SIZE)
-    file = calibrate_to_file(demo.model_path(), batches, path)
-    graph = open_graph(demo.model_path())
-    large = calibrate(graph, Batches(source, LARGE_BATCH_SIZE), progress=progress)
+    model = open_model(demo.model_path())
+    file = calibrate_to_file(model, batches, path)
+    large = calibrate(model, Batches(source, LARGE_BATCH_SIZE), progress=progress)
     stats = large.stats  # all methods but entropy have the same from either batch size
     caches = {
         f"INT8 entropy, batch {BATCH_SIZE} (this cache)": file.cache,
         f"INT8 entropy, batch {LARGE_BATCH_SIZE}": large.cache,
-        "INT8 minmax": from_stats(graph, stats, "minmax").cache,
-        "INT8 percentile 99.99": from_stats(graph, stats, "percentile:99.99").cache,
-        "INT8 mse": from_stats(graph, stats, "mse").cache,
+        "INT8 minmax": from_stats(model, stats, "minmax").cache,
+        "INT8 percentile 99.99": from_stats(model, stats, "percentile:99.99").cache,
+        "INT8 mse": from_stats(model, stats, "mse").cache,
     }
     images, labels = demo.labelled_images()
     judged = [{"image": part} for part in np.array_split(images, 20)]
-    model = load_model(demo.model_path())
-    with OrtRunner(model) as runner:
+    with OrtRunner(model.whole) as runner:
         rows = {"FP32": evaluate(runner, judged, labels).scores["top1"]}
     for name, cache in caches.items():
-        with simulate(model, cache.scales) as runner:
+        with simulate(model.whole, cache.scales) as runner:
             rows[name] = evaluate(runner, judged, labels).scores["top1"]
     return Tour(file, rows)

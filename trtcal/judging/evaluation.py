@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,17 +29,13 @@ from trtcal.judging.accuracy import (
     prediction,
 )
 from trtcal.judging.metrics import METRICS, Metric, Outputs
-from trtcal.model.batch_axis import batch_size, set_batch_size
-from trtcal.model.file import load_whole_model
+from trtcal.model.open import Model, Source, open_model
 from trtcal.model.runner import OrtRunner
 from trtcal.qdq.insert import int8_candidates
 from trtcal.samples.batches import Batches, Samples
 from trtcal.samples.conform import as_dtype
 from trtcal.samples.labels import class_numbers, is_number, read_labels
 from trtcal.spec import InputSpec
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 logger = logging.getLogger(__name__)
 
@@ -126,28 +122,29 @@ class Opened(NamedTuple):
     skipped: tuple[tuple[str, str], ...] = ()
 
 
-def open_model(
-    path: str | Path,
+def open_runner(
+    model: Source,
     batches: Batches,
     *,
     scales: Mapping[str, np.float32] | None = None,
     placement: str = "all",
     exclude: Iterable[str] = (),
 ) -> Opened:
-    """ONNX file, with its weights -> a Runner for these batches, and what is INT8 in it.
+    """Model -> a Runner for these batches, and what is INT8 in it.
 
     With ``scales`` the model is computed as INT8, by ``placement`` and ``exclude`` of
     :func:`trtcal.qdq.insert.insert_qdq`; without, as it is written, Q/DQ pairs included. Graph optimization is off,
     so that Q/DQ is computed exactly. A batch size that the file fixes gives way to that of the batches.
     ModelError where nothing becomes INT8 with the ``scales``.
     """
-    model, _ = load_whole_model(path)
-    with other_batch_size(model, batches.batch_size, path) as model:
+    model = open_model(model)
+    with blaming_batch_size(model, batches.batch_size):
+        whole = for_batches(model, batches.batch_size).whole
         if scales is None:
-            return Opened(OrtRunner(model))
+            return Opened(OrtRunner(whole))
         exclude = tuple(exclude)
-        result = int8_of(model, scales, placement, exclude, str(path))
-        candidates = int8_candidates(model, placement=placement, exclude=exclude)
+        result = int8_of(whole, scales, placement, exclude, model.name)
+        candidates = int8_candidates(whole, placement=placement, exclude=exclude)
         return Opened(OrtRunner(result.model), len(result.layers), candidates, result.skipped)
 
 
@@ -164,26 +161,24 @@ def fed_as(predict: Predict, inputs: Sequence[InputSpec]) -> Predict:
     return converted
 
 
-def with_batch_size(model: ModelProto, size: int, path: str | Path) -> ModelProto:
-    """Model -> itself if it takes batches of ``size``, else a copy whose inputs do, and a warning."""
-    fixed = batch_size(model)
-    if fixed in (None, size):
-        return model
-    logger.warning("%s: has batch size %d built in; running it with %d", path, fixed, size)
-    return set_batch_size(model, size, Path(path).parent)
+def for_batches(model: Model, size: int) -> Model:
+    """Model -> itself if it takes batches of ``size``, else one that does, and a warning."""
+    changed = model.with_batch_size(size)
+    if changed is not model:
+        logger.warning("%s: has batch size %d built in; running it with %d", model.name, model.batch_size, size)
+    return changed
 
 
 @contextmanager
-def other_batch_size(model: ModelProto, size: int, path: str | Path) -> Iterator[ModelProto]:
-    """:func:`with_batch_size`, to be tried inside ``with``: a ModelError there says what may be to blame."""
-    changed = with_batch_size(model, size, path)
+def blaming_batch_size(model: Model, size: int) -> Iterator[None]:
+    """A block that runs a model with batches of ``size``: a ModelError there says what may be to blame."""
     try:
-        yield changed
+        yield
     except ModelError as error:
-        if changed is model:
+        fixed = model.batch_size
+        if fixed in (None, size):
             raise
-        fixed = batch_size(model)
-        raise ModelError(f"{path}: has batch size {fixed} built in; use batches of {fixed} ({error})") from error
+        raise ModelError(f"{model.name}: has batch size {fixed} built in; use batches of {fixed} ({error})") from error
 
 
 def labels_of(batches: Batches, path: str | os.PathLike[str] | None, metrics: Iterable[str]) -> Labels | None:

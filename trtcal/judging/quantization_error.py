@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from trtcal.model.calibrated import CalibrationGraph
 from trtcal.model.nodes import op_name
-from trtcal.model.open import FloatRunner
+from trtcal.model.open import FloatRunner, Model
 from trtcal.model.topology import MOVES_VALUES, Graph
 from trtcal.qdq.layer_names import tensorrt_name
 from trtcal.qdq.placement import Plan, Weight, exclusion, layer_name
@@ -67,14 +66,10 @@ class LayerDamage:
     without: Trial | None = None
 
 
-def rounding_sqnr(graph: CalibrationGraph, plan: Plan, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
+def rounding_sqnr(model: Model, plan: Plan, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
     """Model, plan, batches -> SQNR in dB of each INT8 activation's own rounding, in one FP32 pass of single samples."""
-    visible = {value.name for value in (*graph.model.graph.output, *graph.model.graph.input)}
-    for name in plan.scales:
-        if name not in visible:  # a tensor that carries another one's range; calibration need not look at it
-            graph.model.graph.output.add(name=name)
     powers = {name: np.zeros(2) for name in plan.scales}
-    with FloatRunner(replace(graph, visible=tuple(plan.scales))) as runner:
+    with FloatRunner(model, only=plan.scales) as runner:
         for batch in batches:
             rows = getattr(batch, "valid", len(next(iter(batch.values()))))
             for row in range(rows):

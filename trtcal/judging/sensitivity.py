@@ -16,14 +16,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trtcal.errors import DataError
 from trtcal.judging.accuracy import Labels, Reference, Score
-from trtcal.judging.evaluation import other_batch_size, plain
+from trtcal.judging.evaluation import blaming_batch_size, for_batches, plain
 from trtcal.judging.metrics import Metric
 from trtcal.judging.quantization_error import (
     LayerDamage,
@@ -34,8 +33,7 @@ from trtcal.judging.quantization_error import (
     rounding_sqnr,
     tensor_damage,
 )
-from trtcal.model.file import load_whole_model
-from trtcal.model.open import open_graph
+from trtcal.model.open import Source, open_model
 from trtcal.model.overwriting import json_of
 from trtcal.model.runner import OrtRunner
 from trtcal.model.topology import Graph
@@ -87,7 +85,7 @@ class Sensitivity:
 
 
 def sensitivity(
-    model: str | Path,
+    model: Source,
     scales: Mapping[str, np.float32],
     batches: Batches,
     *,
@@ -101,7 +99,7 @@ def sensitivity(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Sensitivity:
-    """FP32 ONNX file, scales and samples -> :class:`Sensitivity`. Batches and FP32 outputs are held in memory.
+    """FP32 model, scales and samples -> :class:`Sensitivity`. Batches and FP32 outputs are held in memory.
 
     ``placement`` and ``exclude`` are those of :func:`trtcal.qdq.insert.insert_qdq`. ``metric``, a name and a function,
     is measured with ``labels`` and may be better high or low; where it loses nothing, noise counts. At most
@@ -118,19 +116,19 @@ def sensitivity(
     if placement not in PLACEMENTS:
         raise ValueError(f"unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     start = clock()
-    calibrated = open_graph(model)
-    loaded, _ = load_whole_model(model)
-    check_exclude(loaded, exclude)
+    model = open_model(model)
+    model.calibrated  # noqa: B018  refuses a model that is quantized, before anything else finds fault with it
+    check_exclude(model.whole, exclude)
     kept = list(batches)
-    with other_batch_size(loaded, batches.batch_size, model) as whole:
-        whole = raised(whole)
+    with blaming_batch_size(model, batches.batch_size):
+        whole = raised(for_batches(model, batches.batch_size).whole)
         with OrtRunner(whole) as runner:
             reference = Reference(runner, kept, labels, metric)
     fp32 = _value(reference.score())
     graph = Graph(whole)
     plan = place(graph, scales, PLACEMENTS[placement], exclude)
-    check_int8(plan.reads, plan.skipped.items(), str(model))
-    sqnr_db = rounding_sqnr(calibrated, plan, kept)
+    check_int8(plan.reads, plan.skipped.items(), model.name)
+    sqnr_db = rounding_sqnr(model, plan, kept)
     ranked = list(layer_damage(graph, plan, sqnr_db))
     everything = dict.fromkeys(pattern for damage in ranked for pattern in damage.exclude)
     count = min(layers, len(ranked))

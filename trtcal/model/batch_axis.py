@@ -48,7 +48,7 @@ def batch_size(model: ModelProto) -> int | None:
     return next(iter(sizes.values()), None)
 
 
-def set_batch_size(model: ModelProto, size: int | None, folder: str | Path) -> ModelProto:
+def set_batch_size(model: ModelProto, size: int | None, folder: str | Path | None) -> ModelProto:
     """Copy of the model, whose file lies in ``folder``, with batch ``size`` for its inputs (None: a dynamic axis "N").
 
     Inferred shapes are dropped, and a Reshape whose constant shape begins with the old batch size takes it

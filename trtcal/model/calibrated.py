@@ -7,6 +7,7 @@ another tensor's scale and so need no look of their own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,7 @@ import numpy as np
 from trtcal.errors import ModelError
 from trtcal.model.batch_axis import model_inputs
 from trtcal.model.nodes import array_of, constants_of, copied, is_quantized, op_name, subgraphs
-from trtcal.model.read import external_files, load_model, refuse_damaged
-from trtcal.spec import InputSpec
+from trtcal.model.read import refuse_damaged
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -56,70 +56,69 @@ class CalibrationGraph:
     """
 
     model: ModelProto
-    path: Path
-    inputs: tuple[InputSpec, ...]
     visible: tuple[str, ...]
     carried: dict[str, str]
     constants: dict[str, np.ndarray]
     order: tuple[str, ...]
     hidden: int
 
-    @property
-    def files(self) -> list[Path]:
-        """The model's file, then those that hold its weights."""
-        return [self.path, *(self.path.parent / name for name in external_files(self.model))]
 
-
-def calibration_graph(path: str | Path, model: ModelProto | None = None) -> CalibrationGraph:
-    """File (or its model, changed by the caller) -> what to calibrate, with every layer's output made visible."""
-    import onnx
+def calibration_graph(model: ModelProto, folder: Path | None = None) -> CalibrationGraph:
+    """Model, and where its weights lie -> what to calibrate, with every layer's output made visible."""
     import onnx.inliner
 
-    path = Path(path)
-    model = load_model(path) if model is None else copied(model)
     if model.functions:  # their tensors are as good as any, but nobody sees them from outside
         try:
             model = onnx.inliner.inline_local_functions(model)
             refuse_damaged(model)
         except Exception as error:  # whatever its C++ raises
-            raise ModelError(f"{path}: its functions cannot be put in their places: {error}") from error
-    quantized = next((node for node in model.graph.node if is_quantized(node)), None)
+            raise ModelError(f"its functions cannot be put in their places: {error}") from error
+    bodies = (model.graph, *subgraphs(model.graph))
+    quantized = next((node for body in bodies for node in body.node if is_quantized(node)), None)
     if quantized is not None:
         raise ModelError(
-            f"{path}: already quantized (node {quantized.name or quantized.output[0]!r} is a {quantized.op_type}); "
+            f"already quantized (node {quantized.name or quantized.output[0]!r} is a {quantized.op_type}); "
             f"calibration needs the floating-point model"
         )
     held = constants_of(model.graph)
-    inputs = model_inputs(model)
-    order = [spec.name for spec in inputs if np.issubdtype(spec.dtype, np.floating)]
+    order = [spec.name for spec in model_inputs(model) if np.issubdtype(spec.dtype, np.floating)]
     visible = list(order)
     carried: dict[str, str] = {}
     constants: dict[str, np.ndarray] = {}
     for node in model.graph.node:
         if op_name(node) == "Constant" or node.output[0] in held:
             continue
-        for position, name in enumerate(node.input):
-            tensor = held[name].tensor if name in held else None
+        for position, read in enumerate(node.input):
+            tensor = held[read].tensor if read in held else None
             if tensor is None or not _is_float(tensor) or (position and op_name(node) in WEIGHT_OPS):
                 continue
             # TensorRT makes a Constant layer named like the initializer; this is how it names the output.
-            key = f"{tensor.name or name}_output"
+            key = f"{tensor.name or read}_output"
             if key not in constants:
-                constants[key] = _float32(array_of(tensor, path.parent))
+                constants[key] = _float32(array_of(tensor, folder))
                 order.append(key)
         carries = _carries_scale(node) and node.input[0] and node.input[0] not in held
-        for position, name in enumerate(node.output):
-            if not name:
+        for position, output in enumerate(node.output):
+            if not output:
                 continue
-            order.append(name)
+            order.append(output)
             if carries and position == 0:
-                carried[name] = carried.get(node.input[0], node.input[0])
+                carried[output] = carried.get(node.input[0], node.input[0])
             else:
-                visible.append(name)
-    known = {value.name for value in (*model.graph.input, *model.graph.output)}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in visible if name not in known)
+                visible.append(output)
     hidden = sum(len(node.output) for graph in subgraphs(model.graph) for node in graph.node)
-    return CalibrationGraph(model, path, inputs, tuple(visible), carried, constants, tuple(order), hidden)
+    shown = with_outputs(model, visible)
+    return CalibrationGraph(shown, tuple(visible), carried, constants, tuple(order), hidden)
+
+
+def with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Model and names of its tensors -> a copy that has them among its outputs; inputs are there anyway."""
+    import onnx
+
+    model = copied(model)
+    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    return model
 
 
 def _carries_scale(node: NodeProto) -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from trtcal.errors import ModelError
 from trtcal.files.atomic import remove, staged, write_bytes
-from trtcal.model.nodes import all_tensors
-from trtcal.model.overwriting import check_output, weights_beside
+from trtcal.model.nodes import all_tensors, copied
+from trtcal.model.overwriting import Input, check_output, weights_beside
 from trtcal.model.read import external_files, load_model
 
 if TYPE_CHECKING:
@@ -28,18 +28,25 @@ def load_whole_model(path: str | Path) -> tuple[ModelProto, bool]:
 
     ModelError, with the file, where one of them cannot be read or is shorter than the model says.
     """
-    from onnx import checker, external_data_helper
-
     path = Path(path)
     model = load_model(path)
     files = external_files(model)
-    if files:
-        _refuse_cut_off(model, path)
-        try:
-            external_data_helper.load_external_data_for_model(model, str(path.parent))
-        except (OSError, ValueError, checker.ValidationError) as error:
-            raise ModelError(f"{path}: its weights in {', '.join(files)} cannot be read: {error}") from error
-    return model, bool(files)
+    return (load_weights(model, path) if files else model), bool(files)
+
+
+def load_weights(model: ModelProto, path: str | Path) -> ModelProto:
+    """Model, and the file that it is from -> a copy with all its weights in memory; ModelError, with the file."""
+    from onnx import checker, external_data_helper
+
+    path = Path(path)
+    files = external_files(model)
+    _refuse_cut_off(model, path)
+    model = copied(model)
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, checker.ValidationError) as error:
+        raise ModelError(f"{path}: its weights in {', '.join(files)} cannot be read: {error}") from error
+    return model
 
 
 def save_model(model: ModelProto, path: str | Path, *, external: bool = False) -> tuple[Path, ...]:
@@ -65,7 +72,7 @@ def save_model(model: ModelProto, path: str | Path, *, external: bool = False) -
     return (path, data)
 
 
-def check_weights_output(model: str | Path, inputs: Iterable[str | Path]) -> None:
+def check_weights_output(model: str | Path, inputs: Iterable[Input]) -> None:
     """Path of a model to write with its weights outside -> nothing; OutputError where they would destroy a file."""
     check_output(_data_path(Path(model)), weights_beside(Path(model)), inputs)
 

@@ -1,46 +1,144 @@
-"""ONNX file -> what to calibrate, and what runs it sample by sample."""
+"""The one door for models: a file, a ModelProto or its bytes -> :class:`Model`, which every command works on."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.batch_axis import batch_size, set_batch_size
-from trtcal.model.calibrated import CalibrationGraph, calibration_graph
-from trtcal.model.read import load_model
+from trtcal.model.batch_axis import batch_size, model_inputs, set_batch_size
+from trtcal.model.calibrated import CalibrationGraph, calibration_graph, with_outputs
+from trtcal.model.file import load_weights
+from trtcal.model.read import external_files, load_model, model_of, sha256_of
 from trtcal.model.runner import OrtRunner
+from trtcal.spec import InputSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 logger = logging.getLogger(__name__)
 
+Found = TypeVar("Found")
 
-def open_graph(path: str | Path) -> CalibrationGraph:
-    """ONNX file -> what to calibrate, runnable sample by sample whatever batch size the file fixes."""
-    graph = calibration_graph(path)
-    fixed = batch_size(graph.model)
-    if fixed not in (None, 1):
-        logger.info("%s: has the batch size %d; running it with 1", path, fixed)
-        graph = calibration_graph(path, set_batch_size(graph.model, 1, graph.path.parent))
-    return graph
+Source: TypeAlias = "str | os.PathLike[str] | bytes | ModelProto | Model"
+"""What a model may be given as: the path of an ONNX file, the content of one, a ModelProto, or a Model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model as every command works on it. Nobody changes ``proto`` or what is made from it.
+
+    ``name`` is for messages: the path, where there is one. ``files`` are its file, then those that hold its weights;
+    there are none where the model was never in a file. What is made from the model is made when it is first asked for,
+    and kept.
+    """
+
+    proto: ModelProto
+    name: str
+    path: Path | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where weights lie that are in files."""
+        return None if self.path is None else self.path.parent
+
+    @property
+    def short_name(self) -> str:
+        """The name without its folders."""
+        return self.name if self.path is None else self.path.name
+
+    @cached_property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What is to be fed; ModelError for an input that is no tensor or has no batch axis."""
+        return self._with_name(model_inputs)
+
+    @cached_property
+    def batch_size(self) -> int | None:
+        """The batch size that the inputs fix, None where it is dynamic; ModelError where they disagree."""
+        return self._with_name(batch_size)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the files, or else of the serialized model."""
+        return sha256_of(self.files) if self.files else hashlib.sha256(self.proto.SerializeToString()).hexdigest()
+
+    @cached_property
+    def calibrated(self) -> CalibrationGraph:
+        """What there is to calibrate; ModelError for a model that is quantized already."""
+        return self._with_name(lambda proto: calibration_graph(proto, self.folder))
+
+    @cached_property
+    def whole(self) -> ModelProto:
+        """The model with all its weights in memory; ModelError where a file of them cannot be read."""
+        return self.proto if self.path is None or not self.has_external_data else load_weights(self.proto, self.path)
+
+    @property
+    def has_external_data(self) -> bool:
+        """Do weights lie in files beside the model's?"""
+        return len(self.files) > 1
+
+    def with_batch_size(self, size: int | None) -> Model:
+        """The model for batches of ``size``, itself where it takes them; with None, for any number of samples."""
+        if self.batch_size in (None, size):
+            return self
+        return Model(set_batch_size(self.proto, size, self.folder), self.name, self.path, self.files)
+
+    def _with_name(self, look: Callable[[ModelProto], Found]) -> Found:
+        try:
+            return look(self.proto)
+        except ModelError as error:
+            raise ModelError(f"{self.name}: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: without what can be made again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def open_model(source: Source, name: str = "model") -> Model:
+    """A path, the content of an ONNX file, a ModelProto or a Model -> a Model.
+
+    ``name`` stands for a model without a path in messages. ModelError, with the name, for what is damaged, not ONNX or
+    older than opset 9, and for weights in files that are missing or that nobody has loaded into a ModelProto.
+    """
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        proto = load_model(path)
+        return Model(proto, str(path), path, (path, *(path.parent / file for file in external_files(proto))))
+    if not isinstance(source, (bytes, bytearray, memoryview)) and not hasattr(source, "SerializeToString"):
+        kind = type(source).__name__
+        raise TypeError(f"expected a path, the content of an ONNX file, a ModelProto or a Model, got {kind}")
+    return Model(model_of(source, name), name)
 
 
 class FloatRunner:
     """Runs the FP32 model on one sample and answers with every float tensor to calibrate, inputs first.
 
-    A batch size that cannot be taken out of the graph is filled with copies of the sample. That changes no
-    range: every element is there as many times more.
+    With ``only``, of these tensors alone. A batch size that cannot be taken out of the graph is filled with copies of
+    the sample. That changes no range: every element is there as many times more.
     """
 
-    def __init__(self, graph: CalibrationGraph) -> None:
-        self._graph = graph
+    def __init__(self, model: Model, only: Iterable[str] | None = None) -> None:
+        self._model = model
+        self._only = None if only is None else tuple(only)
         self._copies = 1
         self._lock = threading.Lock()
+        single = model.with_batch_size(1)
+        if single is not model:
+            logger.info("%s: has the batch size %d; running it with 1", model.name, model.batch_size)
         try:
-            self._open(graph)
+            self._open(single)
         except ModelError as error:
             self._fall_back(error)
 
@@ -61,25 +159,29 @@ class FloatRunner:
             return self._runner(batch)
         return self._runner({name: np.repeat(array, copies, axis=0) for name, array in batch.items()})
 
-    def _open(self, graph: CalibrationGraph) -> None:
-        runner = OrtRunner(graph.model, threads=1, folder=graph.path.parent, name=str(graph.path))
-        fed = {spec.name for spec in graph.inputs if np.issubdtype(spec.dtype, np.floating)}
-        self._inputs = tuple(name for name in graph.visible if name in fed)
-        runner.outputs = runner.floats(name for name in graph.visible if name not in fed)
+    def _open(self, model: Model) -> None:
+        if self._only is None:
+            visible, proto = model.calibrated.visible, model.calibrated.model
+        else:
+            visible, proto = self._only, with_outputs(model.proto, self._only)
+        runner = OrtRunner(proto, threads=1, folder=model.folder, name=model.name)
+        fed = {spec.name for spec in model.inputs if np.issubdtype(spec.dtype, np.floating)}
+        self._inputs = tuple(name for name in visible if name in fed)
+        runner.outputs = runner.floats(name for name in visible if name not in fed)
         self._runner = runner
 
     def _fall_back(self, error: ModelError) -> None:
         """From batch 1 to the batch size of the file; where that is 1 already, the error stands."""
-        fixed = batch_size(load_model(self._graph.path)) or 1
+        fixed = self._model.batch_size or 1
         if fixed == 1 or self._copies > 1:
             raise error
         logger.warning(
             "%s: its batch size %d is built into the graph; running each sample as a batch of %d copies",
-            self._graph.path,
+            self._model.name,
             fixed,
             fixed,
         )
-        self._open(calibration_graph(self._graph.path))
+        self._open(self._model)
         self._copies = fixed
 
     def __enter__(self) -> FloatRunner:

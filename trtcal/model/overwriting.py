@@ -10,10 +10,10 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
 from trtcal.errors import DataError, ModelError, OutputError
 from trtcal.files.html import HTML_MARK
@@ -23,6 +23,23 @@ _ARRAYS = (".npy", ".npz")
 _SCRIPT = re.compile(r"(\.py):\w+$")
 
 
+class Opened(Protocol):
+    """A model that is open already, so that nobody need read it again to know its files."""
+
+    @property
+    def name(self) -> str:
+        """Its path, or what to call it."""
+        ...
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Its file, and those of its weights."""
+        ...
+
+
+Input: TypeAlias = "str | os.PathLike[str] | Opened"
+
+
 class Kind(NamedTuple):
     """A kind of file that a command writes, recognised by its content."""
 
@@ -30,38 +47,49 @@ class Kind(NamedTuple):
     """As it stands after "is no"."""
     matches: Callable[[Path], bool]
     """Regular file -> is it of this kind, and may one like it take its place? Raises OSError where it is unreadable."""
+    plain: bool = False
+    """Is what matches plainly a result, so that it cannot hold the weights of a model that the command reads?"""
 
 
-def check_output(
-    output: str | os.PathLike[str], kind: Kind, inputs: Iterable[str | os.PathLike[str] | None] = ()
-) -> None:
+def check_output(output: str | os.PathLike[str], kind: Kind, inputs: Iterable[Input | None] = ()) -> None:
     """File to write, what it will be, and what it is made from -> nothing, where writing loses nothing.
 
-    ``inputs`` are models, with which count the files of their weights, caches, labels, data, and scripts also as
-    ``file.py:function``; None stands for an option that is not given. Of a folder, the pictures and arrays in it
-    count. OutputError where ``output`` cannot be written, is one of these under whatever name, or exists and
-    is not of that ``kind``; an empty file may be replaced.
+    ``inputs`` are models, open or not, with which count the files of their weights, caches, labels, data, and scripts
+    also as ``file.py:function``; None stands for an option that is not given. Of a folder, the pictures and arrays in
+    it count. OutputError where ``output`` cannot be written, is one of these under whatever name, or exists and is not
+    of that ``kind``; an empty file may be replaced.
     """
     output = Path(output)
     _refuse_unwritable(output)
     if not output.exists():
         return
-    refuse_input(output, inputs)
+    inputs = list(inputs)
+    _refuse(output, inputs, weights=False)
     try:
         replaceable = not output.stat().st_size or kind.matches(output)
     except OSError as error:
         raise OutputError(f"{output}: exists and cannot be read: {error.strerror}; choose another name") from error
+    if not (kind.plain and replaceable):
+        _refuse(output, inputs, weights=True)
     if not replaceable:
         raise OutputError(f"{output}: exists and is no {kind.name}, so it is not replaced; choose another name")
 
 
-def refuse_input(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None]) -> None:
+def refuse_input(output: str | os.PathLike[str], inputs: Iterable[Input | None]) -> None:
     """As :func:`check_output` of a file that need not be written: OutputError only where it is an input."""
     output = Path(output)
-    if not output.exists():
-        return
-    for path in (path for path in inputs if path is not None):
-        for file in _files_of(Path(_SCRIPT.sub(r"\1", os.fspath(path))), output):
+    if output.exists():
+        _refuse(output, inputs, weights=True)
+
+
+def _refuse(output: Path, inputs: Iterable[Input | None], weights: bool) -> None:
+    for given in (given for given in inputs if given is not None):
+        if isinstance(given, (str, os.PathLike)):
+            path = Path(_SCRIPT.sub(r"\1", os.fspath(given)))
+            files = [path, *_inside(path, output), *(_weights(path) if weights else ())]
+        else:
+            path, files = Path(given.name), list(given.files)
+        for file in files:
             if file.exists() and os.path.samefile(file, output):
                 what = "an input of this command" if file == output else f"{file}, an input of this command"
                 raise OutputError(f"{output}: is {what}, which would be lost; choose another name")
@@ -115,7 +143,7 @@ def json_of(name: str, format: str | int, *keys: str) -> Kind:
             return False
         return isinstance(content, dict) and content.get("format") == format and content.keys() >= set(keys)
 
-    return Kind(name, matches)
+    return Kind(name, matches, plain=True)
 
 
 def _is_onnx(path: Path) -> bool:
@@ -132,8 +160,8 @@ def _begins(path: Path, size: int) -> bytes:
 
 
 ONNX = Kind("ONNX model", _is_onnx)
-HTML = Kind("page of trtcal's", lambda path: HTML_MARK.encode() in _begins(path, 4096))
-PNG = Kind("PNG", lambda path: _begins(path, 8) == b"\x89PNG\r\n\x1a\n")
+HTML = Kind("page of trtcal's", lambda path: HTML_MARK.encode() in _begins(path, 4096), plain=True)
+PNG = Kind("PNG", lambda path: _begins(path, 8) == b"\x89PNG\r\n\x1a\n", plain=True)
 
 
 def weights_beside(model: Path) -> Kind:
@@ -145,17 +173,14 @@ def weights_beside(model: Path) -> Kind:
     return Kind(f"file of the weights of {model.name}", matches)
 
 
-def _files_of(path: Path, output: Path) -> Iterator[Path]:
-    """An input -> the files of it that ``output`` might be."""
-    yield path
+def _inside(path: Path, output: Path) -> Iterator[Path]:
+    """An input -> ``output``, where that may be one of the samples in it."""
     if path.is_dir():
         from trtcal.samples.preprocess import is_image  # Pillow loads slowly, and most outputs do not exist yet
 
         inside = output.resolve().is_relative_to(path.resolve())
         if inside and (output.suffix.lower() in _ARRAYS or is_image(output)):
             yield output
-    elif path.is_file():
-        yield from _weights(path)
 
 
 def _weights(path: Path) -> Iterator[Path]:

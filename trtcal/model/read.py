@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import STANDARD, all_bodies, all_graphs, all_tensors, domain_of
+from trtcal.model.nodes import STANDARD, all_bodies, all_graphs, all_tensors, array_of, domain_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,19 +43,45 @@ def load_model_alone(path: str | Path) -> ModelProto:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
         raise ModelError(f"{path}: is not an ONNX file: {error}") from error
+    _refuse_unusable(model, str(path))
+    return model
+
+
+def model_of(source: ModelProto | bytes, name: str) -> ModelProto:
+    """A model in memory, or the content of its file -> the model; ModelError, with the name, for what is wrong with it.
+
+    Its weights must be in it, since nobody knows where their files would be.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if isinstance(source, onnx.ModelProto):
+        model = source
+    else:
+        try:
+            model = onnx.load_model_from_string(bytes(source), format="protobuf")
+        except DecodeError as error:
+            raise ModelError(f"{name}: is not an ONNX file: {error}") from error
+    _refuse_unusable(model, name)
+    for tensor in all_tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            array_of(tensor)  # which says so
+    return model
+
+
+def _refuse_unusable(model: ModelProto, name: str) -> None:
     if not model.graph.node or not model.graph.output:
-        raise ModelError(f"{path}: is not an ONNX model with nodes and outputs")
+        raise ModelError(f"{name}: is not an ONNX model with nodes and outputs")
     opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), None)
     if opset is not None and opset < MIN_OPSET:
         raise ModelError(
-            f"{path}: opset {opset} is older than {MIN_OPSET}, the oldest trtcal reads; "
+            f"{name}: opset {opset} is older than {MIN_OPSET}, the oldest trtcal reads; "
             f"export again, or use onnx.version_converter"
         )
     try:
         refuse_damaged(model)
     except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-    return model
+        raise ModelError(f"{name}: {error}") from error
 
 
 def refuse_damaged(model: ModelProto) -> None:
@@ -157,3 +184,21 @@ def external_files(model: ModelProto) -> list[str]:
                 )
             names.add(location)
     return sorted(names)
+
+
+def sha256_of(files: Iterable[str | os.PathLike[str]]) -> str:
+    """The ONNX file, then its external data files -> one SHA-256, the file's own if it is alone.
+
+    Files are streamed, so size does not matter. Raises ModelError, naming the file that cannot be read.
+    """
+    digests = []
+    for file in files:
+        digest = hashlib.sha256()
+        try:
+            with open(file, "rb") as content:
+                while chunk := content.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as error:
+            raise ModelError(f"{os.fspath(file)}: cannot be read: {error.strerror or error}") from error
+        digests.append(digest.hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -17,7 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 OpenRunner = Callable[[], AbstractContextManager[Any]]
-"""Nothing -> the runner of a pass, once in each process: for instance ``partial(FloatRunner, graph)``."""
+"""Nothing -> the runner of a pass, once in each process: for instance ``partial(FloatRunner, model)``."""
 
 
 class Executor(Protocol):

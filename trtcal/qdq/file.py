@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trtcal.model.file import check_weights_output, load_whole_model, save_model
+from trtcal.model.file import check_weights_output, save_model
 from trtcal.model.nodes import STANDARD
+from trtcal.model.open import Source, open_model
 from trtcal.model.overwriting import ONNX, check_output, only_writer
 from trtcal.qdq.insert import check_int8, insert_qdq
 from trtcal.qdq.placement import layer_name
@@ -38,7 +39,7 @@ class QdqFile:
 
 
 def qdq_to_file(
-    model: str | Path,
+    model: Source,
     scales: Mapping[str, np.float32],
     output: str | Path,
     *,
@@ -46,23 +47,23 @@ def qdq_to_file(
     exclude: Iterable[str] = (),
     weights: str = "max",
 ) -> QdqFile:
-    """Float ONNX file and scales -> Q/DQ model at ``output``, by :func:`trtcal.qdq.insert.insert_qdq`.
+    """Float model and scales -> Q/DQ model at ``output``, by :func:`trtcal.qdq.insert.insert_qdq`.
 
     ``weights`` is a method of :func:`trtcal.qdq.weights.weight_method`. Weights that lie beside the model's file, and
     those too big for protobuf, go to ``<output>.data``. OutputError where either would be written over the model,
     its weights, or what is no model and its weights; ModelError where nothing would be INT8, and for what
     insert_qdq refuses.
     """
+    model = open_model(model)
     check_output(output, ONNX, [model])
     method = weight_method(weights)
-    whole, external = load_whole_model(model)
-    if external:
+    if model.has_external_data:
         check_weights_output(output, [model])
-    result = insert_qdq(whole, scales, placement=placement, exclude=exclude, weights=method)
-    check_int8(result.layers, result.skipped, str(model))
+    result = insert_qdq(model.whole, scales, placement=placement, exclude=exclude, weights=method)
+    check_int8(result.layers, result.skipped, model.name)
     int8 = set(result.layers)
     layers = {layer_name(node): node.op_type for node in result.model.graph.node if layer_name(node) in int8}
     opset = next(entry.version for entry in result.model.opset_import if entry.domain in STANDARD)
     with only_writer(output):
-        files = save_model(result.model, output, external=external)
+        files = save_model(result.model, output, external=model.has_external_data)
     return QdqFile(files, opset, layers, result.quantized, result.weights, result.skipped)

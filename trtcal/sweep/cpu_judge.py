@@ -9,10 +9,9 @@ import numpy as np
 from trtcal.calibration.calibrate import carried
 from trtcal.errors import DataError
 from trtcal.judging.accuracy import Labels, Reference, simulate
-from trtcal.judging.evaluation import with_batch_size
+from trtcal.judging.evaluation import for_batches
 from trtcal.judging.metrics import Metric
-from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.file import load_whole_model
+from trtcal.model.open import Model
 from trtcal.model.runner import OrtRunner, Runner
 from trtcal.samples.batches import Batches
 from trtcal.sweep.trials import Judgement
@@ -27,25 +26,25 @@ class CpuJudge:
 
     def __init__(
         self,
-        graph: CalibrationGraph,
+        model: Model,
         batches: Batches,
         labels: Labels | None = None,
         metric: Metric | None = None,
         exclude: Iterable[str] = (),
     ) -> None:
-        self.graph, self.batches, self.labels, self.metric = graph, batches, labels, metric
+        self.model, self.batches, self.labels, self.metric = model, batches, labels, metric
         self.exclude = tuple(exclude)
-        self.model = with_batch_size(load_whole_model(graph.path)[0], batches.batch_size, str(graph.path))
+        self.proto = for_batches(model, batches.batch_size).whole
         self._reference: Reference | None = None
 
     def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
         """Tensor -> amax; how the model performs with these."""
         if self._reference is None:
             metric = None if self.metric is None else ("metric", self.metric)
-            with OrtRunner(self.model) as runner:
+            with OrtRunner(self.proto) as runner:
                 self._reference = Reference(runner, self.batches, self.labels, metric)
         scales = {
-            name: value / np.float32(127) for name, value in carried(self.graph, amax).items() if 0 < value < np.inf
+            name: value / np.float32(127) for name, value in carried(self.model, amax).items() if 0 < value < np.inf
         }
         with self.quantized(scales) as runner:
             found, score = self._reference.compare(runner)
@@ -60,4 +59,4 @@ class CpuJudge:
 
     def quantized(self, scales: Mapping[str, np.float32]) -> Runner:
         """Tensor -> scale; the model as INT8 with these."""
-        return simulate(self.model, scales, exclude=self.exclude)
+        return simulate(self.proto, scales, exclude=self.exclude)

@@ -16,8 +16,7 @@ from trtcal.cache.provenance import installed_versions
 from trtcal.calibration.file import statistics_key
 from trtcal.errors import ModelError, OutputError
 from trtcal.files.atomic import write_bytes
-from trtcal.model.calibrated import CalibrationGraph
-from trtcal.model.open import FloatRunner, open_graph
+from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.model.overwriting import check_output, json_of, only_writer
 from trtcal.passes.collect import Progress, load_checkpoint
 from trtcal.passes.executor import Executor, Here
@@ -60,7 +59,7 @@ class SweepRun:
 
 
 def run_sweep(
-    model: str | Path,
+    model: Source,
     batches: Batches,
     folder: str | Path,
     *,
@@ -79,7 +78,7 @@ def run_sweep(
     executor: Executor | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> SweepRun:
-    """ONNX file and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
+    """Model and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
 
     The order of ``batches`` is the sweep's ``given`` order; their batch size only decides against which
     arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges by,
@@ -95,14 +94,14 @@ def run_sweep(
     executor = executor or Here()
     for name in methods:
         threshold_method(name)
-    graph = open_graph(model)
+    model = open_model(model)
     grid, notes = arrangements(batch_sizes, orders, seeds, growths, batches.num_samples)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used as a folder: {error.strerror}") from error
     with only_writer(folder / "settings.json"):
-        key = statistics_key(graph, batches)
+        key = statistics_key(model, batches)
         settings = {
             "model and samples": key,
             "batch sizes": list(batch_sizes),
@@ -114,11 +113,11 @@ def run_sweep(
             "judged by": judge_key,
         }
         _take(folder, settings, resume, force)
-        pass_ = _collected(graph, batches, folder, key, resume, executor, progress)
+        pass_ = _collected(model, batches, folder, key, resume, executor, progress)
         stats = pass_.stats
         if not usable(stats):
             raise ModelError(
-                f"{graph.path}: none of its {len(stats.tensors)} float tensors has a finite range, and so nothing "
+                f"{model.name}: none of its {len(stats.tensors)} float tensors has a finite range, and so nothing "
                 f"depends on the batch size; leave out the sweep: trtcal calibrate is enough"
             )
         journal = Journal(folder / "judgements.jsonl", f"{key} {judge_key}", resume=resume)
@@ -127,7 +126,7 @@ def run_sweep(
             shapes = None
             if exact:
                 written.result()  # a full disk is not worth a second pass
-                shapes = _exact_shapes(graph, batches, stats, grid, executor.workers, progress)
+                shapes = _exact_shapes(model, batches, stats, grid, executor.workers, progress)
             result = sweep(
                 stats,
                 grid,
@@ -165,7 +164,7 @@ def run_sweep(
             rows,
             stats,
             advice,
-            model=graph.path.name,
+            model=model.short_name,
             data=batches.source.describe(),
             provenance={"samples": str(batches.accounting()), "order": batches.order, **installed_versions()},
             drift=pass_.drift,
@@ -245,7 +244,7 @@ class _Pass(NamedTuple):
 
 
 def _collected(
-    graph: CalibrationGraph,
+    model: Model,
     batches: Batches,
     folder: Path,
     key: str,
@@ -270,7 +269,7 @@ def _collected(
         found = looks.take(stats, executor.workers)
 
     stats = executor.run_pass(
-        partial(FloatRunner, graph),
+        partial(FloatRunner, model),
         batches,
         checkpoint=checkpoint,
         checkpoint_key=key,
@@ -281,14 +280,14 @@ def _collected(
 
 
 def _exact_shapes(
-    graph: CalibrationGraph,
+    model: Model,
     batches: Batches,
     stats: ActivationStats,
     grid: Sequence[Arrangement],
     workers: int,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, ExactCounts]:
-    with FloatRunner(graph) as runner:
+    with FloatRunner(model) as runner:
         return count_exactly(
             runner,
             batches,

@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trtcal.cache.provenance import installed_versions, model_sha256
+from trtcal.cache.provenance import installed_versions
 from trtcal.calibration.file import calibrate_to_file
 from trtcal.errors import DataError, OutputError
 from trtcal.files.atomic import write_bytes
 from trtcal.files.remote import is_url, shown
-from trtcal.judging.evaluation import compare, judged_by, labels_of, open_model
+from trtcal.judging.evaluation import compare, judged_by, labels_of, open_runner
 from trtcal.judging.metrics import metric as named
-from trtcal.model.file import load_whole_model
-from trtcal.model.open import open_graph
+from trtcal.model.open import open_model
 from trtcal.model.overwriting import HTML, Kind, check_output, json_of, only_writer
 from trtcal.passes.executor import Executor, Here
 from trtcal.qdq.insert import check_exclude
@@ -112,9 +111,9 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "row.json"
     check_output(record, json_of("outcome of a zoo's row", ROW_FORMAT, "key"))
-    graph = open_graph(row.model)
-    check_exclude(load_whole_model(row.model)[0], row.exclude)
-    inputs = fix_shapes(graph.inputs, row.shape)
+    model = open_model(row.model)
+    check_exclude(model.whole, row.exclude)
+    inputs = fix_shapes(model.inputs, row.shape)
     as_it_is = row.preset == "raw" and holds_arrays(row.data)
     prepare = None if row.preset is None or as_it_is else image_preprocess(inputs, row.preset)
     pictures = None if prepare is None else row.labels
@@ -130,7 +129,7 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
     # Of files what is in them counts, and not where they lie.
     parts: list[Any] = [{name: value for name, value in asdict(row).items() if name not in PATHS}]
     labels = labels_of(judged, None if pictures is not None else row.labels, metrics)
-    parts += [model_sha256(graph.files), batches.key(), judged_by(judged, labels, row.metric), installed_versions()]
+    parts += [model.sha256, batches.key(), judged_by(judged, labels, row.metric), installed_versions()]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     before = _read_record(record)
     same = before.get("key") == key and not force
@@ -147,8 +146,8 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
         "clipped": len(made.clipped),
     }
     if row.accuracy:
-        with open_model(row.model, judged).runner as float_model:
-            int8 = open_model(row.model, judged, scales=made.cache.scales, exclude=row.exclude)
+        with open_runner(model, judged).runner as float_model:
+            int8 = open_runner(model, judged, scales=made.cache.scales, exclude=row.exclude)
             with int8.runner as runner:
                 found = compare(runner, judged, reference=float_model, labels=labels, metrics=metrics)
         result["evaluation"] = found.to_dict()
@@ -156,7 +155,7 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
     if row.batch_sizes:
         rule = metrics[row.metric] if labels is not None else None
         run = run_sweep(
-            row.model,
+            model,
             batches,
             folder / "sweep",
             batch_sizes=row.batch_sizes,
@@ -165,7 +164,7 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
             seeds=row.seeds,
             methods=row.methods,
             metric=row.metric,
-            judge=CpuJudge(graph, judged, labels, rule, row.exclude) if row.accuracy else None,
+            judge=CpuJudge(model, judged, labels, rule, row.exclude) if row.accuracy else None,
             judge_key=key,
             judged_on=judged,
             resume=same,
@@ -206,4 +205,4 @@ def _is_table(path: Path) -> bool:
         return file.readline().decode(errors="replace").strip() == ",".join(zoopage.COLUMNS)
 
 
-_CSV = Kind("table of a zoo", _is_table)
+_CSV = Kind("table of a zoo", _is_table, plain=True)

@@ -33,9 +33,8 @@ from trtcal.cli import calibrate
 from trtcal.errors import CacheError, TrtcalError
 from trtcal.judging import sensitivity
 from trtcal.model.batch_axis import batch_size, set_batch_size
-from trtcal.model.calibrated import calibration_graph
 from trtcal.model.file import load_whole_model, save_model
-from trtcal.model.read import load_model
+from trtcal.model.open import open_model
 from trtcal.qdq.extract import extract_scales, strip_qdq
 from trtcal.qdq.insert import insert_qdq
 from trtcal.qdq.weights import weight_clipping_cost
@@ -148,12 +147,12 @@ def check_model(data: bytes) -> None:
     path = written("model.onnx", data)
     written("weights.bin", bytes(range(256)) * 8)
     with refused():
-        model = load_model(path)
-        graph = calibration_graph(path, model)
+        model = open_model(path)
+        graph = model.calibrated
         assert len(set(graph.order)) <= len(graph.order)
-        assert all(file.resolve().is_relative_to(folder().resolve()) for file in graph.files)
+        assert all(file.resolve().is_relative_to(folder().resolve()) for file in model.files)
         for size in (None, 4):
-            assert batch_size(set_batch_size(model, size, folder())) == size
+            assert batch_size(set_batch_size(model.proto, size, folder())) == size
 
 
 def check_qdq(data: bytes) -> None:
