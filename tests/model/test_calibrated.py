@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from trtcal.errors import ModelError
 from trtcal.model.batch_axis import set_batch_size
+from trtcal.model.calibrated import with_outputs
 from trtcal.model.nodes import constants_of
 from trtcal.model.open import open_model
 from trtcal.model.read import external_files, load_model, refuse_damaged
@@ -166,3 +167,11 @@ def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="already quantized"):
         _ = open_model(save(model, tmp_path / "m.onnx")).calibrated
+
+
+def test_tensors_are_shown_in_a_copy_and_only_once() -> None:
+    model = conv_model()
+    before = model.SerializeToString()
+    shown = with_outputs(model, ["image", "pool", "logits"])
+    assert [value.name for value in shown.graph.output] == ["logits", "pool"]
+    assert model.SerializeToString() == before

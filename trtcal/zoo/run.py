@@ -136,7 +136,7 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
     if same and "result" in before and _is_there(before["result"], folder.parent):
         return Outcome(row, before["result"], reused=True)
     write_bytes(record, json.dumps({"format": ROW_FORMAT, "key": key}).encode() + b"\n")
-    made = calibrate_to_file(row.model, batches, folder / "model.cache", row.method, force=force, executor=executor)
+    made = calibrate_to_file(model, batches, folder / "model.cache", row.method, force=force, executor=executor)
     result: dict[str, Any] = {
         "cache": f"{row.name}/model.cache",
         "header": made.cache.header,
