@@ -17,7 +17,7 @@ from calibrators.versions import CalibratorsMissing, CalibratorsUnavailable
 if TYPE_CHECKING:
     from calibrators.cached import CachedCalibrator
     from calibrators.engine import build_engine
-    from calibrators.percentile import PercentileCalibrator
+    from calibrators.percentile import PercentileCalibrator, ThresholdCalibrator
     from calibrators.runner import Engine
     from calibrators.tensorrt_methods import EntropyCalibrator, LegacyCalibrator, MinMaxCalibrator
 
@@ -29,6 +29,7 @@ __all__ = [
     "LegacyCalibrator",
     "MinMaxCalibrator",
     "PercentileCalibrator",
+    "ThresholdCalibrator",
     "build_engine",
 ]
 
@@ -39,6 +40,7 @@ _HOME = {
     "LegacyCalibrator": "tensorrt_methods",
     "MinMaxCalibrator": "tensorrt_methods",
     "PercentileCalibrator": "percentile",
+    "ThresholdCalibrator": "percentile",
     "build_engine": "engine",
 }
 

@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calibrators.engine import BuiltEngine, build_engine
-from calibrators.options import BATCH_SIZE, MOST_SAMPLES, knob, method, parser, ranges
+from calibrators.options import BATCH_SIZE, MOST_SAMPLES, algorithm, knob, method, parser, ranges
 from calibrators.overwriting import check_build_outputs
 from calibrators.shapes import Shape
 from trtcal.errors import DataError, TrtcalError
@@ -158,13 +159,7 @@ def snippets(onnx: Path, cache: Path) -> list[str]:
 
 
 def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibrator:
-    from calibrators import (
-        CachedCalibrator,
-        EntropyCalibrator,
-        LegacyCalibrator,
-        MinMaxCalibrator,
-        PercentileCalibrator,
-    )
+    from calibrators import CachedCalibrator, EntropyCalibrator, LegacyCalibrator, MinMaxCalibrator, ThresholdCalibrator
 
     name, arguments = method(options)
     if options.calib_input is None:
@@ -174,13 +169,10 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
         raise DataError(
             f"INT8 needs data or ranges: --calib_input PATH, or a cache that exists (there is no {options.calib_cache})"
         )
-    kinds: dict[str, Callable[..., Calibrator]] = {
-        "entropy": EntropyCalibrator,
-        "minmax": MinMaxCalibrator,
-        "legacy": LegacyCalibrator,
-        "percentile": PercentileCalibrator,
-    }
-    return kinds[name](
+    kinds: tuple[Any, ...] = EntropyCalibrator, MinMaxCalibrator, LegacyCalibrator
+    by_algorithm: dict[str, Callable[..., Calibrator]] = {kind.algorithm: kind for kind in kinds}
+    kind = by_algorithm.get(algorithm(name)) or partial(ThresholdCalibrator, method=name)
+    return kind(
         _batches(options, opt),
         model=options.onnx,
         memory=options.memory,

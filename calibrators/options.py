@@ -12,23 +12,32 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from calibrators.engine import PRECISIONS
 from calibrators.memory import BACKENDS
 from calibrators.shapes import Range, Shape
 from calibrators.store import POLICIES
-from trtcal.ranges.thresholds import canonical
+from calibrators.versions import BASES
+from trtcal.errors import SettingError
+from trtcal.ranges import thresholds
+from trtcal.ranges.thresholds import usages
 
 MOST_SAMPLES = 5000  # the default of NVIDIA's sample
 BATCH_SIZE = 8  # the same
-METHODS = ("entropy", "minmax", "legacy", "percentile")
+METHOD = "entropy"  # the default of TensorRT
 
 logger = logging.getLogger(__name__)
 
-_BASES = {f"IInt8{name}": method for name, method in {
-    "EntropyCalibrator2": "entropy", "MinMaxCalibrator": "minmax", "LegacyCalibrator": "legacy"
-}.items()}  # fmt: skip
+
+class OfTensorRT(NamedTuple):
+    """A method that trtcal does not have: TensorRT's calibrator for it, and the options that it takes."""
+
+    algorithm: str
+    options: tuple[str, ...]
+
+
+TENSORRT_ALONE = {"legacy": OfTensorRT("LegacyCalibration", ("quantile", "cutoff"))}
 
 
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -108,7 +117,7 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 
     how = made.add_argument_group("calibration")
     add = how.add_argument
-    add("--method", metavar="NAME", help="entropy (default), minmax, legacy, percentile or percentile:Q")
+    add("--method", metavar="NAME", help=f"{', '.join(_choices())}; default: {METHOD}")
     add(
         "--calib-base-cls",
         "--calibration-base-class",
@@ -117,7 +126,10 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         metavar="CLASS",
         help="the method as the name of TensorRT's class",
     )
-    add("--percentile", type=float, metavar="Q", help="method percentile, keeping Q %% of |x|")
+    for name, row in thresholds.METHODS.items():
+        if row.parameter is not None:
+            meaning = row.description.replace("%", "%%")
+            add(f"--{name}", type=float, metavar=row.parameter.keyword.upper(), help=f"method {name}: {meaning}")
     add("--quantile", type=float, help="of method legacy; default: 0.9999")
     add("--regression-cutoff", "--cutoff", dest="cutoff", type=float, help="of method legacy; default: 1")
     add("--rewrite-batch", action="store_true", help="calibrate a model of fixed batch size with another one")
@@ -176,27 +188,44 @@ def knob(text: str) -> tuple[str, Any]:
 
 
 def method(options: argparse.Namespace) -> tuple[str, dict[str, float]]:
-    """--method, --percentile, --quantile, --cutoff -> name of the method, and arguments that its calibrator takes.
+    """--method, --percentile, --quantile, --cutoff -> the method as trtcal spells it, and what its calibrator takes.
 
     ValueError where they contradict each other. As in Polygraphy, what is of method legacy alone has no effect on
     others; that is warned of.
     """
-    spec: str = options.method or ("entropy" if options.percentile is None else "percentile")
+    spec: str = options.method or METHOD
+    for name, row in thresholds.METHODS.items():
+        number = getattr(options, name) if row.parameter is not None else None
+        if number is None:
+            continue
+        if options.method not in (None, name):
+            raise SettingError(f"--{name} {number:g} goes with method {name} alone, not with {spec}")
+        spec = f"{name}:{number}"
     name, colon, _ = spec.partition(":")
-    if name not in METHODS:
-        raise ValueError(f"method must be {', '.join(METHODS)} or percentile:Q, got {spec!r}")
-    if colon and name != "percentile":
-        raise ValueError(f"method {name} takes no parameter, got {spec!r}")
-    if options.percentile is not None:
-        if colon or name != "percentile":
-            raise ValueError(f"--percentile {options.percentile:g} goes with method percentile alone, not with {spec}")
-        spec = f"percentile:{options.percentile}"
-    given = {key: getattr(options, key) for key in ("quantile", "cutoff") if getattr(options, key) is not None}
-    if given and name != "legacy":
-        flags = ", ".join(f"--{key}" for key in given)
-        logger.warning("%s: without effect, for the method is %s and not legacy", flags, name)
-        given = {}
-    return name, {"percentile": float(canonical(spec).partition(":")[2])} if name == "percentile" else given
+    if name not in {*thresholds.METHODS, *TENSORRT_ALONE}:
+        raise SettingError(f"method must be one of {', '.join(_choices())}, got {spec!r}")
+    alone = TENSORRT_ALONE.get(name)
+    if alone is not None and colon:
+        raise SettingError(f"method {name} takes no parameter, got {spec!r}")
+    arguments = {}
+    for owner, (_, keys) in TENSORRT_ALONE.items():
+        given = {key: getattr(options, key) for key in keys if getattr(options, key) is not None}
+        if owner == name:
+            arguments = given
+        elif given:
+            flags = ", ".join(f"--{key}" for key in given)
+            logger.warning("%s: without effect, for the method is %s and not %s", flags, name, owner)
+    return name if alone is not None else thresholds.method(spec).name, arguments
+
+
+def algorithm(method: str) -> str:
+    """Method, as :func:`method` gives it -> TensorRT's calibrator for it; "" where the threshold is trtcal's own."""
+    alone = TENSORRT_ALONE.get(method)
+    return thresholds.method(method).algorithm if alone is None else alone.algorithm
+
+
+def _choices() -> list[str]:
+    return [*usages().values(), *TENSORRT_ALONE]
 
 
 def ranges(options: argparse.Namespace) -> dict[str, Range]:
@@ -231,9 +260,10 @@ def _shapes(texts: Sequence[str], side: str) -> dict[str, Shape]:
 
 
 def _method_of_base(text: str) -> str:
-    if text not in _BASES:
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join(_BASES)}, got {text!r}")
-    return _BASES[text]
+    names = {BASES[of]: name for name in (*thresholds.METHODS, *TENSORRT_ALONE) if (of := algorithm(name))}
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(names)}, got {text!r}")
+    return names[text]
 
 
 def _positive(text: str) -> int:

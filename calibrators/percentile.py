@@ -1,4 +1,4 @@
-"""Calibration by a percentile of our own."""
+"""Calibration by thresholds of our own, which TensorRT is given as its cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trtcal.cache.cache import CalibrationCache, version_number
 from trtcal.cache.provenance import Provenance, origin
 from trtcal.errors import BackendError, ModelError
 from trtcal.model.read import model_files
-from trtcal.ranges.thresholds import canonical
+from trtcal.ranges.thresholds import method as threshold_method
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +30,13 @@ class HasCache(Protocol):
         """The ranges."""
 
 
-class PercentileCalibrator(HandedOver):
-    """Batches and a model -> ranges that keep ``percentile`` % of each tensor's |x|.
+class ThresholdCalibrator(HandedOver):
+    """Batches and a model -> ranges by one of trtcal's methods: ``mse``, or any other in `trtcal.METHODS`.
 
     TensorRT has no hook for a threshold of one's own. So the ranges are collected before the build, when the object is
     made, by running the model in FP32, and TensorRT is given them as its cache; it does not calibrate on the data.
     ``algorithm`` (a key of `versions.BASES`) chooses the class of TensorRT's that hands them over; the default is the
-    only one that DLA takes. Neither batch size nor order changes the result.
+    only one that DLA takes. Batch size and order change the result of entropy alone.
 
     The model runs in TensorRT on the GPU (`calibrators.gpu_stats.collect_on_gpu`) or, where that cannot be, in ONNX
     Runtime on the CPU (`trtcal.calibrate`), with the reason in the log; ``collected_on`` says which it was. Values
@@ -50,10 +50,10 @@ class PercentileCalibrator(HandedOver):
     collected_on: str | None
     """"gpu" or "cpu"; None where ranges were found in the cache, or ``collect`` made them."""
 
-    def __new__(cls, batches: Any = None, **options: Any) -> PercentileCalibrator:
+    def __new__(cls, batches: Any = None, **options: Any) -> ThresholdCalibrator:
         """An object over TensorRT's class for ``algorithm``."""
         if hasattr(cls, "algorithm"):
-            made: PercentileCalibrator = super().__new__(cls)
+            made: ThresholdCalibrator = super().__new__(cls)
             return made
         return cls.of(options.get("algorithm", DEFAULT))
 
@@ -62,7 +62,7 @@ class PercentileCalibrator(HandedOver):
         batches: Iterable[Mapping[str, Any]],
         *,
         model: str | os.PathLike[str],
-        percentile: float = 99.99,
+        method: str,
         algorithm: str = DEFAULT,
         cache: str | os.PathLike[str] | None = None,
         policy: str = "auto",
@@ -70,12 +70,10 @@ class PercentileCalibrator(HandedOver):
         memory: str | DeviceMemory | None = None,
         collect: Callable[..., HasCache] | None = None,
     ) -> None:
-        if not 0 < percentile <= 100:
-            raise ValueError(f"percentile must be in (0, 100], got {percentile}")
+        method = threshold_method(method).name
         super().__init__()
         self.collected_on = None
         trt_version = versions.dotted(versions.tensorrt())
-        method = canonical(f"percentile:{percentile}")
 
         def from_here() -> Provenance:
             return origin(
@@ -141,3 +139,13 @@ class PercentileCalibrator(HandedOver):
             return feed.first_shapes(inputs)
         finally:
             feed.close()
+
+
+class PercentileCalibrator(ThresholdCalibrator):
+    """Batches and a model -> ranges that keep ``percentile`` % of each tensor's |x|.
+
+    A `ThresholdCalibrator` by that method, with its other arguments. Neither batch size nor order changes the result.
+    """
+
+    def __init__(self, batches: Iterable[Mapping[str, Any]], *, percentile: float = 99.99, **options: Any) -> None:
+        super().__init__(batches, method=f"percentile:{percentile}", **options)

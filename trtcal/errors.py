@@ -10,10 +10,12 @@
     │   └── CacheFormatError its text is not in the format it claims
     ├── StatsError           a file of activation statistics, or statistics that do not add up
     ├── OutputError          a result cannot be written
+    ├── SettingError         a method or growth rule that there is not; a ValueError, too
     └── BackendError         TensorRT, CUDA or a device is missing, refuses or fails
 
 Where Python has a fitting exception of its own for a wrong *argument* (``ValueError``,
-``TypeError``), that one is raised: a caller's mistake is not a broken file.
+``TypeError``), that one is raised: a caller's mistake is not a broken file. A setting that people
+spell, and that none of the choices is, is both.
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ class StatsError(TrtcalError):
 
 class OutputError(TrtcalError):
     """A result that cannot be written; names the path and the cause."""
+
+
+class SettingError(TrtcalError, ValueError):
+    """A method, growth rule or order that is none of the choices, which it names."""
 
 
 class BackendError(TrtcalError):

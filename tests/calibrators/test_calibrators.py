@@ -23,6 +23,7 @@ def test_the_public_names_are_these() -> None:
         "LegacyCalibrator",
         "MinMaxCalibrator",
         "PercentileCalibrator",
+        "ThresholdCalibrator",
         "build_engine",
     ]
     assert set(calibrators.__all__) <= set(dir(calibrators))

@@ -58,6 +58,7 @@ def test_nvidias_flags_build_an_int8_engine_from_a_folder_of_pictures(folder: Pa
         ("minmax", "MinMaxCalibration"),
         ("legacy", "LegacyCalibration"),
         ("percentile:99", "EntropyCalibration2"),
+        ("mse", "EntropyCalibration2"),
     ],
 )
 def test_every_method_builds(folder: Path, method: str, header: str) -> None:
@@ -148,7 +149,7 @@ def test_a_failing_loader_exits_2_with_batch_and_reason_and_writes_nothing(folde
     [
         (["--int8"], "INT8 needs data or ranges: --calib_input PATH"),
         (["--calib_input", "x.npy"], "--calib_input goes with --precision int8, not with fp16"),
-        ([*DATA, "--method", "median"], "method must be entropy, minmax, legacy, percentile"),
+        ([*DATA, "--method", "median"], "method must be one of entropy, minmax, percentile:Q, mse, legacy"),
         ([*DATA, "--method", "entropy:3"], "method entropy takes no parameter"),
         (["--int8", "--calib_input", "absent"], "absent: no such file or folder"),
         ([*DATA, "--minShapes=x=3"], "expected INPUT:SIZES"),

@@ -95,10 +95,11 @@ def test_wrong_values_and_abbreviations_are_refused(flags: list[str], capsys: py
     [
         ([], ("entropy", {})),
         (["--method", "minmax"], ("minmax", {})),
-        (["--method", "percentile"], ("percentile", {"percentile": 99.99})),
-        (["--method", "percentile:99"], ("percentile", {"percentile": 99.0})),
-        (["--percentile", "99.9"], ("percentile", {"percentile": 99.9})),
-        (["--method", "percentile", "--percentile", "99.9"], ("percentile", {"percentile": 99.9})),
+        (["--method", "percentile"], ("percentile:99.99", {})),
+        (["--method", "percentile:99.0"], ("percentile:99", {})),
+        (["--method", "mse"], ("mse", {})),
+        (["--percentile", "99.9"], ("percentile:99.9", {})),
+        (["--method", "percentile", "--percentile", "99.9"], ("percentile:99.9", {})),
         (["--method", "legacy"], ("legacy", {})),
         (["--method", "legacy", "--quantile", "0.5"], ("legacy", {"quantile": 0.5})),
         (["--calib-base-cls", "IInt8LegacyCalibrator", "--cutoff", "0"], ("legacy", {"cutoff": 0.0})),
@@ -132,6 +133,8 @@ def test_a_method_gets_the_arguments_that_were_given(
         (["--method", "percentile:many"], "percentile needs a number after the colon, got 'many'"),
         (["--method", "percentile:"], "percentile needs a number after the colon, got ''"),
         (["--method", "entropy:"], "method entropy takes no parameter"),
+        (["--method", "legacy:0.9"], "method legacy takes no parameter, got 'legacy:0.9'"),
+        (["--method", "max"], "method must be one of entropy, minmax, percentile:Q, mse, legacy, got 'max'"),
     ],
 )
 def test_a_method_and_arguments_of_another_are_refused(flags: list[str], message: str) -> None:

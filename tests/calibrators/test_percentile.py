@@ -76,7 +76,7 @@ def test_an_error_while_ranges_are_collected_is_raised_at_once(tmp_path: Path) -
         """,
     )
     assert found["failed"]["type"] == "OSError"
-    assert "percentile must be in (0, 100], got 0" in found["wrong"]["message"]
+    assert "percentile needs 0 < q <= 100, got 0" in found["wrong"]["message"]
     assert "algorithm must be one of" in found["base"]["message"]
 
 

@@ -51,7 +51,16 @@ def test_no_rule_of_a_pass_foresees() -> None:
 
 def test_replays_know_every_rule_of_a_pass_and_their_own() -> None:
     assert set(RULES) == {*GROWTH, *REPLAYED}
-    assert {name for name, rule in RULES.items() if rule.invariant} == {"power-of-two", "exact"}
+    assert {name for name, rule in RULES.items() if rule.invariant} >= {"power-of-two", "exact"}
+    assert [name for name, rule in RULES.items() if rule.tensorrt] == ["double"]
+    assert [name for name, rule in RULES.items() if rule.fine] == ["power-of-two"]
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_rule_is_described_in_one_line(rule: Rule) -> None:
+    assert rule.label
+    assert rule.description
+    assert "\n" not in rule.label + rule.description
 
 
 def test_tensorrt_takes_the_first_maximum_as_it_is_and_doubles() -> None:
@@ -125,7 +134,7 @@ def quadruple(limit: float, amax: float) -> float:
 def test_parts_add_by_a_rule_that_neither_doubles_nor_is_invariant(
     monkeypatch: pytest.MonkeyPatch, cuts: list[int]
 ) -> None:
-    monkeypatch.setitem(GROWTH, "quadruple", Rule(quadruple))
+    monkeypatch.setitem(GROWTH, "quadruple", Rule(quadruple, "by four", "the limit times four until the value fits"))
     whole = collect(in_parts.network, BATCHES, growth="quadruple")
     assert whole.tensors["x"].streamed is not None
     assert whole.tensors["x"].streamed.limit == 16

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from trtcal.errors import TrtcalError
 from trtcal.ranges.growth import double, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, Histogram, HistogramBuilder, abs_max
 from trtcal.ranges.thresholds import (
     METHODS,
-    canonical,
     entropy,
     entropy_bin,
     entropy_bins,
@@ -285,9 +285,9 @@ def test_a_method_is_found_by_its_name(spec: str) -> None:
 
 def test_a_method_has_one_way_to_be_written() -> None:
     specs = ["percentile", "percentile:99.99", "percentile:99.990", "percentile:9.999e1"]
-    assert {canonical(spec) for spec in specs} == {"percentile:99.99"}
+    assert {method(spec).name for spec in specs} == {"percentile:99.99"}
     for spec in ("entropy", "minmax", "mse", "percentile:100", "percentile:50"):
-        assert canonical(spec) == spec
+        assert method(spec).name == spec
 
 
 WRONG = ["", "Entropy", "entropy:3", "entropy:", "kl", "percentile:", "percentile:x", "percentile:0", "percentile:101"]
@@ -295,8 +295,10 @@ WRONG = ["", "Entropy", "entropy:3", "entropy:", "kl", "percentile:", "percentil
 
 @pytest.mark.parametrize("spec", WRONG)
 def test_a_wrong_method_is_refused_with_what_is_right(spec: str) -> None:
-    with pytest.raises(ValueError, match=r"choose one of minmax, percentile, entropy, mse|percentile needs"):
+    right = r"choose one of entropy, minmax, percentile or percentile:Q, mse$|percentile needs|takes no parameter"
+    with pytest.raises(ValueError, match=right) as error:
         method(spec)
+    assert isinstance(error.value, TrtcalError)
 
 
 def test_many_histograms_are_searched_as_each_by_itself() -> None:

@@ -10,7 +10,8 @@ from models import conv_model, images, save
 from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes.collect import collect
 from trtcal.ranges.stats import ActivationStats
-from trtcal.sweep.drift import METHODS, Looks
+from trtcal.ranges.thresholds import spelt
+from trtcal.sweep.drift import Looks
 from trtcal.sweep.trials import usable
 
 
@@ -29,7 +30,7 @@ def test_the_last_look_is_where_nothing_moves_any_more(
     looks = Looks(tmp_path / "drift.json", "k")
     found = [looks.take(stats, workers=1) for stats in passes]
     drift = looks.drift(len(usable(passes[1])))
-    assert list(drift) == list(METHODS)
+    assert list(drift) == list(spelt())
     for name, rows in drift.items():
         assert rows["samples"] == [4, 8]
         assert rows["change_max"][1] == 0
@@ -65,5 +66,5 @@ def test_looks_at_another_number_of_tensors_are_left_out(
 @pytest.mark.parametrize("amax", [None, "inf", 1e999, ["x"], {}])
 def test_a_file_that_is_broken_counts_as_none(tmp_path: Path, amax: object) -> None:
     path = tmp_path / "drift.json"
-    path.write_text(json.dumps({"key": "k", "snapshots": {"4": {name: [amax] for name in METHODS}}}))
+    path.write_text(json.dumps({"key": "k", "snapshots": {"4": {name: [amax] for name in spelt()}}}))
     assert 4 not in Looks(path, "k")

@@ -7,10 +7,10 @@ from sweeps import GRID, STATS, X, network, stats_of
 
 from trtcal.errors import StatsError
 from trtcal.passes.collect import collect
-from trtcal.ranges.thresholds import entropy, entropy_bin, method
-from trtcal.sweep.emulation import groups
+from trtcal.ranges.histogram import NUM_BINS
+from trtcal.ranges.thresholds import METHODS, Method, entropy, entropy_bin, method, spelt
+from trtcal.sweep.emulation import groups, replay
 from trtcal.sweep.trials import (
-    METHODS,
     ORDERS,
     Arrangement,
     arrangements,
@@ -24,7 +24,7 @@ from trtcal.sweep.trials import (
 def test_every_arrangement_and_method_is_a_trial_and_masks_are_left_out() -> None:
     result = sweep(STATS, GRID)
     assert result.tensors == ("x", "relu", "dead")
-    assert len(result.trials) == len(GRID) * len(METHODS)
+    assert len(result.trials) == len(GRID) * len(spelt(swept=True))
     assert list(result.measures) == GRID
 
 
@@ -38,16 +38,16 @@ def test_entropy_of_the_pass_s_own_arrangement_is_close_to_the_stream_s() -> Non
     assert result.off[0] == pytest.approx(abs(measures.amax[0] / entropy(streamed) - 1))
 
 
-def test_only_entropy_with_a_rule_that_sees_batches_depends_on_the_arrangement() -> None:
+def test_only_a_method_and_a_rule_that_see_batches_depend_on_the_arrangement() -> None:
     result = sweep(STATS, GRID)
-    for name in METHODS:
+    for name in spelt(swept=True):
         for growth in ("double", "power-of-two"):
             distinct = {
                 trial.amax.tobytes()
                 for trial in result.trials
                 if trial.method == name and trial.arrangement.growth == growth
             }
-            assert (len(distinct) > 1) == (name == "entropy" and growth == "double")
+            assert (len(distinct) > 1) == (method(name).depends_on_batches and growth == "double")
     for name, amax in result.invariant.items():
         assert amax[0] == method(name)(STATS.tensors["x"].histogram)
 
@@ -122,13 +122,44 @@ def test_thresholds_that_are_known_and_threads_change_nothing() -> None:
     assert list(other.invariant) == list(plain.invariant)
     for one, two in zip(plain.measures.values(), other.measures.values(), strict=True):
         assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in vars(one))
-    marked = {name: np.full(3, number, np.float32) for number, name in enumerate(METHODS)}
+    marked = {name: np.full(3, number, np.float32) for number, name in enumerate(spelt(swept=True))}
     assert sweep(STATS, GRID, known=marked).invariant["mse"].tolist() == marked["mse"].tolist()
 
 
-def test_the_bins_kept_are_those_of_the_search() -> None:
-    from trtcal.sweep.emulation import replay
+@pytest.mark.parametrize(
+    ("given", "once", "note"),
+    [
+        (
+            ("percentile", "entropy", "percentile:99.99"),
+            ["percentile:99.99", "entropy"],
+            "percentile and percentile:99.99 are the same method, which is compared once",
+        ),
+        (("mse", "minmax", "mse"), ["mse", "minmax"], "method mse was given 2 times and is compared once"),
+    ],
+)
+def test_one_method_written_twice_is_compared_once_and_said(given: tuple[str, ...], once: list[str], note: str) -> None:
+    result = sweep(STATS, GRID, given)
+    assert [trial.method for trial in result.trials] == once * len(GRID)
+    assert list(result.invariant) == once
+    assert result.notes == (note,)
+    assert sweep(STATS, GRID, once).notes == ()
 
+
+def test_a_method_that_is_no_entropy_sees_the_batches_where_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the limit: what only the histogram that TensorRT would have tells."""
+    half = Method(lambda hist: np.float32(hist.limit / 2), "half of the range", depends_on_batches=True)
+    monkeypatch.setitem(METHODS, "half", half)
+    result = sweep(STATS, GRID, ("half", "entropy", "half"), workers=2)
+    for trial in result.trials:
+        measures = result.measures[trial.arrangement]
+        expected = measures.amax if trial.method == "entropy" else np.float32(measures.limit / 2)
+        assert np.array_equal(trial.amax, expected), trial
+    assert result.invariant["half"][0] == STATS.tensors["x"].histogram.limit / 2
+    again = replay(STATS.tensors["x"], np.arange(24), 4).histogram
+    assert (again.num_bins, again.limit) == (NUM_BINS, result.measures[Arrangement(4, "given", None)].limit[0])
+
+
+def test_the_bins_kept_are_those_of_the_search() -> None:
     made = replay(STATS.tensors["x"], np.arange(24), 4)
     assert sweep(STATS, GRID).measures[Arrangement(4, "given", None)].m[0] == entropy_bin(made.histogram.counts)
 

@@ -79,8 +79,9 @@ def ranges(stats: ActivationStats) -> bytes:
     """The caches by all methods, one after the other."""
     caches = []
     for name in METHODS:
+        by = method(name)
         amax = {
-            tensor: method(name)(found.streamed if name == "entropy" and found.streamed else found.histogram)
+            tensor: by(found.streamed if by.depends_on_batches and found.streamed else found.histogram)
             for tensor, found in stats.tensors.items()
         }
         caches.append(CalibrationCache.from_amax(amax, trt_version="8.6.1").format())

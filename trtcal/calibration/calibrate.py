@@ -65,8 +65,9 @@ def calibrate(
     Batches are any iterable of dicts of arrays or tensors, a torch DataLoader too; for a model of one input an
     array or a pair (array, labels) will do.
 
-    ``method`` is ``entropy``, ``minmax``, ``mse`` or ``percentile[:q]``. With ``growth="double"``, entropy
-    is TensorRT's own for these batches in this order; ``"power-of-two"`` makes it independent of both.
+    ``method`` is a name in :data:`trtcal.METHODS`, with a parameter where it takes one: ``percentile:99.9``. With
+    ``growth="double"``, entropy is TensorRT's own for these batches in this order; ``"power-of-two"`` makes it
+    independent of both.
     ``algorithm`` is the one named in the cache's header (default: the one TensorRT would name for the
     method; DLA and DeepStream want EntropyCalibration2). ``workers`` samples run at once (default: one per
     core); an ``executor`` runs them elsewhere. The checkpoint arguments are those of
@@ -101,7 +102,8 @@ def from_stats(
     """Statistics of a pass over the model -> ranges by any method, without running the model again."""
     threshold = threshold_method(method)
     model = open_model(model)
-    grow = power_of_two if on_fine_grid(method, stats.growth) else growth_rule(stats.growth).grow
+    fine = on_fine_grid(method, stats.growth)
+    num_bins, grow = (FINE_BINS, power_of_two) if fine else (NUM_BINS, growth_rule(stats.growth).grow)
     unusable: dict[str, str] = {}
     clipped: dict[str, float] = {}
     found: dict[str, np.float32] = {}
@@ -111,7 +113,7 @@ def from_stats(
             first = stats.samples[int(np.argmax(masked))]
             unusable[name] = f"holds -inf, as masks do, in {masked.sum()} of {len(masked)} samples (first: {first})"
             continue
-        histogram = tensor.histogram if grow is power_of_two else tensor.streamed or tensor.histogram
+        histogram = tensor.histogram if fine else tensor.streamed or tensor.histogram
         found[name] = threshold(histogram)
         share = histogram.clipped(float(found[name]))
         if share > CLIPS_MUCH:
@@ -120,7 +122,7 @@ def from_stats(
         if not np.isfinite(abs_max(value)):
             unusable[name] = "is a constant that holds inf or nan"
         else:
-            found[name] = threshold(_constant_histogram(value, grow))
+            found[name] = threshold(_constant_histogram(value, num_bins, grow))
     amax = carried(model, found)
     for name, source in model.calibrated.carried.items():
         if source in unusable:
@@ -129,7 +131,7 @@ def from_stats(
     for name in overflowed:
         unusable[name] = "its histogram's limit grew past the largest float32"
         del amax[name]
-    cache = CalibrationCache.from_amax(amax, trt_version=trt_version, algorithm=algorithm or default_algorithm(method))
+    cache = CalibrationCache.from_amax(amax, trt_version=trt_version, algorithm=algorithm or threshold.header)
     return Calibration(cache, stats, unusable, clipped, model.calibrated.hidden)
 
 
@@ -143,17 +145,12 @@ def carried(model: Model, found: Mapping[str, np.float32]) -> dict[str, np.float
 def on_fine_grid(method: str, growth: str) -> bool:
     """Do ranges by the method come from the fine histogram, which does not depend on batches, order or growth?
 
-    Only entropy asks for the grid that the batches grew by the rule.
+    Only a method that depends on batches asks for the grid that these grew by the rule.
     """
-    return method != "entropy" or growth_rule(growth).grow is power_of_two
+    return growth_rule(growth).fine or not threshold_method(method).depends_on_batches
 
 
-def default_algorithm(method: str) -> str:
-    """Method -> the algorithm that a cache's header names; TensorRT has none for percentile and mse."""
-    return "MinMaxCalibration" if method == "minmax" else "EntropyCalibration2"
-
-
-def _constant_histogram(value: np.ndarray, grow: GrowthRule) -> Histogram:
-    builder = HistogramBuilder(FINE_BINS if grow is power_of_two else NUM_BINS, grow)
+def _constant_histogram(value: np.ndarray, num_bins: int, grow: GrowthRule) -> Histogram:
+    builder = HistogramBuilder(num_bins, grow)
     builder.add(value, abs_max(value))
     return builder.build()

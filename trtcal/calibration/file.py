@@ -24,7 +24,7 @@ from trtcal.cache.provenance import (
     save_with_sidecar,
     sidecar_path,
 )
-from trtcal.calibration.calibrate import TRT_VERSION, default_algorithm, from_stats
+from trtcal.calibration.calibrate import TRT_VERSION, from_stats
 from trtcal.calibration.statistics import StatisticsFile
 from trtcal.errors import OutputError
 from trtcal.files.atomic import write_bytes
@@ -34,7 +34,7 @@ from trtcal.passes.collect import Progress, load_checkpoint
 from trtcal.passes.executor import Executor, Here
 from trtcal.ranges.growth import growth_rule
 from trtcal.ranges.stats import ActivationStats
-from trtcal.ranges.thresholds import canonical
+from trtcal.ranges.thresholds import method as threshold_method
 from trtcal.samples.batches import Batches
 
 logger = logging.getLogger(__name__)
@@ -87,10 +87,11 @@ def calibrate_to_file(
     Raises OutputError where the path cannot be written or another run is writing it, and what
     :func:`trtcal.calibration.calibrate.calibrate` raises.
     """
-    method = canonical(method)
+    threshold = threshold_method(method)
+    method = threshold.name
     growth_rule(growth)
     path = Path(path)
-    algorithm = algorithm or default_algorithm(method)
+    algorithm = algorithm or threshold.header
     header = CalibrationCache.from_amax({}, trt_version=trt_version, algorithm=algorithm).header
     model = open_model(model)
     made_from = _origin(model, batches, method, growth, header)

@@ -150,6 +150,8 @@ def demo(
 
 
 def _summary(result: CacheFile) -> str:
+    from trtcal.ranges.thresholds import method as threshold_method
+
     tensors = f"{len(result.cache.scales)} tensors by {result.provenance.method}, {result.cache.header}"
     if result.reused:
         lines = [f"{result.path}: up to date, {tensors}; made from the same model, data and settings"]
@@ -177,8 +179,7 @@ def _summary(result: CacheFile) -> str:
             for name in result.provenance.shapes
             if name in result.clipped
         ]
-        if result.provenance.method == "entropy":
-            lines.append("Entropy collapses on tensors that hold few different values; minmax and percentile do not.")
+        lines += filter(None, [threshold_method(result.provenance.method).warning])
     return terminal.lines(lines)
 
 

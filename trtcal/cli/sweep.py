@@ -54,8 +54,11 @@ def sweep(
     ] = "given,shuffled,largest-first,largest-last",
     seeds: Annotated[int, typer.Option(min=1, help="Number of shuffles.")] = 5,
     methods: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Threshold methods; minmax is the control arm.")
-    ] = "entropy,minmax,percentile:99.9,percentile:99.99,percentile:99.999,mse",
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Threshold methods; minmax is the control arm.", show_default="all of them"
+        ),
+    ] = None,
     growths: Annotated[
         str,
         typer.Option(
@@ -131,7 +134,7 @@ def sweep(
             batch_sizes=[_whole(text) for text in batch_sizes.split(",")],
             orders=orders.split(","),
             seeds=seeds,
-            methods=methods.split(","),
+            methods=None if methods is None else methods.split(","),
             growths=growths.split(","),
             exact=exact,
             judge=judge,
@@ -150,7 +153,7 @@ def sweep(
             "batch_sizes": batch_sizes,
             "orders": orders,
             "seeds": seeds,
-            "methods": methods,
+            "methods": ",".join(run.sweep.invariant),
             "growths": growths,
             "exact": exact,
             "metric": metric if accuracy else None,

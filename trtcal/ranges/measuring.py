@@ -14,6 +14,7 @@ from trtcal.ranges.thresholds import entropy_amax, entropy_bins
 from trtcal.ranges.thresholds import method as threshold_method
 
 COMPARED_BINS = 8192  # grid on which histograms are compared
+MEASURED = "entropy"  # the method whose thresholds `measured` gives, whatever else is asked for
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -1,7 +1,7 @@
 """Threshold methods: histogram of |x| -> amax, the |x| that maps to 127.
 
-A new method is one function and one line in :data:`METHODS`; the command line, the documentation and the
-contract tests read that dict.
+A new method is one function and one row of :data:`METHODS`. The command line, sweeps, the report, the documentation
+and the contract tests read that table; nobody asks for a method's name.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
+from trtcal.errors import SettingError
 from trtcal.ranges.histogram import NUM_BINS, Histogram
 from trtcal.ranges.kernels import kernels, x_log_x
 
@@ -21,7 +24,50 @@ FIRST_KEPT = 128  # bins that TensorRT's entropy keeps at least
 DEFAULT_PERCENTILE = 99.99
 TIE = 1e-12  # divergences that differ by less are equal, and the smaller threshold wins
 
-ThresholdMethod = Callable[[Histogram], np.float32]
+
+class Parameter(NamedTuple):
+    """The number that may stand after a method's name and a colon.
+
+    ``keyword``: of the threshold function. ``default``: what it is unless given. ``swept``: what a sweep compares
+    unless told otherwise. ``check``: (number, its text) -> ValueError for one that it cannot be, or was surely not
+    meant.
+    """
+
+    keyword: str
+    default: float
+    swept: tuple[float, ...]
+    check: Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to choose thresholds; calling it with a histogram gives the amax.
+
+    ``threshold``: histogram of |x| -> amax, with the parameter by keyword. ``description``: what the threshold is, in
+    one line, for help, documentation and the report. ``algorithm``: TensorRT's calibrator that does the same, "" where
+    there is none. ``depends_on_batches``: it wants TensorRT's own histogram, which batch size and order change; all
+    others take the finer one, which they do not. ``clips``: False where the threshold is the largest |x|, which no
+    grouping of samples changes, so that it is the control of a sweep. ``warning``: what people are told where it clips
+    much. ``name``: how it is spelt, parameter included; :func:`method` sets it, rows of :data:`METHODS` have none.
+    """
+
+    threshold: Callable[..., np.float32]
+    description: str
+    algorithm: str = ""
+    depends_on_batches: bool = False
+    clips: bool = True
+    parameter: Parameter | None = None
+    warning: str = ""
+    name: str = ""
+
+    def __call__(self, hist: Histogram) -> np.float32:
+        """Histogram of |x| -> amax."""
+        return self.threshold(hist)
+
+    @property
+    def header(self) -> str:
+        """The calibrator that a cache's header names; one that DLA and DeepStream take where TensorRT has none."""
+        return self.algorithm or "EntropyCalibration2"
 
 
 def minmax(hist: Histogram) -> np.float32:
@@ -34,8 +80,7 @@ def percentile(hist: Histogram, q: float = DEFAULT_PERCENTILE) -> np.float32:
 
     ``q`` outside that raises ValueError.
     """
-    if not 0 < q <= 100:
-        raise ValueError(f"percentile needs 0 < q <= 100, got {q}")
+    check_range(q, str(q))
     cumulative = np.cumsum(hist.counts)
     rank = math.ceil(Fraction(str(q)) * int(cumulative[-1]) / 100)  # exactly: 99.9% of 1000 are 999 and no more
     held = int(np.searchsorted(cumulative, rank))
@@ -106,42 +151,77 @@ def _mse_grid(num_bins: int) -> tuple[np.ndarray, np.ndarray]:
     return candidates, begin
 
 
-METHODS: dict[str, Callable[..., np.float32]] = {
-    "minmax": minmax,
-    "percentile": percentile,
-    "entropy": entropy,
-    "mse": mse,
+def check_range(q: float, text: str) -> None:
+    """ValueError for what is no percentile."""
+    if not 0 < q <= 100:
+        raise ValueError(f"percentile needs 0 < q <= 100, got {text}")
+
+
+def _check_percent(q: float, text: str) -> None:
+    check_range(q, text)
+    if q <= 1:
+        raise ValueError(
+            f"percentile:{text} counts in percent and would clip {100 - q:g}% of all values; "
+            f"did you mean percentile:{100 * q:.15g}?"
+        )
+
+
+METHODS: dict[str, Method] = {
+    "entropy": Method(
+        entropy,
+        "least Kullback-Leibler divergence, bit for bit as TensorRT's",
+        algorithm="EntropyCalibration2",
+        depends_on_batches=True,
+        warning="Entropy collapses on tensors that hold few different values; minmax and percentile do not.",
+    ),
+    "minmax": Method(minmax, "largest |x|, as TensorRT's", algorithm="MinMaxCalibration", clips=False),
+    "percentile": Method(
+        percentile,
+        "Q % of all |x| lie below, 99.99 unless given",
+        parameter=Parameter("q", DEFAULT_PERCENTILE, (99.9, 99.99, 99.999), _check_percent),
+    ),
+    "mse": Method(mse, "least mean squared error of rounding and clipping"),
 }
 
 
-def method(spec: str) -> ThresholdMethod:
-    """``"entropy"``, ``"percentile"`` or ``"percentile:99.9"`` -> the method; else ValueError."""
-    name, _, q = canonical(spec).partition(":")
-    return functools.partial(percentile, q=float(q)) if q else METHODS[name]
+def method(spec: str) -> Method:
+    """``"entropy"``, ``"percentile"`` or ``"percentile:99.9"`` -> the method, with its parameter and its one spelling.
 
-
-def canonical(spec: str) -> str:
-    """A method as it may be written -> the one way to write it, ``percentile:99.99`` for ``percentile``.
-
-    ValueError names the choices; a percentile of at most 1 is taken for a share that was meant in percent, and refused.
+    SettingError, which is a ValueError, names the choices, or says what is wrong with the parameter.
     """
-    name, colon, q = spec.partition(":")
-    if name not in METHODS or (colon and name != "percentile"):
-        raise ValueError(f"unknown method {spec!r}; choose one of {', '.join(METHODS)}, or percentile:Q")
-    if name != "percentile":
-        return name
+    name, colon, text = spec.partition(":")
+    row = METHODS.get(name)
+    if row is None:
+        choices = ", ".join(f"{name} or {usage}" if usage != name else name for name, usage in usages().items())
+        raise SettingError(f"unknown method {spec!r}; choose one of {choices}")
+    if row.parameter is None:
+        if colon:
+            raise SettingError(f"method {name} takes no parameter, got {spec!r}; choose {name}")
+        return replace(row, name=name)
     try:
-        number = float(q) if colon else DEFAULT_PERCENTILE
+        number = float(text) if colon else row.parameter.default
     except ValueError:
-        raise ValueError(f"percentile needs a number after the colon, got {q!r}") from None
-    if not 0 < number <= 100:
-        raise ValueError(f"percentile needs 0 < q <= 100, got {q}")
-    if number <= 1:
-        raise ValueError(
-            f"percentile:{q} counts in percent and would clip {100 - number:g}% of all values; "
-            f"did you mean percentile:{100 * number:.15g}?"
-        )
-    return f"percentile:{number:.15g}"
+        raise SettingError(f"{name} needs a number after the colon, got {text!r}") from None
+    try:
+        row.parameter.check(number, text)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+    bound = functools.partial(row.threshold, **{row.parameter.keyword: number})
+    return replace(row, threshold=bound, name=f"{name}:{number:.15g}")
+
+
+def usages() -> dict[str, str]:
+    """Name of each method -> how it is written where its parameter, a capital letter, is given."""
+    return {name: f"{name}:{row.parameter.keyword.upper()}" if row.parameter else name for name, row in METHODS.items()}
+
+
+def spelt(*, swept: bool = False) -> tuple[str, ...]:
+    """Nothing -> the names of all methods, each with its default parameter, or with all that sweeps compare."""
+    names: list[str] = []
+    for name, row in METHODS.items():
+        numbers = row.parameter.swept if swept and row.parameter else ()
+        names += [f"{name}:{number:.15g}" for number in numbers] or [method(name).name]
+    return tuple(names)
 
 
 def entropy_bin(counts: np.ndarray) -> int | None:

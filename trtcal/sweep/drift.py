@@ -13,9 +13,8 @@ import numpy as np
 from trtcal.files.atomic import write_bytes
 from trtcal.ranges.measuring import thresholds
 from trtcal.ranges.stats import ActivationStats
+from trtcal.ranges.thresholds import spelt
 from trtcal.sweep.trials import usable
-
-METHODS = ("entropy", "minmax", "percentile:99.99", "mse")
 
 
 class Looks:
@@ -30,7 +29,7 @@ class Looks:
 
     def take(self, stats: ActivationStats, workers: int) -> dict[str, np.ndarray]:
         """Statistics so far -> method -> thresholds of its usable tensors, float32; noted, and written."""
-        found = thresholds([tensor.histogram for tensor in usable(stats).values()], METHODS, workers)
+        found = thresholds([tensor.histogram for tensor in usable(stats).values()], spelt(), workers)
         self._taken[len(stats.samples)] = {name: amax.astype(np.float64).tolist() for name, amax in found.items()}
         write_bytes(self.path, json.dumps({"key": self.key, "snapshots": self._taken}).encode())
         return found
@@ -62,7 +61,7 @@ def _read(path: Path, key: str) -> dict[int, dict[str, list[float]]]:
         content = json.loads(path.read_bytes())
         if content["key"] == key:
             return {
-                int(samples): {name: _finite(methods[name]) for name in METHODS}
+                int(samples): {name: _finite(methods[name]) for name in spelt()}
                 for samples, methods in content["snapshots"].items()
             }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trtcal.ranges.growth import GROWTH, Rule, double
+from trtcal.ranges.growth import GROWTH, Rule, double, growth_rule
 from trtcal.ranges.histogram import NUM_BINS, Histogram
 from trtcal.ranges.stats import TensorStats
 
@@ -45,9 +45,9 @@ def square_range(limit: float, amax: float) -> float:
 
 
 REPLAYED = {
-    "square-max": Rule(square_max),
-    "square-range": Rule(square_range),
-    "exact": Rule(max, invariant=True, foresees=True),
+    "square-max": Rule(square_max, "as tutorials tell it", "the range becomes the new maximum squared"),
+    "square-range": Rule(square_range, "as tutorials tell it", "the old range is squared until the value fits"),
+    "exact": Rule(max, "known beforehand", "the largest value of all data", invariant=True, foresees=True),
 }
 """Rules that no pass can count by: bins do not merge where a range is squared, and no pass knows all data's maximum."""
 
@@ -114,15 +114,14 @@ def trajectory(maxima: Sequence[float] | np.ndarray, growth: str = "double") -> 
 
 def _trajectories(maxima: np.ndarray, growth: str) -> list[Trajectory]:
     """:func:`trajectory` of many tensors, (tensors, batches); a rule is asked only where a value was never reached."""
-    if growth not in RULES:
-        raise ValueError(f"unknown growth rule {growth!r}; choose one of {', '.join(RULES)}")
+    rule = growth_rule(growth, RULES)
     rises = np.ones(maxima.shape, np.bool_)
     rises[:, 1:] = maxima[:, 1:] > np.maximum.accumulate(maxima, axis=1)[:, :-1]
     numbers = np.nonzero(rises)[1].tolist()
     values = maxima[rises].astype(np.float64).tolist()
     ends = np.cumsum(rises.sum(axis=1)).tolist()
     return [
-        _trajectory(numbers[start:end], values[start:end], maxima.shape[1], RULES[growth])
+        _trajectory(numbers[start:end], values[start:end], maxima.shape[1], rule)
         for start, end in zip([0, *ends], ends, strict=False)
     ]
 

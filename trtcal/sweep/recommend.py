@@ -10,10 +10,12 @@ import numpy as np
 
 from trtcal.judging.accuracy import bootstraps
 from trtcal.judging.metrics import METRICS
-from trtcal.ranges.growth import GROWTH, double
+from trtcal.ranges.growth import GROWTH
+from trtcal.ranges.measuring import MEASURED
 from trtcal.ranges.stats import ActivationStats
+from trtcal.ranges.thresholds import method
 from trtcal.sweep.emulation import RULES
-from trtcal.sweep.trials import Sweep, Trial, usable
+from trtcal.sweep.trials import Sweep, Trial, relative_change, usable
 
 STILL = 0.01  # a relative change of a threshold below this is none
 OUTLIER = 1.5  # times the largest |x| of every other sample make one an outlier,
@@ -57,42 +59,39 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
     thresholds move. Intervals are of 95% and hold both chances at once, that of the samples and that of the
     arrangements: both are resampled. What they do not exclude is no difference.
     """
-    entropy = [
-        trial
-        for trial in sweep.trials
-        if trial.method == "entropy" and RULES[trial.arrangement.growth].grow is double  # TensorRT's own rule
-    ]
+    name = next((trial.method for trial in sweep.trials if method(trial.method).depends_on_batches), MEASURED)
+    studied = [t for t in sweep.trials if t.method == name and RULES[t.arrangement.growth].tensorrt]
     flat = control_is_flat(sweep)
     evidence = [_CONTROL[flat]]
     failed = sum(trial.error is not None for trial in sweep.trials)
     if failed:
         evidence.append(f"{failed} of {len(sweep.trials)} trials failed; what follows is said of the others.")
     outliers = find_outliers(stats)
-    if not entropy:
-        headline = "Without trials of entropy under TensorRT's growth rule the sweep cannot say what batches do to it."
+    if not studied:
+        headline = f"Without trials of {name} under TensorRT's growth rule the sweep cannot say what batches do to it."
         return Recommendation(headline, None, None, flat, tuple(evidence), outliers)
-    kind = _kind(sweep, entropy)
+    kind = _kind(sweep, studied)
     other: str | None = None
     options: tuple[str, ...] = ()
     size: int | None
     best: int | None
     if kind is not None:
-        size, best, matters, sentences = _by_values(entropy, kind)
-        other, options = _other_methods(sweep, entropy, size, kind)
+        size, best, matters, sentences = _by_values(studied, kind)
+        other, options = _other_methods(sweep, studied, size, kind)
     else:
-        size, matters, sentences = _by_thresholds(sweep, entropy)
+        size, matters, sentences = _by_thresholds(sweep, studied)
         best = size
     evidence += sentences
     if size is not None and other is None:
-        options = "--method", "entropy", "--batch-size", str(best)
+        options = "--method", name, "--batch-size", str(best)
     if size is None:
         headline = "No batch size keeps the thresholds near the batch-invariant ones"
     elif kind is None:
         headline = f"From batches of {size} on half of the thresholds stay within 1% of the batch-invariant ones"
     elif size == best:
-        headline = f"{'With entropy, take' if other else 'Calibrate entropy with'} batches of {size}"
+        headline = f"{f'With {name}, take' if other else f'Calibrate {name} with'} batches of {size}"
     else:
-        headline = f"With entropy, batches of {best} did best, those of {size} may be as good"
+        headline = f"With {name}, batches of {best} did best, those of {size} may be as good"
     headline += f"; {_ORDER[matters]}."
     if other is not None:
         headline = f"{other} {headline}"
@@ -145,7 +144,7 @@ def enough_samples(drift: Mapping[str, Any]) -> str | None:
 
 def control_is_flat(sweep: Sweep) -> bool | None:
     """Whether MinMax gave the same thresholds everywhere; None where it was not run or samples were dropped."""
-    control = [trial.amax for trial in sweep.trials if trial.method == "minmax"]
+    control = [trial.amax for trial in sweep.trials if not method(trial.method).clips]
     if not control or sweep.partial == "drop":
         return None
     return all(np.array_equal(amax, control[0]) for amax in control)
@@ -177,11 +176,11 @@ class _Kind:
         return f"{self.show(low, True)} to {self.show(high, True)}"
 
 
-def _kind(sweep: Sweep, entropy: Sequence[Trial]) -> _Kind | None:
+def _kind(sweep: Sweep, studied: Sequence[Trial]) -> _Kind | None:
     """By what the trials that did not fail can be compared sample by sample; None for nothing of that kind."""
     accuracy = _Kind("accuracy" if sweep.metric in METRICS else sweep.metric, sweep.metric in METRICS, True)
     for kind in (accuracy, _Kind("agreement with FP32", True, False)):
-        if any((values := kind.of(trial)) is not None and values.size > 1 for trial in entropy):
+        if any((values := kind.of(trial)) is not None and values.size > 1 for trial in studied):
             return kind
     return None
 
@@ -221,16 +220,16 @@ def _paired(one: np.ndarray, two: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _usual(entropy: Sequence[Trial], size: int, kind: _Kind) -> np.ndarray:
+def _usual(studied: Sequence[Trial], size: int, kind: _Kind) -> np.ndarray:
     """Values at a batch size in orders that come by chance: the given one and shuffles, or else all there are."""
-    at = [trial for trial in entropy if trial.arrangement.batch_size == size]
+    at = [trial for trial in studied if trial.arrangement.batch_size == size]
     usual = [trial for trial in at if trial.arrangement.order in ("given", "shuffled")]
     return _matrix(usual, kind) if len(_matrix(usual, kind)) else _matrix(at, kind)
 
 
-def _by_values(entropy: Sequence[Trial], kind: _Kind) -> tuple[int, int, bool | None, list[str]]:
+def _by_values(studied: Sequence[Trial], kind: _Kind) -> tuple[int, int, bool | None, list[str]]:
     """The smallest batch size as good as the best, the best, whether order matters, and sentences."""
-    judged = [trial for trial in entropy if kind.of(trial) is not None]
+    judged = [trial for trial in studied if kind.of(trial) is not None]
     sizes = sorted({trial.arrangement.batch_size for trial in judged})
     values = {size: _usual(judged, size, kind) for size in sizes}
     best = max(sizes, key=lambda size: float(values[size].mean()))
@@ -271,9 +270,9 @@ def _by_values(entropy: Sequence[Trial], kind: _Kind) -> tuple[int, int, bool | 
     return chosen, best, matters, sentences
 
 
-def _order_effect(entropy: Sequence[Trial], sizes: Sequence[int], kind: _Kind) -> tuple[bool | None, list[str]]:
+def _order_effect(studied: Sequence[Trial], sizes: Sequence[int], kind: _Kind) -> tuple[bool | None, list[str]]:
     """The largest effect of order at any batch size; intervals widened for having looked at so many pairs."""
-    at = {size: [trial for trial in entropy if trial.arrangement.batch_size == size] for size in sizes}
+    at = {size: [trial for trial in studied if trial.arrangement.batch_size == size] for size in sizes}
     pairs = sum(len(trials) - 1 for trials in at.values())
     if not pairs:
         return None, []
@@ -301,11 +300,11 @@ def _name(trial: Trial) -> str:
     return f"{trial.arrangement.order}{seed}"
 
 
-def _by_thresholds(sweep: Sweep, entropy: Sequence[Trial]) -> tuple[int | None, bool | None, list[str]]:
-    sizes = sorted({trial.arrangement.batch_size for trial in entropy})
+def _by_thresholds(sweep: Sweep, studied: Sequence[Trial]) -> tuple[int | None, bool | None, list[str]]:
+    sizes = sorted({trial.arrangement.batch_size for trial in studied})
     moved = {}
     for size in sizes:
-        changes = [np.abs(sweep.measures[t.arrangement].change) for t in entropy if t.arrangement.batch_size == size]
+        changes = [relative_change(sweep, trial) for trial in studied if trial.arrangement.batch_size == size]
         moved[size] = float(np.median(changes))
     changes_text = ", ".join(f"{size}: {change:.1%}" for size, change in moved.items())
     sentences = [
@@ -314,7 +313,7 @@ def _by_thresholds(sweep: Sweep, entropy: Sequence[Trial]) -> tuple[int | None, 
     chosen = next((size for size in sizes if moved[size] <= STILL), None)
     spread = []
     for size in sizes:
-        amax = np.array([t.amax for t in entropy if t.arrangement.batch_size == size], np.float64)
+        amax = np.array([t.amax for t in studied if t.arrangement.batch_size == size], np.float64)
         if len(amax) > 1:
             spread.append(float(np.median(np.ptp(amax, axis=0) / np.maximum(amax.mean(axis=0), 1e-300))))
     matters = max(spread) > STILL if spread else None
@@ -324,24 +323,26 @@ def _by_thresholds(sweep: Sweep, entropy: Sequence[Trial]) -> tuple[int | None, 
 
 
 def _other_methods(
-    sweep: Sweep, entropy: Sequence[Trial], size: int, kind: _Kind
+    sweep: Sweep, studied: Sequence[Trial], size: int, kind: _Kind
 ) -> tuple[str | None, tuple[str, ...]]:
-    """The best that does not depend on batches at all, where it beats entropy at its batch size, and its options."""
-    base = _usual([trial for trial in entropy if kind.of(trial) is not None], size, kind)
+    """The best that does not depend on batches at all, where it beats the method studied at its batch size; options."""
+    name = studied[0].method
+    base = _usual([trial for trial in studied if kind.of(trial) is not None], size, kind)
     best: tuple[float, str, tuple[str, ...]] | None = None
     seen: set[str] = set()
     for trial in sweep.trials:
-        invariant = trial.method != "entropy" or RULES[trial.arrangement.growth].invariant
+        moved, rule = method(trial.method).depends_on_batches, RULES[trial.arrangement.growth]
         values = kind.of(trial)
-        if not invariant or values is None or trial.method in seen:
+        if (moved and not rule.invariant) or values is None or trial.method in seen:
             continue
         seen.add(trial.method)
         low, high = _paired(values[None], base)
         if low > 0 and (best is None or values.mean() > best[0]):
-            name = "the batch-invariant histogram" if trial.method == "entropy" else trial.method
+            method_taken = "" if trial.method == name else f"{trial.method} on "
+            taken = f"{method_taken}the batch-invariant histogram" if moved else trial.method
             gain = f"{kind.show(float(values.mean() - base.mean()), True)} ({kind.interval(low, high)})"
-            how = trial.arrangement.growth if trial.method == "entropy" else "double"
-            options = ("--method", trial.method, *(("--growth", how) if how != "double" else ()))
-            sentence = f"Take {name}: {gain} against entropy, whatever the batches."
-            best = float(values.mean()), sentence, options if how in GROWTH else ()
+            growth = ("--growth", trial.arrangement.growth) if moved else ()
+            options = ("--method", trial.method, *growth)
+            sentence = f"Take {taken}: {gain} against {name}, whatever the batches."
+            best = float(values.mean()), sentence, options if not moved or trial.arrangement.growth in GROWTH else ()
     return best[1:] if best else (None, ())

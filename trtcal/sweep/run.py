@@ -22,7 +22,6 @@ from trtcal.passes.collect import Progress, load_checkpoint
 from trtcal.passes.executor import Executor, Here
 from trtcal.passes.second_pass import ExactCounts, count_exactly
 from trtcal.ranges.stats import ActivationStats
-from trtcal.ranges.thresholds import method as threshold_method
 from trtcal.samples.batches import Batches
 from trtcal.samples.contact_sheet import thumbnails
 from trtcal.sweep import report
@@ -35,12 +34,12 @@ from trtcal.sweep.recommend import Recommendation, enough_samples, recommend
 from trtcal.sweep.trials import (
     BATCH_SIZES,
     GROWTHS,
-    METHODS,
     ORDERS,
     SEEDS,
     Arrangement,
     Sweep,
     arrangements,
+    distinct_methods,
     limits_of,
     sweep,
     uneven_samples,
@@ -66,7 +65,7 @@ def run_sweep(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     orders: Sequence[str] = tuple(ORDERS),
     seeds: int = SEEDS,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     growths: Sequence[str] = GROWTHS,
     exact: bool = False,
     judge: Judge | None = None,
@@ -80,11 +79,12 @@ def run_sweep(
 ) -> SweepRun:
     """Model and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
 
-    The order of ``batches`` is the sweep's ``given`` order; their batch size only decides against which
-    arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges by,
-    ``judged_on`` on which samples (said to people), ``metric`` what its accuracy is (more is better). With
-    ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. The pass and the
-    judgements run on the ``executor`` (default: here, one sample per core at once), the second pass of ``exact`` here.
+    By default all methods are compared. The order of ``batches`` is the sweep's ``given`` order; their batch size only
+    decides against which arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key``
+    what it judges by, ``judged_on`` on which samples (said to people), ``metric`` what its accuracy is (more is
+    better). With ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. The
+    pass and the judgements run on the ``executor`` (default: here, one sample per core at once), the second pass of
+    ``exact`` here.
 
     Raises OutputError where the folder cannot be used, holds something else, or a sweep that neither ``resume`` goes
     on with nor ``force`` replaces, or one that is under way; ModelError where no tensor has a range to compare; and
@@ -92,8 +92,7 @@ def run_sweep(
     """
     folder = Path(folder)
     executor = executor or Here()
-    for name in methods:
-        threshold_method(name)
+    chosen = [choice.name for choice in distinct_methods(methods)[0]]
     model = open_model(model)
     grid, notes = arrangements(batch_sizes, orders, seeds, growths, batches.num_samples)
     try:
@@ -107,7 +106,7 @@ def run_sweep(
             "batch sizes": list(batch_sizes),
             "orders": list(orders),
             "seeds": seeds,
-            "methods": list(methods),
+            "methods": chosen,
             "growth rules": list(growths),
             "exact": exact,
             "judged by": judge_key,
@@ -151,7 +150,7 @@ def run_sweep(
             )
         if judge is not None and judged_on is not None:
             result = replace(result, notes=(_judged_on(batches, judged_on), *result.notes))
-        if result.off is not None and not all(RULES[a.growth].invariant for a in grid):
+        if result.off is not None and not all(RULES[a.growth].fine for a in grid):
             result = replace(result, notes=(*result.notes, _replayed(result.off)))
         advice = recommend(result, stats)
         enough = enough_samples(pass_.drift)

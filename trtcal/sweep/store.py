@@ -35,9 +35,10 @@ from trtcal.files.atomic import write_bytes
 from trtcal.files.terminal import cell
 from trtcal.judging.accuracy import bootstraps
 from trtcal.ranges.stats import ActivationStats
+from trtcal.ranges.thresholds import method
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.recommend import Recommendation
-from trtcal.sweep.trials import Arrangement, Judgement, Measures, Sweep, Trial, usable
+from trtcal.sweep.trials import Arrangement, Judgement, Measures, Sweep, Trial, relative_change, usable
 
 FORMAT = "trtcal-sweep-1"
 DRAWN_BINS = 512
@@ -53,15 +54,14 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
     table, intervals = [], _intervals(sweep)
     for trial in sweep.trials:
         arrangement, measures = trial.arrangement, sweep.measures[trial.arrangement]
-        invariant = sweep.invariant[trial.method].astype(np.float64)
-        change = np.abs(np.divide(trial.amax, invariant, out=np.ones_like(invariant), where=invariant > 0) - 1)
+        moved = relative_change(sweep, trial)
         judged = trial.judgement or Judgement()
         table.append(
             {
                 **asdict(arrangement),
                 "method": trial.method,
-                "amax_change_max": float(change.max(initial=0)),
-                "amax_change_median": float(np.median(change)) if change.size else 0.0,
+                "amax_change_max": float(moved.max(initial=0)),
+                "amax_change_median": float(np.median(moved)) if moved.size else 0.0,
                 **_scored("accuracy", judged.accuracy, intervals),
                 **_scored("agreement", judged.agreement, intervals),
                 "sqnr_db": judged.sqnr_db,
@@ -77,9 +77,10 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
 
 def _approximate(sweep: Sweep, trial: Trial) -> bool:
     """Is a trial replayed and not counted, or from statistics that know samples which its batches leave out?"""
-    if trial.method == "minmax":
+    by = method(trial.method)
+    if not by.clips:
         return False
-    if trial.method == "entropy" and (sweep.exact or not RULES[trial.arrangement.growth].invariant):
+    if by.depends_on_batches and (sweep.exact or not RULES[trial.arrangement.growth].fine):
         return not sweep.exact
     return sweep.partial == "drop" and len(sweep.samples) % trial.arrangement.batch_size > 0
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from trtcal.errors import StatsError
-from trtcal.ranges.measuring import Measured, in_threads, measured, thresholds
+from trtcal.errors import SettingError, StatsError
+from trtcal.ranges.growth import growth_rule
+from trtcal.ranges.histogram import Histogram
+from trtcal.ranges.measuring import MEASURED, Measured, in_threads, measured, thresholds
 from trtcal.ranges.stats import ActivationStats, TensorStats
-from trtcal.ranges.thresholds import entropy
+from trtcal.ranges.thresholds import Method, entropy, method, spelt
 from trtcal.sweep.emulation import RULES, Paths, Shape, groups, lowered, paths, read_off
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-METHODS = ("entropy", "minmax", "percentile:99.9", "percentile:99.99", "percentile:99.999", "mse")
 GROWTHS = ("double", "power-of-two")
 SEEDS = 5
 
@@ -109,6 +110,13 @@ class Sweep:
     notes: tuple[str, ...] = field(default=())
 
 
+def relative_change(sweep: Sweep, trial: Trial) -> np.ndarray:
+    """How far a trial's thresholds are from the batch-invariant ones of its method, |amax / those - 1|, (tensors,)."""
+    invariant = sweep.invariant[trial.method].astype(np.float64)
+    ratio = np.divide(trial.amax, invariant, out=np.ones_like(invariant), where=invariant > 0)
+    return np.asarray(np.abs(ratio - 1))
+
+
 # --- orders
 
 
@@ -153,10 +161,9 @@ def arrangements(
     """The grid, and a sentence about whatever of it makes no sense for this many samples."""
     for name in orders:
         if name not in ORDERS:
-            raise ValueError(f"unknown order {name!r}; choose among {', '.join(ORDERS)}")
+            raise SettingError(f"unknown order {name!r}; choose among {', '.join(ORDERS)}")
     for name in growths:
-        if name not in RULES:
-            raise ValueError(f"unknown growth rule {name!r}; choose among {', '.join(RULES)}")
+        growth_rule(name, RULES)
     if not batch_sizes or min(batch_sizes) < 1 or seeds < 1:
         raise ValueError("batch sizes and the number of seeds are at least 1")
     notes = []
@@ -176,13 +183,30 @@ def arrangements(
     return grid, notes
 
 
+def distinct_methods(specs: Sequence[str] | None = None) -> tuple[list[Method], list[str]]:
+    """Methods as they were given, by default every one -> each of them once, and a sentence about those merged.
+
+    SettingError for one that there is not.
+    """
+    given: dict[str, list[str]] = {}
+    for spec in spelt(swept=True) if specs is None else specs:
+        given.setdefault(method(spec).name, []).append(spec)
+    notes = []
+    for name, same in given.items():
+        if len(set(same)) > 1:
+            notes.append(f"{' and '.join(dict.fromkeys(same))} are the same method, which is compared once")
+        elif len(same) > 1:
+            notes.append(f"method {name} was given {len(same)} times and is compared once")
+    return [method(name) for name in given], notes
+
+
 # --- the sweep
 
 
 def sweep(
     stats: ActivationStats,
     grid: Sequence[Arrangement],
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     *,
     partial: str = "pad",
     streamed_batch_size: int | None = None,
@@ -192,49 +216,51 @@ def sweep(
     known: Mapping[str, np.ndarray] | None = None,
     workers: int = 1,
 ) -> Sweep:
-    """Statistics of a pass and a grid of arrangements -> thresholds and histograms of each.
+    """Statistics of a pass and a grid of arrangements -> thresholds and histograms of each, by default by all methods.
 
     ``shapes`` are the exact counts of a second pass (:mod:`trtcal.passes.second_pass`) by tensor. Without them,
     ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. ``known`` are
     batch-invariant thresholds that need not be found again, by method. ``workers`` tensors are measured at once; they
-    change nothing but the time. ValueError for an unknown method; StatsError where no tensor has a range.
+    change nothing but the time. SettingError for an unknown method; StatsError where no tensor has a range.
     """
     tensors = usable(stats)
     if not tensors:
         raise StatsError(f"none of the {len(stats.tensors)} tensors has a finite range, so there is nothing to sweep")
+    chosen, merged = distinct_methods(methods)
     fine = [tensor.histogram for tensor in tensors.values()]
     by_method = dict(known or {})
-    by_method |= thresholds(fine, [name for name in {*methods, "entropy"} if name not in by_method], workers)
-    invariant, reference = {name: by_method[name] for name in methods}, by_method["entropy"]
+    wanted = dict.fromkeys([*(choice.name for choice in chosen), MEASURED])
+    by_method |= thresholds(fine, [name for name in wanted if name not in by_method], workers)
     own = None if shapes is not None or streamed_batch_size is None else streamed_batch_size
     replays = [_paths(stats, tensors, arrangement, partial) for arrangement in grid]
     if own is not None:
         replays.append(_paths(stats, tensors, Arrangement(own, "given", None, stats.growth), partial))
-    table = _measured(tensors, replays, shapes, workers)
+    searched = [choice for choice in chosen if choice.depends_on_batches and choice.threshold is not entropy]
+    table = _measured(tensors, replays, shapes, searched, workers)
     measures: dict[Arrangement, Measures] = {}
     trials: list[Trial] = []
-    for arrangement, made, row in zip(grid, replays, table, strict=False):
-        found = measures[arrangement] = _measures(made, row, reference)
-        for name in methods:
-            if name == "entropy":
-                amax = found.amax
-            elif name == "minmax":  # the control: through the batches, and yet the same for all of them
+    for arrangement, made, (row, found) in zip(grid, replays, table, strict=False):
+        measures[arrangement] = _measures(made, row, by_method[MEASURED])
+        for choice in chosen:
+            if not choice.clips:  # the control: through the batches, and yet the same for all of them
                 amax = made.amax
+            elif choice.depends_on_batches:
+                amax = found.get(choice.name, row.amax)
             else:
-                amax = invariant[name]
-            trials.append(Trial(arrangement, name, amax))
-    off = None if own is None else _off(tensors, table[-1].amax, workers)
+                amax = by_method[choice.name]
+            trials.append(Trial(arrangement, choice.name, amax))
+    off = None if own is None else _off(tensors, table[-1][0].amax, workers)
     return Sweep(
         tuple(tensors),
         stats.samples,
         measures,
         tuple(trials),
-        invariant,
+        {choice.name: by_method[choice.name] for choice in chosen},
         shapes is not None,
         off,
         partial,
         metric,
-        tuple(notes),
+        (*notes, *merged),
     )
 
 
@@ -253,14 +279,21 @@ def _paths(stats: ActivationStats, tensors: Mapping[str, TensorStats], arrangeme
 
 
 def _measured(
-    tensors: Mapping[str, TensorStats], replays: Sequence[Paths], shapes: Mapping[str, Shape] | None, workers: int
-) -> list[Measured]:
-    """What is said of all tensors' histograms in each replay; many replays lead to the same histogram."""
+    tensors: Mapping[str, TensorStats],
+    replays: Sequence[Paths],
+    shapes: Mapping[str, Shape] | None,
+    methods: Sequence[Method],
+    workers: int,
+) -> list[tuple[Measured, dict[str, np.ndarray]]]:
+    """What is said of all tensors' histograms in each replay, and the thresholds that other methods find in them.
+
+    Many replays lead to the same histogram.
+    """
     # Counts depend on how often each sample is used, but for those that are read off the fine histogram.
     uses = [b"" if shapes is None else np.bincount(made.rows).tobytes() for made in replays]
     rows = {use: made.rows for use, made in zip(uses, replays, strict=True)}
 
-    def measure(number: int) -> Measured:
+    def measure(number: int) -> list[np.ndarray]:
         name, tensor = names[number], tensors[names[number]]
         shape = read_off(tensor.histogram) if shapes is None else shapes[name]
         keys = [
@@ -268,19 +301,23 @@ def _measured(
             for made, use in zip(replays, uses, strict=True)
         ]
         distinct = {key: row for row, key in enumerate(dict.fromkeys(keys))}
-        found = measured(
-            tensor.histogram,
-            np.array([lowered(tensor, limit, low, rows[use], shape) for limit, low, _, use in distinct]),
-            np.array([limit for limit, *_ in distinct]),
-            np.array([amax for _, _, amax, _ in distinct]),
-        )
+        counts = [lowered(tensor, limit, low, rows[use], shape) for limit, low, _, use in distinct]
+        limits, amax = np.array([limit for limit, *_ in distinct]), np.array([amax for _, _, amax, _ in distinct])
+        found: list[np.ndarray] = [*measured(tensor.histogram, np.array(counts), limits, amax)]
+        if methods:
+            histograms = [Histogram(*row) for row in zip(counts, limits, amax, strict=True)]
+            found += [np.array([search(hist) for hist in histograms], np.float32) for search in methods]
         which = [distinct[key] for key in keys]
-        return Measured(*(column[which] for column in found))
+        return [column[which] for column in found]
 
     names = list(tensors)
     by_tensor = in_threads(measure, range(len(names)), workers)
     columns = [np.array(column).T for column in zip(*by_tensor, strict=True)]  # (replays, tensors) each
-    return [Measured(*row) for row in zip(*columns, strict=True)]
+    spoken = len(Measured._fields)
+    return [
+        (Measured(*row[:spoken]), dict(zip([search.name for search in methods], row[spoken:], strict=True)))
+        for row in zip(*columns, strict=True)
+    ]
 
 
 def _measures(made: Paths, found: Measured, reference: np.ndarray) -> Measures:

@@ -40,7 +40,7 @@ from trtcal.qdq.insert import insert_qdq
 from trtcal.qdq.weights import weight_clipping_cost
 from trtcal.ranges import stats
 from trtcal.ranges.histogram import Histogram
-from trtcal.ranges.thresholds import minmax, percentile
+from trtcal.ranges.thresholds import minmax, percentile, spelt
 from trtcal.samples.arrays import ArrayFolder
 from trtcal.samples.batches import Batches
 from trtcal.samples.labels import class_numbers, read_labels
@@ -468,7 +468,7 @@ def check_snapshots(data: bytes) -> None:
 
 def snapshots() -> list[bytes]:
     """Thresholds after 2 and after 4 samples."""
-    taken = {samples: {name: [samples, 0.5] for name in drift.METHODS} for samples in (2, 4)}
+    taken = {samples: {name: [samples, 0.5] for name in spelt()} for samples in (2, 4)}
     return [json.dumps({"key": "k", "snapshots": taken}).encode()]
 
 
