@@ -196,7 +196,7 @@ def method(spec: str) -> Method:
         raise SettingError(f"unknown method {spec!r}; choose one of {choices}")
     if row.parameter is None:
         if colon:
-            raise SettingError(f"method {name} takes no parameter, got {spec!r}; choose {name}")
+            raise SettingError(f"method {name} takes no parameter, got {spec!r}")
         return replace(row, name=name)
     try:
         number = float(text) if colon else row.parameter.default
