@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrators.engine import BuiltEngine, build_engine
-from calibrators.options import BATCH_SIZE, MOST_SAMPLES, algorithm, knob, method, parser, ranges
+from calibrators.options import MOST_SAMPLES, algorithm, method, parser, ranges, sample_options
 from calibrators.overwriting import check_build_outputs
 from calibrators.shapes import Shape
 from trtcal.errors import DataError, TrtcalError
@@ -85,7 +85,7 @@ def _refuse_losses(options: argparse.Namespace) -> None:
     """OutputError where a result would lie over an input or another result; before ranges are collected."""
     cached = options.precision == "int8" and options.policy != "off"
     check_build_outputs(
-        [options.onnx, options.calib_input],
+        [options.onnx, options.calib_input, options.labels],
         engine=options.engine,
         timing_cache=options.timing_cache,
         cache=options.calib_cache if cached else None,
@@ -184,31 +184,7 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
 
 def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
     """Data options and OPT shapes -> batches for the model."""
-    from calibrators.presets import resolve
     from trtcal.model.open import open_model
-    from trtcal.samples.batches import Batches, Samples
-    from trtcal.samples.options import fix_shapes, image_preprocess
-    from trtcal.samples.sources import open_source
 
-    inputs = fix_shapes(
-        open_model(options.onnx).inputs,
-        [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]],
-    )
-    prepare = None
-    if options.calib_preprocessor is None:
-        if options.preprocess or options.layout:
-            given = "--preprocess" if options.preprocess else "--layout"
-            raise ValueError(f"{given} changes a preset; name one with --calib_preprocessor")
-    else:
-        name, knobs = resolve(options.calib_preprocessor, inputs, options.layout)
-        knobs |= dict(knob(text) for text in options.preprocess)
-        prepare = image_preprocess(inputs, name, layout=options.layout, **knobs)
-    source = open_source(options.calib_input, inputs=inputs, preprocess=prepare)
-    return Batches(
-        source,
-        options.calib_batch_size or BATCH_SIZE,
-        order=options.order,
-        seed=options.seed,
-        samples=options.calib_num_images or (min(len(source), MOST_SAMPLES) if isinstance(source, Samples) else None),
-        partial=options.partial,
-    )
+    shapes = [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]]
+    return sample_options(options, shapes).open(open_model(options.onnx).inputs, at_most=MOST_SAMPLES)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,21 @@ from calibrators.versions import BASES
 from trtcal.errors import SettingError
 from trtcal.ranges import thresholds
 from trtcal.ranges.thresholds import usages
+from trtcal.samples.options import KNOBS, SampleOptions
 
 MOST_SAMPLES = 5000  # the default of NVIDIA's sample
 BATCH_SIZE = 8  # the same
 METHOD = "entropy"  # the default of TensorRT
 
 logger = logging.getLogger(__name__)
+
+# What NVIDIA's sample, trtexec and Polygraphy call an option that describes samples, beside our own name for it.
+_ALIASES = {
+    "data": ("--calib_input", "--calib-input"),
+    "samples": ("--calib_num_images", "--calib-num-images"),
+    "batch_size": ("--calib_batch_size", "--calib-batch-size"),
+    "preset": ("--calib_preprocessor",),
+}
 
 
 class OfTensorRT(NamedTuple):
@@ -40,9 +50,21 @@ class OfTensorRT(NamedTuple):
 TENSORRT_ALONE = {"legacy": OfTensorRT("LegacyCalibration", ("quantile", "cutoff"))}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes ``--preset -1-1`` and ``--mean -1,-1,-1`` for what they are; argparse sees an option in such a value."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Words of a command line, without the command -> namespace, and the words that are nothing known."""
+        words = list(sys.argv[1:] if args is None else args)
+        for at in range(len(words) - 1, 0, -1):
+            if re.match(r"-[\d.]", words[at]) and re.fullmatch(r"--[\w-]+", words[at - 1]):
+                words[at - 1 : at + 1] = [f"{words[at - 1]}={words[at]}"]
+        return super().parse_known_args(words, namespace)
+
+
 def parser(prog: str | None = None) -> argparse.ArgumentParser:
     """Nothing -> the command's options."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog=prog,
         allow_abbrev=False,
         description="Build a TensorRT engine from an ONNX model, in INT8 with calibration.",
@@ -60,13 +82,9 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
 
     data = made.add_argument_group("calibration data")
     add = data.add_argument
-    add(
-        "--calib_input",
-        "--calib-input",
-        "--data",
-        metavar="PATH",
-        help="folder of images, .npy or .npz file or folder of them, or script.py[:function]",
-    )
+    for item in fields(SampleOptions):
+        _add_sample_option(data, item)
+    add("--preprocess", action="append", default=[], metavar="KNOB=VALUE", help="change one knob of the preset")
     add(
         "--calib_cache",
         "--calib-cache",
@@ -77,36 +95,6 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         default=Path("calibration.cache"),
         help="the ranges; default: calibration.cache",
     )
-    add(
-        "--calib_num_images",
-        "--calib-num-images",
-        "--samples",
-        type=_positive,
-        metavar="N",
-        help=f"so many samples; default: all, at most {MOST_SAMPLES}",
-    )
-    add(
-        "--calib_batch_size",
-        "--calib-batch-size",
-        "--batch-size",
-        type=_positive,
-        metavar="N",
-        help=f"samples per batch, which the batch that really runs is made to be; default: {BATCH_SIZE} with data; "
-        f"without, it fills a dynamic batch axis",
-    )
-    add(
-        "--calib_preprocessor",
-        "--calib-preprocessor",
-        "--preset",
-        metavar="NAME",
-        help="how the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw; "
-        "or V1, V1MS or V2 of NVIDIA's sample",
-    )
-    add("--preprocess", action="append", default=[], metavar="KNOB=VALUE", help="change one knob of the preset")
-    add("--layout", choices=("CHW", "HWC"), help="axes of an image input, where its shape leaves them open")
-    add("--order", default="given", choices=("given", "sorted", "shuffled"), help="order of the samples")
-    add("--seed", type=int, default=0, help="of --order shuffled")
-    add("--partial", default="pad", choices=("pad", "wrap", "drop", "error"), help="a last batch that is not full")
     add(
         "--policy",
         default="auto",
@@ -166,15 +154,41 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
     return made  # fmt: skip
 
 
+def _add_sample_option(data: argparse._ArgumentGroup, item: Field[Any]) -> None:
+    """A field of `SampleOptions` as an option of the command; what is not given stays None."""
+    text = {
+        "batch_size": f"samples per batch, which the batch that really runs is made to be; default: {BATCH_SIZE} with "
+        f"data; without, it fills a dynamic batch axis",
+        "samples": f"use so many samples; default: all, at most {MOST_SAMPLES}",
+    }.get(item.name, item.metadata["help"])
+    data.add_argument(
+        *_ALIASES.get(item.name, ()),
+        f"--{item.name.replace('_', '-')}",
+        metavar=item.metadata["metavar"],
+        action="append" if item.default == () else "store",
+        type=_positive if item.metadata["least"] == 1 else str,
+        default=None,
+        help=text.replace("%", "%%"),
+    )
+
+
+def sample_options(options: argparse.Namespace, shapes: Sequence[str] = ()) -> SampleOptions:
+    """Parsed options, and shapes that profiles give besides -> what the samples are."""
+    given = {}
+    for item in fields(SampleOptions):
+        name = _ALIASES.get(item.name, (item.name,))[0].lstrip("-")
+        given[item.name] = getattr(options, name)
+    given["shape"] = [*(given["shape"] or ()), *shapes]
+    given |= dict(knob(text) for text in options.preprocess)
+    return SampleOptions(**{name: value for name, value in given.items() if value is not None})
+
+
 def knob(text: str) -> tuple[str, Any]:
     """ "resize-to=232", "mean=0.5,0.5,0.5", "color=BGR" -> name and value of a preset's field."""
-    from trtcal.samples.preprocess import Preprocess  # Pillow loads slowly
-
     name, _, value = text.partition("=")
     name = name.strip().replace("-", "_")
-    names = [field.name for field in fields(Preprocess) if field.name not in ("size", "layout")]
-    if name not in names:
-        known = ", ".join(names).replace("_", "-")
+    if name not in KNOBS:
+        known = ", ".join(KNOBS).replace("_", "-")
         raise ValueError(
             f"--preprocess {text}: expected KNOB=VALUE with one of {known}; size and channels are those of the model's "
             f"input, and --layout says its axes"

@@ -16,9 +16,7 @@ from pathlib import Path
 from calibrators import CachedCalibrator, CalibratorsUnavailable, build_engine
 from trtcal import calibrate
 from trtcal.model.open import open_model
-from trtcal.samples.batches import Batches
-from trtcal.samples.options import image_preprocess
-from trtcal.samples.sources import open_source
+from trtcal.samples.options import SampleOptions
 
 # What nvinfer does to a frame, y = net-scale-factor * (x - offsets), must be what was done to the pictures here.
 # Relative paths start at the folder of this file.
@@ -44,9 +42,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     options = parser.parse_args()
 
+    samples = SampleOptions(data=options.images, preset="0-1", batch_size=options.batch_size, samples=500)
     inputs = open_model(options.model).inputs
-    source = open_source(options.images, inputs=inputs, preprocess=image_preprocess(inputs, "0-1"))
-    batches = Batches(source, options.batch_size, samples=500)
+    batches = samples.open(inputs)
     ranges = calibrate(options.model, batches, "entropy", trt_version=options.trt_version).cache
     cache = options.config.with_suffix(".cache")
     try:

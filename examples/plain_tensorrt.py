@@ -16,17 +16,14 @@ import tensorrt as trt
 
 from calibrators import EntropyCalibrator
 from trtcal.model.open import open_model
-from trtcal.samples.batches import Batches
-from trtcal.samples.options import image_preprocess
-from trtcal.samples.sources import open_source
+from trtcal.samples.options import SampleOptions
 
 BATCH_SIZE = 8
 
 
 def main(model: str, images: str, engine: str) -> None:
     inputs = open_model(model).inputs
-    source = open_source(images, inputs=inputs, preprocess=image_preprocess(inputs, "imagenet"))
-    batches = Batches(source, BATCH_SIZE, samples=500)
+    batches = SampleOptions(data=images, preset="imagenet", batch_size=BATCH_SIZE, samples=500).open(inputs)
 
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)

@@ -156,7 +156,7 @@ def test_a_failing_loader_exits_2_with_batch_and_reason_and_writes_nothing(folde
         ([*DATA, "--policy", "read"], "no such cache"),
         ([*DATA, "--method", "minmax", "--percentile", "99"], "goes with method percentile alone"),
         ([*DATA, "--preset", "0-1", "--preprocess", "layout=HWC"], "--preprocess layout=HWC: expected KNOB=VALUE"),
-        ([*DATA, "--preprocess", "scale=2"], "--preprocess changes a preset; name one with --calib_preprocessor"),
+        ([*DATA, "--preprocess", "scale=2"], "--scale changes a preset; name one with --preset"),
         ([*DATA, "--layout", "HWC"], "--layout changes a preset"),
     ],
 )

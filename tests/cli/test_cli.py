@@ -313,6 +313,31 @@ def test_an_input_that_looks_wrong_is_remarked(run: Run, folder: Path) -> None:
     assert "image is what the model is fed: trtcal contact-sheet shows whether it looks as it should" in err
 
 
+def test_a_sweep_is_judged_on_samples_of_the_shape_that_calibrates(run: Run, folder: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    save(make_model([node], {"x": ["N", 3, "H", "W"]}, ["y"]), folder / "d.onnx")
+    np.save(folder / "larger.npy", images(10, size=9))
+    command = ["sweep", "d.onnx", "--data", "x.npy", "--shape", "3x8x8", "--batch-sizes", 4, "--orders", "given"]
+    code, _, err = run(*command, "--eval-data", "larger.npy", "-o", "s")
+    assert code == 2
+    assert "'larger.npy[0]', input 'x': shape (3, 9, 9), expected (3, 8, 8)" in err.splitlines()[-1]
+
+
+def test_eval_data_have_the_options_and_the_labels_that_are_given(run: Run, folder: Path) -> None:
+    (folder / "few").mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (9, 9)).save(folder / "few" / f"{name}.png")
+    (folder / "l.csv").write_text("a.png,0\nb.png,1\nc.png,0\n")
+    command = ["sweep", "m.onnx", "--data", "photos", "--preset", "0-1", "--batch-sizes", 4, "--orders", "given"]
+    code, _, err = run(*command, "--methods", "minmax", "--eval-data", "few", "--labels", "l.csv", "-o", "s")
+    assert code == 0, err
+    assert "Judged on 3 pictures in few." in err
+    assert run(*command, "--eval-data", "few", "--eval-samples", 2, "--labels", "l.csv", "-o", "t")[0] == 0
+    code, _, err = run(*command, "--labels", "l.csv", "-o", "u")
+    assert code == 2
+    assert "l.csv:1: there is no sample 'a.png'" in err
+
+
 def test_the_command_that_a_sweep_names_does_what_its_headline_says(run: Run, folder: Path) -> None:
     command = ["sweep", "m.onnx", "--data", "x.npy", "-o", "s", "--batch-sizes", "1,4", "--orders", "given"]
     code, _, err = run(*command, "--growths", "double")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 from PIL import Image
 
 from trtcal.errors import DataError
+from trtcal.judging.evaluation import labels_of
 from trtcal.samples.batches import Batches, Samples
 from trtcal.samples.images import ImageFolder
+from trtcal.samples.options import SampleOptions
 from trtcal.samples.preprocess import Preprocess, preset
+from trtcal.spec import InputSpec
 
 RAW = preset("raw", size=(4, 6))
 
@@ -32,6 +36,16 @@ def names(source: ImageFolder) -> list[str]:
 
 def labels(source: ImageFolder) -> list[int | None]:
     return [source.label(index) for index in range(len(source))]
+
+
+def labelled(path: Path, csv: Path) -> list[object]:
+    """Classes of the pictures in a folder by a CSV file, as the batches and as a metric of classes have them."""
+    options = SampleOptions(data=str(path), preset="raw", labels=str(csv))
+    batches = options.open([InputSpec("x", np.dtype(np.float32), (3, 4, 6))])
+    known = labels_of(batches, csv, ["top1"])
+    assert isinstance(known, Mapping)
+    assert [known[name] for name in batches.sample_names] == list(batches.labels or ())
+    return list(batches.labels or ())
 
 
 def test_a_folder_of_pictures_becomes_batches(tmp_path: Path) -> None:
@@ -197,19 +211,19 @@ def test_a_csv_file_gives_labels(text: str, expected: list[int], tmp_path: Path)
     picture(tmp_path / "data/a.png")
     picture(tmp_path / "data/sub/b.png")
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
-    assert labels(folder(tmp_path / "data", labels=tmp_path / "labels.csv")) == expected
+    assert labelled(tmp_path / "data", tmp_path / "labels.csv") == expected
 
 
 def test_a_csv_file_takes_precedence_over_sub_folders(tmp_path: Path) -> None:
     picture(tmp_path / "data/cat/a.png")
     (tmp_path / "labels.csv").write_text("cat/a.png,281\n")
-    assert labels(folder(tmp_path / "data", labels=tmp_path / "labels.csv")) == [281]
+    assert labelled(tmp_path / "data", tmp_path / "labels.csv") == [281]
 
 
 def test_a_picture_named_like_a_header_is_a_picture(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "file", "PNG")
     (tmp_path / "labels.csv").write_text("file,3\n")
-    assert labels(folder(tmp_path, labels=tmp_path / "labels.csv")) == [3]
+    assert labelled(tmp_path, tmp_path / "labels.csv") == [3]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +233,7 @@ def test_a_picture_named_like_a_header_is_a_picture(tmp_path: Path) -> None:
         ("header,label\na.png,0\nb.png,1\n", r"labels\.csv:1: there is no sample 'header'"),
         ("a.png,0\nb.png,1\na.png,0\n", r"labels\.csv:3: 'a\.png' is there twice, first on line 1"),
         ("a.png,0\nb.png,1\n./a.png,0\n", r"labels\.csv:3: 'a\.png' is there twice"),
-        ("a.png,0\n", r"labels\.csv: no label for 'b\.png' and 0 more"),
+        ("a.png,0\n", r"labels\.csv: no label for 'b\.png'; add"),
         ("", r"labels\.csv: no label for 'a\.png' and 1 more"),
         ("a.png,0\nb.png\n", r"labels\.csv:2: 1 columns, expected two"),
         ("a.png,0\nb.png,1,2\n", r"labels\.csv:2: 3 columns, expected two"),
@@ -239,16 +253,16 @@ def test_labels_that_do_not_fit_are_named_with_their_line(text: str, words: str 
         picture(tmp_path / "data" / name)
     (tmp_path / "labels.csv").write_text(text)
     if words is None:  # a name like any other
-        assert labels(folder(tmp_path / "data", labels=tmp_path / "labels.csv")) == [1, 0]
+        assert labelled(tmp_path / "data", tmp_path / "labels.csv") == [1, 0]
         return
     with pytest.raises(DataError, match=words):
-        folder(tmp_path / "data", labels=tmp_path / "labels.csv")
+        labelled(tmp_path / "data", tmp_path / "labels.csv")
 
 
 def test_a_missing_labels_file_is_named(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"gone\.csv: the labels cannot be read: No such file"):
-        folder(tmp_path, labels=tmp_path / "gone.csv")
+        labelled(tmp_path, tmp_path / "gone.csv")
 
 
 def test_names_that_are_no_utf8_work_throughout(tmp_path: Path) -> None:
@@ -259,6 +273,6 @@ def test_names_that_are_no_utf8_work_throughout(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     (tmp_path / "labels.csv").write_bytes(b"\xe9.png,5\n")
-    source = folder(tmp_path, labels=tmp_path / "labels.csv")
-    assert labels(source) == [5]
+    source = folder(tmp_path)
+    assert labelled(tmp_path, tmp_path / "labels.csv") == [5]
     assert len(Batches(source, 1, order="sorted").key()) == 64

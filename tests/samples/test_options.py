@@ -1,15 +1,139 @@
 from __future__ import annotations
 
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from trtcal.errors import DataError
-from trtcal.samples.options import fix_shapes, image_preprocess
+from trtcal.judging.evaluation import labels_of
+from trtcal.samples.batches import ORDERS, PARTIALS
+from trtcal.samples.options import KNOBS, SampleOptions, fix_shapes, image_preprocess, open_both
+from trtcal.samples.preprocess import CHOICES, Preprocess
 from trtcal.spec import InputSpec
 
 F32 = np.dtype(np.float32)
+ROW = InputSpec("x", F32, (4,))
 IMAGE = InputSpec("x", F32, (3, None, None))
 TOKENS = InputSpec("ids", np.dtype(np.int64), (None,))
+
+
+def test_numbers_and_lists_may_be_text_and_anything_iterable_is_a_tuple() -> None:
+    said = SampleOptions(data=Path("x"), batch_size="4", mean="1,-.5,0", std=[2], scale="1e-1", shape="3x8x8", seed=7.0)  # type: ignore[arg-type]
+    meant = SampleOptions(data="x", batch_size=4, mean=(1, -0.5, 0), std=(2,), scale=0.1, shape=("3x8x8",), seed=7)
+    assert said == meant
+    assert hash(said) == hash(meant)
+    assert SampleOptions(data="x", shape=None) == SampleOptions(data="x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size 0: expected a whole number from 1 on"),
+        ({"batch_size": None}, "--batch-size None: expected a whole number from 1 on"),
+        ({"samples": 0}, "--samples 0: expected a whole number from 1 on"),
+        ({"samples": 1.5}, "--samples 1.5: expected a whole number"),
+        ({"samples": True}, "--samples True: expected a whole number"),
+        ({"samples": float("inf")}, "--samples inf: expected a whole number"),
+        ({"seed": -1}, "--seed -1: expected a whole number from 0 on"),
+        ({"resize_to": "x"}, "--resize-to x: expected a whole number"),
+        ({"pad_value": 256}, "--pad-value 256: expected a whole number from 0 to 255"),
+        ({"scale": "x"}, "--scale x: expected a number"),
+        ({"mean": "1,x"}, "--mean 1,x: expected numbers joined by commas, such as 0.5,0.5,0.5"),
+        ({"std": ()}, "--std (): expected numbers joined by commas"),
+        ({"std": [None]}, "expected numbers joined by commas"),
+        ({"order": 3}, "--order 3: expected text"),
+        ({"data": None}, "--data None: expected text"),
+        ({"shape": [3]}, "--shape 3: expected text"),
+        ({"shape": 3}, "--shape 3: expected text"),
+    ],
+)
+def test_a_value_of_another_kind_or_out_of_bounds_names_its_option(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SampleOptions(**{"data": "x", **options})
+
+
+def test_choices_named_in_the_help_are_those_that_are_taken() -> None:
+    said = {item.name: item.metadata["metavar"].split("|") for item in fields(SampleOptions)}
+    assert {name: said[name] for name in CHOICES} == {name: list(choices) for name, choices in CHOICES.items()}
+    assert (said["order"], said["partial"]) == (list(ORDERS), list(PARTIALS))
+    assert {*KNOBS, "layout", "size"} == {item.name for item in fields(Preprocess)}
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """l.npz: ten arrays without labels, and l.csv with one class for each."""
+    np.savez(tmp_path / "l.npz", x=np.arange(40, dtype=np.float32).reshape(10, 4))
+    (tmp_path / "l.csv").write_text("".join(f"{row},{row % 2 + 5}\n" for row in range(10)))
+    return tmp_path
+
+
+def test_a_file_of_labels_is_about_samples_of_any_kind(labelled: Path) -> None:
+    options = SampleOptions(data=str(labelled / "l.npz"), labels=str(labelled / "l.csv"))
+    assert options.open([ROW]).labels == (5, 6) * 5
+    body = "import numpy as np\ndef load_data():\n    yield {'x': np.ones((2, 4), np.float32), 'labels': [8, 9]}\n"
+    (labelled / "load.py").write_text(body)
+    stream = replace(options, data=str(labelled / "load.py"), labels=None)
+    assert stream.open([ROW]).labels == (8, 9)
+    (labelled / "s.csv").write_text("batch 0 row 1,a\nbatch 0 row 0,b\n")
+    assert replace(stream, labels=str(labelled / "s.csv")).open([ROW]).labels == (1, 0)
+
+
+def test_texts_that_are_no_classes_are_left_to_a_metric_of_ones_own(labelled: Path) -> None:
+    (labelled / "l.csv").write_text("".join(f"{row},{text}\n" for row, text in enumerate(["2024", "Fuji", *"x" * 8])))
+    batches = SampleOptions(data=str(labelled / "l.npz"), labels=str(labelled / "l.csv")).open([ROW])
+    assert batches.labels is None
+    assert labels_of(batches, labelled / "l.csv", ["own.py:score"])["l.npz[1]"] == "Fuji"  # type: ignore[call-overload,index]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1\n", r"l\.csv: no label for 'l\.npz\[1\]' and 8 more; add"),
+        ("10,1\n", r"l\.csv:1: there is no sample '10'"),
+    ],
+)
+def test_labels_that_do_not_fit_the_samples_are_refused(text: str, message: str, labelled: Path) -> None:
+    (labelled / "l.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        SampleOptions(data=str(labelled / "l.npz"), labels=str(labelled / "l.csv")).open([ROW])
+
+
+def test_samples_that_are_not_used_need_no_label(labelled: Path) -> None:
+    options = SampleOptions(data=str(labelled / "l.npz"), labels=str(labelled / "l.csv"), samples=2)
+    used = options.open([ROW]).sample_names
+    (labelled / "l.csv").write_text("".join(f"{name},3\n" for name in used))
+    assert options.open([ROW]).labels == (3, 3)
+
+
+def test_at_most_so_many_unless_it_is_said_how_many(labelled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = SampleOptions(data=str(labelled / "l.npz"))
+    assert [options.open([ROW], at_most=most).num_samples for most in (None, 4, 64)] == [10, 4, 10]
+    assert replace(options, samples=6).open([ROW], at_most=4).num_samples == 6
+    assert not caplog.records
+    body = "import numpy as np\ndef load_data():\n    while True:\n        yield np.ones((2, 4), np.float32)\n"
+    (labelled / "endless.py").write_text(body)
+    assert SampleOptions(data=str(labelled / "endless.py")).open([ROW], at_most=5).num_samples == 5
+
+
+def test_what_evaluates_is_what_calibrates_or_a_part_of_it_or_opened_alike(labelled: Path) -> None:
+    np.save(labelled / "e.npy", np.ones((5, 4), np.float32))
+    options = SampleOptions(data=str(labelled / "l.npz"), batch_size=4, partial="drop", order="shuffled")
+    calibrates, evaluates = open_both(options, [ROW])
+    assert calibrates is evaluates
+    part = open_both(options, [ROW], eval_samples=3)[1]
+    assert set(part.sample_names) < set(calibrates.sample_names)
+    assert str(part.accounting()).endswith("1 batch of 4, last one padded with 1 repeat")
+    other = open_both(replace(options, partial="error", batch_size=5), [ROW], eval_data=str(labelled / "e.npy"))
+    assert [batches.num_samples for batches in other] == [10, 5]
+    assert other[1].sample_names == tuple(f"e.npy[{row}]" for row in range(5))
+    (labelled / "e.csv").write_text("".join(f"{row},1\n" for row in range(5)))
+    said = replace(options, labels=str(labelled / "e.csv"))
+    calibrates, evaluates = open_both(said, [ROW], eval_data=str(labelled / "e.npy"), eval_samples=4)
+    assert (calibrates.labels, evaluates.labels) == (None, (1, 1, 1, 1))
 
 
 def test_dynamic_axes_are_fixed_by_name_or_for_the_only_input() -> None:

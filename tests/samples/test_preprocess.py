@@ -23,7 +23,7 @@ from trtcal.samples.preprocess import (
     preset,
 )
 
-NAMES = ["imagenet", "torchvision-40", "yolo-letterbox", "0-1", "-1-1", "raw"]
+NAMES = ["imagenet", "torchvision-40", "yolo-letterbox", "0-1", "-1-1", "raw", "V1", "V1MS", "V2"]
 
 
 def gradient(height: int, width: int) -> Image.Image:
@@ -190,7 +190,35 @@ def test_undo_refuses_an_array_of_another_shape() -> None:
 
 
 def test_the_presets_are_listed_under_their_names() -> None:
-    assert list(PRESETS) == ["imagenet", "torchvision-<size>", "yolo-letterbox", "0-1", "-1-1", "raw"]
+    ours = ["imagenet", "torchvision-<size>", "yolo-letterbox", "0-1", "-1-1", "raw"]
+    assert list(PRESETS) == [*ours, "V1", "V1MS", "V2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("V1", 224, {"resize": "shorter", "resize_to": 256, "interpolation": "bicubic", "scale": 1 / 255,
+                     "mean": (0.0,)}),
+        ("V1MS", 224, {"resize": "shorter", "resize_to": 256, "interpolation": "bicubic",
+                       "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}),
+        ("V2", 224, {"resize": "shorter", "resize_to": 256, "scale": 1 / 128, "mean": (1.0,)}),
+        ("V2", 384, {"resize": "stretch", "resize_to": None, "scale": 1 / 128, "mean": (1.0,)}),
+    ],
+)  # fmt: skip
+def test_the_preprocessors_of_nvidias_sample_are_presets(name: str, size: int, expected: dict[str, Any]) -> None:
+    made = preset(name, size=(size, size))
+    assert {field: getattr(made, field) for field in expected} == expected
+    assert preset(name, size=(size, size), scale=2.0).scale == 2.0
+
+
+@pytest.mark.parametrize("name", ["V1", "V1MS", "V2"])
+def test_they_crop_as_the_sample_does_but_for_rounding(name: str) -> None:
+    """A centre crop of size / (size + 32) of the shorter side: the middle of a ramp keeps its value and its slope."""
+    made = preset(name, size=(96, 96))
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
+    seen = made.undo(made(Image.fromarray(np.ascontiguousarray(ramp))))[48, :, 0].astype(int)
+    assert seen[0] == pytest.approx(32, abs=2)
+    assert seen[-1] == pytest.approx(223, abs=2)
 
 
 # --- files

@@ -53,17 +53,10 @@ def test_the_argument_tells_the_source(name: str, kind: type, preprocess: Prepro
         assert next(iter(Batches(source, 1)))["x"].shape == (1, 3, 4, 5)
 
 
-def test_labels_and_dtype_reach_the_pictures(data: Path) -> None:
+def test_the_dtype_reaches_the_pictures(data: Path) -> None:
     spec = InputSpec("pixels", np.dtype("uint8"), (None, None, 3))
-    source = open_source(
-        data / "images",
-        inputs=[spec],
-        preprocess=preset("raw", size=(4, 5), layout="HWC"),
-        labels=data / "labels.csv",
-    )
-    batches = Batches(source, 1)
-    assert batches.labels == (3,)
-    assert next(iter(batches))["pixels"].dtype == np.uint8
+    source = open_source(data / "images", inputs=[spec], preprocess=preset("raw", size=(4, 5), layout="HWC"))
+    assert next(iter(Batches(source, 1)))["pixels"].dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -78,10 +71,10 @@ def test_labels_and_dtype_reach_the_pictures(data: Path) -> None:
         ("images", [IMAGE], {}, "pictures need a preset .*: imagenet, torchvision-<size>, yolo-letterbox"),
         ("mixed", [IMAGE], {}, "1 pictures and 1 array files"),
         ("images", [IMAGE, MASK], {"preprocess": RAW}, r"the model takes 'x', 'mask': use \.npz"),
-        ("arrays", [IMAGE], {"preprocess": RAW}, "a preset or a labels file is for pictures"),
-        ("x.npz", [IMAGE], {"labels": "labels.csv"}, "put labels into the .npz file"),
+        ("arrays", [IMAGE], {"preprocess": RAW}, "a preset is for pictures"),
+        ("x.npz", [IMAGE], {"preprocess": RAW}, "leave it out, and prepare the arrays themselves"),
         ("gone.py:f", [IMAGE], {"preprocess": RAW}, r"gone\.py:f: no such file"),
-        ("load.py:f", [IMAGE], {"preprocess": RAW}, "a preset or a labels file is for pictures"),
+        ("load.py:f", [IMAGE], {"preprocess": RAW}, "a preset is for pictures"),
         (
             "images",
             [InputSpec("x", np.dtype("f4"), (1, 4, 5))],

@@ -23,7 +23,9 @@ def test_defaults_hold_for_every_row_that_does_not_say_otherwise(tmp_path: Path)
         "defaults: {data: photos, preset: imagenet, batch_sizes: [1, 2]}\n"
         "models:\n- model: a.onnx\n- {model: b.onnx, name: other, preset: null, data: 's3://b/x', accuracy: false}\n",
     )
-    assert one == Row("a", str(tmp_path / "a.onnx"), str(tmp_path / "photos"), "imagenet", batch_sizes=(1, 2))
+    assert one == Row(
+        "a", str(tmp_path / "a.onnx"), data=str(tmp_path / "photos"), preset="imagenet", batch_sizes=(1, 2)
+    )
     assert (two.name, two.preset, two.data, two.accuracy) == ("other", None, "s3://b/x", False)
 
 

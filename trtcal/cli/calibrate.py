@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
 def calibrate(
     model: Model,
     data: str,
+    labels: str | None,
     batches: Batches,
     onnx: OpenModel,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The cache to write.")] = Path(
@@ -102,7 +103,7 @@ def calibrate(
 
     for written in (output, sidecar_path(output), stats):
         if written is not None:
-            refuse_input(written, [onnx, data, against])
+            refuse_input(written, [onnx, data, labels, against])
     other = None if against is None else load(against)[0]
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")

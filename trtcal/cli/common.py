@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from trtcal.files import terminal
+from trtcal.samples.options import SampleOptions
 
 if TYPE_CHECKING:
     from trtcal.passes.executor import Executor
-    from trtcal.samples.batches import Batches
     from trtcal.spec import InputSpec
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
@@ -94,126 +95,55 @@ def executor_for(
         yield RayExecutor(cluster, workers)
 
 
-def _samples(
-    inputs: tuple[InputSpec, ...],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="PATH",
-            help="Folder of images, .npy or .npz file or folder of them (first axis: samples), "
-            "or script.py[:function] with a function load_data as Polygraphy takes it, which is run as your own code. "
-            "Folders and files may be URLs such as s3://bucket/photos (extra remote).",
-            show_default=False,
-        ),
-    ],
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, help="Samples per batch; entropy calibration depends on it.")
-    ] = 8,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw. "
-            "Images are always brought to the model's height and width.",
-            show_default=False,
-        ),
-    ] = None,
-    resize: Annotated[
-        str | None,
-        typer.Option(metavar="shorter|stretch|letterbox|none", help="Change the preset: how images get their size."),
-    ] = None,
-    resize_to: Annotated[int | None, typer.Option(min=1, help="Length of the shorter side before the crop.")] = None,
-    crop: Annotated[str | None, typer.Option(metavar="center|none", help="What is cut out after resizing.")] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(metavar="bilinear|bicubic|nearest|lanczos|box", help="Filter for resizing.")
-    ] = None,
-    color: Annotated[str | None, typer.Option(metavar="RGB|BGR|L", help="Order of the channels; L is grey.")] = None,
-    scale: Annotated[float | None, typer.Option(help="Factor for pixels 0..255, before mean and std.")] = None,
-    mean: Annotated[str | None, typer.Option(metavar="M[,M,M]", help="Subtracted, per channel as it is fed.")] = None,
-    std: Annotated[str | None, typer.Option(metavar="S[,S,S]", help="Divided by, per channel as it is fed.")] = None,
-    pad_value: Annotated[int | None, typer.Option(min=0, max=255, help="Pixel that fills a letterbox.")] = None,
-    layout: Annotated[
-        str | None, typer.Option(metavar="CHW|HWC", help="Axis order, where the model's shape leaves it open.")
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.csv", help="Rows file,label for images that no class folders sort."),
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[INPUT:]SIZES",
-            help="Fix dynamic axes, without the batch axis: 3x640x640 or x:3x640x640. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Use the first so many samples of the order.", show_default="all")
-    ] = None,
-    order: Annotated[str, typer.Option(metavar="given|sorted|shuffled", help="Order of the samples.")] = "given",
-    seed: Annotated[int, typer.Option(help="Seed of --order shuffled.", show_default="0")] = 0,
-    partial: Annotated[
-        str, typer.Option(metavar="pad|wrap|drop|error", help="What becomes of a last batch that is not full.")
-    ] = "pad",
-) -> Batches:
-    """The options that describe samples -> batches for the model."""
-    from trtcal.samples.batches import Batches
-    from trtcal.samples.options import fix_shapes, image_preprocess
-    from trtcal.samples.sources import holds_arrays, open_source
-
-    inputs = fix_shapes(inputs, shape or [])
-    knobs = {
-        "resize": resize,
-        "resize_to": resize_to,
-        "crop": crop,
-        "interpolation": interpolation,
-        "color": color,
-        "scale": scale,
-        "mean": _numbers("--mean", mean),
-        "std": _numbers("--std", std),
-        "pad_value": pad_value,
-    }
-    given = {name: value for name, value in knobs.items() if value is not None}
-    if preset is None and (given or layout):
-        raise ValueError(f"--{next(iter(given), 'layout').replace('_', '-')} changes a preset; name one with --preset")
-    as_it_is = preset == "raw" and not given and holds_arrays(data)  # raw is what arrays are anyway
-    prepare = None if preset is None or as_it_is else image_preprocess(inputs, preset, layout=layout, **given)
-    source = open_source(data, inputs=inputs, preprocess=prepare, labels=labels)
-    return Batches(source, batch_size, order=order, seed=seed, samples=samples, partial=partial)  # type: ignore[arg-type]
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "str | None": str | None,
+    "int": int,
+    "int | None": int | None,
+    "float | None": float | None,
+    "tuple[float, ...] | None": str | None,
+    "tuple[str, ...]": list[str] | None,
+}
 
 
-_IMAGES = frozenset(
-    {
-        *("preset", "resize", "resize_to", "crop", "interpolation", "color"),
-        *("scale", "mean", "std", "pad_value", "layout"),
-    }
-)
+def _parameter(item: Field[Any], at_most: int | None) -> inspect.Parameter:
+    """A field of `SampleOptions` -> the command line's parameter for it."""
+    said, required = item.metadata, item.default is MISSING
+    default = None if item.default == () else item.default
+    shown: bool | str = said["otherwise"] or default is not None
+    if item.name == "samples" and at_most is not None:
+        shown = str(at_most)
+    flags = [f"--{item.name.replace('_', '-')}", *(["-b"] if item.name == "batch_size" else [])]
+    option = typer.Option(
+        *flags,
+        help=said["help"],
+        metavar=said["metavar"],
+        show_default=shown if not required else False,
+        rich_help_panel=None if required else "Image preprocessing" if said["image"] else "Samples",
+    )
+    return inspect.Parameter(
+        item.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[_TYPES[str(item.type)], option],
+        default=inspect.Parameter.empty if required else default,
+    )
 
 
-def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of :func:`_samples`, and hand it the ``batches`` they make.
+def takes_samples(at_most: int | None = None, **fixed: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `SampleOptions`, but for those that are ``fixed``, and hand it what they make.
 
-    Less those in ``without``; with other ``defaults``. The command's own ``model`` says what the samples are for. A
-    command that asks for ``onnx`` is handed this model as `trtcal.model.open.Model` and refuses engines; one that asks
-    for ``opened`` takes either.
+    That is ``batches``, where it takes these, ``at_most`` so many samples unless the user says how many; else
+    the ``options`` themselves. The command's own ``model`` says what the samples are for. A command that
+    asks for ``onnx`` is handed this model as `trtcal.model.open.Model` and refuses engines; one that asks for
+    ``opened`` takes either.
     """
+    handed = ("batches", "options", "opened", "onnx")
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        every: Mapping[str, inspect.Parameter] = inspect.signature(
-            _samples, eval_str=True, locals={"Batches": object, "InputSpec": object}
+        shared = {item.name: _parameter(item, at_most) for item in fields(SampleOptions) if item.name not in fixed}
+        own = inspect.signature(
+            command, eval_str=True, locals=dict.fromkeys(("Batches", "SampleOptions", "OpenModel"), object)
         ).parameters
-        shared = {
-            name: parameter.replace(default=defaults.get(name, parameter.default))
-            for name, parameter in every.items()
-            if name not in ("inputs", *without)
-        }
-        for name, parameter in shared.items():
-            if name in defaults:
-                parameter.annotation.__metadata__[0].show_default = True
-            if name != "data":
-                panel = "Image preprocessing" if name in _IMAGES else "Samples"
-                parameter.annotation.__metadata__[0].rich_help_panel = panel
-        own = inspect.signature(command, eval_str=True, locals={"Batches": object, "OpenModel": object}).parameters
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
@@ -223,15 +153,17 @@ def takes_samples(*without: str, **defaults: Any) -> Callable[[Callable[..., Non
                 if "onnx" in own and is_engine(values["model"]):
                     raise ValueError(f"{values['model']}: is a TensorRT engine; give the ONNX model")
                 with redirect_stdout(sys.stderr), _opened(values["model"]) as (inputs, opened):
-                    batches = _samples(inputs, **{name: values[name] for name in shared})
-                    handed = {"batches": batches, "opened": opened, "onnx": opened}
-                    command(**{name: {**handed, **values}[name] for name in own})
+                    options = SampleOptions(**fixed, **{name: values[name] for name in shared})
+                    made: dict[str, Any] = {"options": options, "opened": opened, "onnx": opened}
+                    if "batches" in own:
+                        made["batches"] = options.open(inputs, at_most=at_most)
+                    command(**{name: {**made, **values}[name] for name in own})
             finally:
                 Output.stdout = None
 
         parameters = {**{"model": own["model"], "data": shared["data"]}, **own, **shared}
-        for handed in ("batches", "opened", "onnx"):
-            parameters.pop(handed, None)
+        for name in handed:
+            parameters.pop(name, None)
         keyword = inspect.Parameter.KEYWORD_ONLY
         run.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in parameters.values()])  # type: ignore[attr-defined]
         run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
@@ -270,13 +202,6 @@ def open_engine(path: Path) -> Any:
         raise BackendError(
             f"{path}: an engine runs only where TensorRT and calibrators are installed: {error}"
         ) from error
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} {text}: expected numbers joined by commas, such as 0.5,0.5,0.5") from None
 
 
 def print_out(text: str) -> None:

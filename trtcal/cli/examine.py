@@ -20,10 +20,11 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-@takes_samples("batch_size", "partial", "labels", "samples")
+@takes_samples(batch_size=1, partial="pad")  # a sheet shows samples of any size beside each other
 def contact_sheet(
     model: Model,
     data: str,
+    labels: str | None,
     batches: Batches,
     opened: Any,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")] = Path(
@@ -37,7 +38,7 @@ def contact_sheet(
 
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output {output}: the contact sheet is a PNG; give it a name that ends in .png")
-    check_output(output, PNG, [model if is_engine(model) else opened, data])
+    check_output(output, PNG, [model if is_engine(model) else opened, data, labels])
     undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
     statistics = draw(batches, output, undo=undo, count=count)
     color = getattr(getattr(batches.source, "preprocess", None), "color", None)

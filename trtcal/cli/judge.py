@@ -38,15 +38,6 @@ logger = logging.getLogger(__name__)
 
 _ROWS = 20  # tensors, and layers that were not measured, printed; --json has all
 
-_Labels = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.csv",
-        help="Rows sample,label; samples of one .npy or .npz file also by row number. Without it: class folders of "
-        "images, or the array `labels` of an .npz file.",
-    ),
-]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
@@ -54,7 +45,7 @@ def register(app: typer.Typer) -> None:
     app.command()(sensitivity)
 
 
-@takes_samples("labels")
+@takes_samples()
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, float or Q/DQ, or a TensorRT engine.")],
     batches: Batches,
@@ -75,7 +66,7 @@ def evaluate(
             show_default="MODEL itself where --cache is given",
         ),
     ] = None,
-    labels: _Labels = None,
+    labels: str | None = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,7 +117,7 @@ def evaluate(
         print_out(_evaluation(result, what, against, latency))
 
 
-@takes_samples("labels", samples=64)
+@takes_samples(at_most=64)
 def sensitivity(
     model: Model,
     data: str,
@@ -142,7 +133,7 @@ def sensitivity(
     ] = 0.9,
     placement: Placement = "all",
     exclude: Exclude = None,
-    labels: _Labels = None,
+    labels: str | None = None,
     metric: Annotated[
         str | None,
         typer.Option(

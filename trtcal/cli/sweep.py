@@ -27,6 +27,7 @@ from trtcal.files import terminal
 if TYPE_CHECKING:
     from trtcal.model.open import Model as OpenModel
     from trtcal.samples.batches import Batches
+    from trtcal.samples.options import SampleOptions
     from trtcal.sweep.judge import Judge
 
 
@@ -35,13 +36,12 @@ def register(app: typer.Typer) -> None:
     app.command()(sweep)
 
 
-@takes_samples("order", "seed", "labels")
+@takes_samples(order="given", seed=0)
 def sweep(
     model: Model,
     data: str,
-    batches: Batches,
     onnx: OpenModel,
-    labels: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Rows sample,label.")] = None,
+    options: SampleOptions,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and the trials.")
     ] = Path("sweep"),
@@ -83,7 +83,7 @@ def sweep(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="Samples to judge by, prepared as --data is.",
+            help="Samples to judge by, prepared as --data is; --labels is about them then.",
             show_default="the calibration samples",
         ),
     ] = None,
@@ -103,14 +103,16 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Show what the calibration batch size and the order of the samples do to histograms and accuracy."""
+    from trtcal.samples.options import open_both
     from trtcal.sweep import tracking
     from trtcal.sweep.run import run_sweep
 
     if mlflow:
         tracking.require()
+    batches, judged = open_both(options, onnx.inputs, eval_data, eval_samples)
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
-    judge, judge_key, judged = None, "", None
+    judge, judge_key = None, ""
     if engine and (exclude or not accuracy):
         other = "--exclude, which engines built from ranges cannot follow" if exclude else "--no-accuracy"
         raise ValueError(f"--engine does not go with {other}; leave one of them out")
@@ -118,9 +120,7 @@ def sweep(
         raise ValueError("--engine builds and judges on this machine; leave out --ray")
     if accuracy:
         timings = output / "timing.cache" if engine else None
-        judge, judge_key, judged = _judge(
-            onnx, batches, labels, metric, eval_data, eval_samples, exclude or [], timings
-        )
+        judge, judge_key = _judge(onnx, judged, options.labels, metric, exclude or [], timings)
     with executor_for(workers, ray, ray_address, ray_cpus) as executor, say.progress("sweeping", 1) as bar:
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -139,7 +139,7 @@ def sweep(
             exact=exact,
             judge=judge,
             judge_key=judge_key,
-            judged_on=judged,
+            judged_on=judged if accuracy else None,
             metric=metric,
             resume=resume,
             force=force,
@@ -192,36 +192,23 @@ def sweep(
 
 
 def _judge(
-    model: OpenModel,
-    batches: Batches,
-    labels: Path | None,
-    metric: str,
-    eval_data: str | None,
-    eval_samples: int | None,
-    exclude: list[str],
-    timings: Path | None,
-) -> tuple[Judge, str, Batches]:
-    """The judge, of engines where their ``timings`` have a file, what tells its judgements apart, and its samples."""
+    model: OpenModel, judged: Batches, labels: str | None, metric: str, exclude: list[str], timings: Path | None
+) -> tuple[Judge, str]:
+    """The judge, of engines where their ``timings`` have a file, and what tells its judgements apart."""
     from trtcal.judging.evaluation import judged_by, labels_of
     from trtcal.judging.metrics import metric as named
     from trtcal.qdq.insert import check_exclude
-    from trtcal.samples.batches import Batches
-    from trtcal.samples.sources import open_source
     from trtcal.sweep.cpu_judge import CpuJudge
 
     check_exclude(model.whole, exclude)
-    source = batches.source
-    if eval_data is not None:
-        source = open_source(eval_data, inputs=model.inputs, preprocess=getattr(source, "preprocess", None))
-    judged = Batches(source, batches.batch_size, samples=eval_samples or (None if eval_data else batches.num_samples))
     known = labels_of(judged, labels, [metric])
     key = f"{judged_by(judged, known, metric)} {exclude}"
     rule = named(metric) if known is not None else None
     if timings is None:
-        return CpuJudge(model, judged, known, rule, exclude), key, judged
+        return CpuJudge(model, judged, known, rule, exclude), key
     from calibrators.judging import EngineJudge, identity
 
-    return EngineJudge(model, judged, known, rule, timing_cache=timings), f"{key} {identity()}", judged
+    return EngineJudge(model, judged, known, rule, timing_cache=timings), f"{key} {identity()}"
 
 
 def _whole(text: str) -> int:

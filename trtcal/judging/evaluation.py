@@ -34,7 +34,7 @@ from trtcal.model.runner import OrtRunner
 from trtcal.qdq.insert import int8_candidates
 from trtcal.samples.batches import Batches, Samples
 from trtcal.samples.conform import as_dtype
-from trtcal.samples.labels import class_numbers, is_number, read_labels
+from trtcal.samples.labels import class_numbers, is_number, read_labels, refuse_unlabelled
 from trtcal.spec import InputSpec
 
 logger = logging.getLogger(__name__)
@@ -194,9 +194,7 @@ def labels_of(batches: Batches, path: str | os.PathLike[str] | None, metrics: It
     source = batches.source
     every = [source.name(index) for index in range(len(source))] if isinstance(source, Samples) else names
     labels = read_labels(path, every)
-    missing = [name for name in names if name not in labels]
-    if missing:
-        raise DataError(f"{os.fspath(path)}: no label for {missing[0]!r} and {len(missing) - 1} more; add their rows")
+    refuse_unlabelled(path, names, labels)
     if METRICS.keys() & set(metrics) or all(map(is_number, labels.values())):
         return class_numbers(path, labels)
     return {name: label.text for name, label in labels.items()}

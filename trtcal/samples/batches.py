@@ -5,6 +5,7 @@ The sources themselves are in ``trtcal.samples.sources``.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -129,6 +130,8 @@ class Batches:
     not full: ``pad`` repeats its last sample, ``wrap`` takes samples from the beginning of the
     order, ``drop`` leaves it out, ``error`` refuses.
 
+    ``labels``, sample to class, takes precedence over what the source says of classes.
+
     A stream has only its own order. ``batch_size=None`` keeps a stream's own batches, and then
     ``partial`` has nothing to do.
 
@@ -146,6 +149,7 @@ class Batches:
         seed: int = 0,
         samples: int | None = None,
         partial: Partial = "pad",
+        labels: Mapping[str, int | str] | None = None,
     ) -> None:
         if not isinstance(source, (Samples, Stream)):
             raise TypeError(f"{type(source).__name__} is no source; wrap it in trtcal.samples.sources.IterableSource")
@@ -156,7 +160,7 @@ class Batches:
         if partial not in PARTIALS:
             raise ValueError(f"partial is one of {', '.join(PARTIALS)}; got {partial!r}")
         self.source = source
-        self._size, self._limit, self.partial = batch_size, samples, partial
+        self._size, self._limit, self.partial, self._labels = batch_size, samples, partial, labels
         self.order = order if isinstance(order, str) else "explicit"
         self.seed = seed if self.order == "shuffled" else None  # no other order draws random numbers
         self._stream_length: int | None = None
@@ -167,7 +171,7 @@ class Batches:
             if samples is not None and samples > len(self._order):
                 logger.warning("%d samples asked for, %d there", samples, len(self._order))
             elif samples is not None and self.order in ("given", "sorted"):
-                _warn_of_few_classes(source, self._order)
+                _warn_of_few_classes([self._class(index) for index in range(len(source))], self._order)
             _refuse_partial(source, len(self._order), batch_size, partial)
         elif self.order != "given":
             wanted = "taken by sample numbers" if self.order == "explicit" else self.order
@@ -206,11 +210,14 @@ class Batches:
     def labels(self) -> tuple[int, ...] | None:
         """Classes of the samples used, in their order; None unless all are known."""
         used = self.num_samples
+        labels: Sequence[int | str | None]
         if isinstance(self.source, Samples):
-            labels: Sequence[int | None] = [self.source.label(index) for index in self._order[:used]]
+            labels = [self._class(index) for index in self._order[:used]]
+        elif self._labels is not None:
+            labels = [self._labels.get(name) for name in self._survey.names[:used]]
         else:
             labels = self._survey.labels[:used]
-        known = tuple(label for label in labels if label is not None)
+        known = tuple(label for label in labels if isinstance(label, int))
         return known if len(known) == used else None
 
     def key(self) -> str:
@@ -224,6 +231,30 @@ class Batches:
             chosen = self._order[:used]
             return self.source.key(chosen if self.order == "explicit" else sorted(chosen))
         return key_of(self._survey.digests[:used])
+
+    def labelled(self, labels: Mapping[str, int | str]) -> Batches:
+        """Sample to class -> the same batches with these classes."""
+        made = copy.copy(self)
+        made._labels = labels
+        return made
+
+    def part(self, samples: int) -> Batches:
+        """A number -> batches of so many of these samples, all where there are no more; the last batch is padded."""
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        made = copy.copy(self)
+        made.partial = "pad"
+        if isinstance(self.source, Samples):
+            made._order = self._order[: self.num_samples][:samples]
+        else:
+            made._limit = samples if self._limit is None else min(samples, self._limit)
+            made._stream_length = None
+            made.__dict__.pop("_survey", None)
+        return made
+
+    def _class(self, index: int) -> int | str | None:
+        assert isinstance(self.source, Samples)
+        return self.source.label(index) if self._labels is None else self._labels.get(self.source.name(index))
 
     def groups(self) -> Iterator[tuple[list[int], int]]:
         """Nothing -> the sample numbers of each batch, and how many of its rows are no padding; TypeError for a stream.
@@ -369,10 +400,10 @@ class _Counted(Iterator[T]):
         return item
 
 
-def _warn_of_few_classes(source: Samples, chosen: Sequence[int]) -> None:
+def _warn_of_few_classes(classes: Sequence[int | str | None], chosen: Sequence[int]) -> None:
     """Sorted by class, the first samples of a set are of its first classes alone."""
-    every = {source.label(index) for index in range(len(source))} - {None}
-    some = {source.label(index) for index in chosen} - {None}
+    every = set(classes) - {None}
+    some = {classes[index] for index in chosen} - {None}
     if some and 2 * len(some) <= min(len(every), len(chosen)):
         logger.warning(
             "the first %d samples are of %d of %d classes; shuffled ones would be of more",

@@ -14,7 +14,6 @@ from trtcal.files.folders import LocalFolder, seen
 from trtcal.files.remote import Remote
 from trtcal.samples.batches import key_of
 from trtcal.samples.conform import conform
-from trtcal.samples.labels import class_numbers, read_labels
 from trtcal.samples.preprocess import Preprocess, decode, image_extensions, is_image
 from trtcal.spec import InputSpec
 
@@ -27,13 +26,11 @@ class ImageFolder:
     """Folder of pictures, sub-folders included, sorted by the bytes of their relative names -> samples.
 
     Where every picture lies in a sub-folder, the first-level folders are the classes, numbered from
-    0 in sorted order. A CSV file ``labels`` takes precedence; it has a row ``file,label`` for every
-    picture and may have a header. Its labels are numbers, or names that are numbered in sorted order.
+    0 in sorted order.
 
     ``dtype`` is the input's; pixels are rounded where it is an integer type.
 
-    Raises DataError for a folder without pictures, a link that leads out of it, and rows of the CSV
-    file that do not fit, naming the line.
+    Raises DataError for a folder without pictures, and for a link that leads out of it.
     """
 
     def __init__(
@@ -42,7 +39,6 @@ class ImageFolder:
         preprocess: Preprocess,
         *,
         input_name: str,
-        labels: str | os.PathLike[str] | None = None,
         dtype: np.dtype | type[np.generic] = np.float32,
     ) -> None:
         self._folder = path if isinstance(path, Remote) else LocalFolder(path)
@@ -58,11 +54,9 @@ class ImageFolder:
                 f"{path}: input {input_name!r} takes {self._input.dtype}, the preset makes fractions of "
                 "pixels; use one that leaves them whole, such as 'raw'"
             )
-        self._classes = _classes(self._folder, self._names) if labels is None else []
+        self._classes = _classes(self._folder, self._names)
         self._labels: list[int] | None = None
-        if labels is not None:
-            self._labels = _csv_labels(labels, self._names)
-        elif self._classes:
+        if self._classes:
             numbers = {name: number for number, name in enumerate(self._classes)}
             self._labels = [numbers[name.split("/", 1)[0]] for name in self._names]
 
@@ -127,12 +121,3 @@ def _classes(folder: LocalFolder | Remote, names: Sequence[str]) -> list[str]:
         return []
     # Folders that are empty here count, so that a part of a data set keeps the numbers of the whole.
     return folder.folders() if isinstance(folder, LocalFolder) else sorted({name.split("/", 1)[0] for name in names})
-
-
-def _csv_labels(path: str | os.PathLike[str], names: Sequence[str]) -> list[int]:
-    """CSV file of ``file,label`` rows -> the label of each name."""
-    labels = read_labels(path, names)
-    if missing := [name for name in names if name not in labels]:
-        raise DataError(f"{os.fspath(path)}: no label for {missing[0]!r} and {len(missing) - 1} more; add their rows")
-    numbers = class_numbers(path, labels)
-    return [numbers[name] for name in names]

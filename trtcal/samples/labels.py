@@ -94,6 +94,27 @@ def class_numbers(path: str | os.PathLike[str], labels: Mapping[str, Label]) -> 
     return {name: numbers[label.text] for name, label in labels.items()}
 
 
+def classes_of(path: str | os.PathLike[str], names: Collection[str]) -> Mapping[str, int | str]:
+    """CSV file of ``sample,label`` rows, and the samples' names -> class of each sample that has a row.
+
+    That is its class number, or the text itself where the texts are no classes: some numbers, some not, as they are
+    for a metric of one's own. DataError as :func:`read_labels` raises it.
+    """
+    labels = read_labels(path, names)
+    numbers = sum(map(is_number, labels.values()))
+    if numbers == len(labels) or (numbers == 0 and all(label.text for label in labels.values())):
+        return class_numbers(path, labels)
+    return {name: label.text for name, label in labels.items()}
+
+
+def refuse_unlabelled(path: str | os.PathLike[str], names: Collection[str], labelled: Collection[str]) -> None:
+    """DataError where one of the names is not among those that the CSV file has a row for."""
+    missing = [name for name in names if name not in labelled]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"{os.fspath(path)}: no label for {missing[0]!r}{more}; add their rows")
+
+
 def is_number(label: Label) -> bool:
     """Is the label a class number, 0 or more?"""
     return _DIGITS.fullmatch(label.text) is not None

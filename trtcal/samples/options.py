@@ -1,14 +1,208 @@
-"""From what a model says of its inputs, and what the user adds, to how samples must look."""
+"""The one door to samples, from options to batches for a model; every command, a sweep, a zoo and a build share it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from contextlib import suppress
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from trtcal.errors import DataError
-from trtcal.samples.preprocess import Preprocess, preset
-from trtcal.spec import InputSpec
+
+if TYPE_CHECKING:  # a command line reads the options before anything heavy is wanted
+    from trtcal.samples.batches import Batches
+    from trtcal.samples.preprocess import Preprocess
+    from trtcal.spec import InputSpec
+
+
+def _option(
+    text: str,
+    metavar: str,
+    *,
+    default: Any = None,
+    least: int | None = None,
+    most: int | None = None,
+    otherwise: str | None = None,
+    image: bool = False,
+) -> Any:
+    """A field, with what a command line says of it: help, shape of its values, bounds, and what holds ``otherwise``."""
+    said = {"help": text, "metavar": metavar, "least": least, "most": most, "otherwise": otherwise, "image": image}
+    return field(default=default, metadata=said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """Which samples a model is fed, how they look and how they come: ``open`` makes batches of them.
+
+    The fields are the options of every command, ``resize_to`` as ``--resize-to``, and keys of a zoo's row. Numbers and
+    lists may be given as text, ``mean="0.5,0.5,0.5"``. ValueError for a value of another kind or out of bounds.
+    """
+
+    data: str = _option(
+        "Folder of images, .npy or .npz file or folder of them (first axis: samples), or script.py[:function] with a "
+        "function load_data as Polygraphy takes it, which is run as your own code. Folders and files may be URLs such "
+        "as s3://bucket/photos (extra remote).",
+        "PATH",
+        default=MISSING,
+    )
+    batch_size: int = _option("Samples per batch; entropy calibration depends on it.", "N", default=8, least=1)
+    preset: str | None = _option(
+        "How the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw; or V1, V1MS or "
+        "V2 of NVIDIA's build_engine.py. Images are always brought to the model's height and width. Arrays are fed as "
+        "they are: for them there is raw alone.",
+        "NAME",
+        image=True,
+    )
+    resize: str | None = _option(
+        "Change the preset: how images get their size.", "shorter|stretch|letterbox|none", image=True
+    )
+    resize_to: int | None = _option("Length of the shorter side before the crop.", "N", least=1, image=True)
+    crop: str | None = _option("What is cut out after resizing.", "center|none", image=True)
+    interpolation: str | None = _option("Filter for resizing.", "bilinear|bicubic|nearest|lanczos|box", image=True)
+    color: str | None = _option("Order of the channels; L is grey.", "RGB|BGR|L", image=True)
+    scale: float | None = _option("Factor for pixels 0..255, before mean and std.", "S", image=True)
+    mean: tuple[float, ...] | None = _option("Subtracted, per channel as it is fed.", "M[,M,M]", image=True)
+    std: tuple[float, ...] | None = _option("Divided by, per channel as it is fed.", "S[,S,S]", image=True)
+    pad_value: int | None = _option("Pixel that fills a letterbox.", "N", least=0, most=255, image=True)
+    layout: str | None = _option("Axis order, where the model's shape leaves it open.", "CHW|HWC", image=True)
+    labels: str | None = _option(
+        "Rows sample,label; samples of one .npy or .npz file also by row number. Without it: class folders of images, "
+        "or the array `labels` of an .npz file.",
+        "FILE.csv",
+    )
+    shape: tuple[str, ...] = _option(
+        "Fix dynamic axes, without the batch axis: 3x640x640 or x:3x640x640. Repeatable.",
+        "[INPUT:]SIZES",
+        default=(),
+    )
+    samples: int | None = _option("Use the first so many samples of the order.", "N", least=1, otherwise="all")
+    order: str = _option("Order of the samples.", "given|sorted|shuffled", default="given")
+    seed: int = _option("Seed of --order shuffled.", "N", default=0, least=0, otherwise="0")
+    partial: str = _option("What becomes of a last batch that is not full.", "pad|wrap|drop|error", default="pad")
+
+    def __post_init__(self) -> None:
+        for item in fields(SampleOptions):
+            object.__setattr__(self, item.name, _value(item, getattr(self, item.name)))
+
+    def open(self, inputs: Sequence[InputSpec], *, at_most: int | None = None) -> Batches:
+        """The model's inputs -> batches for it; ``at_most`` so many samples, unless ``samples`` says how many.
+
+        Raises DataError where data, inputs and options do not go together, ValueError for a choice that is none.
+        """
+        from trtcal.samples.batches import Batches, Samples
+        from trtcal.samples.labels import classes_of, refuse_unlabelled
+        from trtcal.samples.sources import open_source
+
+        inputs = fix_shapes(inputs, self.shape)
+        source = open_source(self.data, inputs=inputs, preprocess=self._preprocess(inputs))
+        samples, classes = self.samples, None
+        if samples is None and at_most is not None:
+            samples = min(at_most, len(source)) if isinstance(source, Samples) else at_most
+        if self.labels is not None and isinstance(source, Samples):
+            classes = classes_of(self.labels, [source.name(index) for index in range(len(source))])
+        batches = Batches(
+            source,
+            self.batch_size,
+            order=self.order,  # type: ignore[arg-type]
+            seed=self.seed,
+            samples=samples,
+            partial=self.partial,  # type: ignore[arg-type]
+            labels=classes,
+        )
+        if self.labels is not None:
+            names = batches.sample_names
+            if classes is None:  # of a stream, names are known when it has been run through
+                classes = classes_of(self.labels, names)
+                batches = batches.labelled(classes)
+            refuse_unlabelled(self.labels, names, classes)
+        return batches
+
+    def _preprocess(self, inputs: Sequence[InputSpec]) -> Preprocess | None:
+        from trtcal.samples.sources import holds_arrays
+
+        changes = {name: getattr(self, name) for name in KNOBS if getattr(self, name) is not None}
+        if self.preset is None:
+            if changes or self.layout is not None:
+                raise ValueError(f"{_flag(next(iter(changes), 'layout'))} changes a preset; name one with --preset")
+            return None
+        if self.preset == "raw" and not changes and self.layout is None and holds_arrays(self.data):
+            return None  # that is what arrays are anyway
+        return image_preprocess(inputs, self.preset, layout=self.layout, **changes)
+
+
+KNOBS = tuple(
+    item.name for item in fields(SampleOptions) if item.metadata["image"] and item.name not in ("preset", "layout")
+)
+"""The fields that change a preset, named as those of `Preprocess`."""
+
+
+def open_both(
+    options: SampleOptions,
+    inputs: Sequence[InputSpec],
+    eval_data: str | None = None,
+    eval_samples: int | None = None,
+) -> tuple[Batches, Batches]:
+    """Options, and what else to evaluate on -> batches to calibrate with, and batches to evaluate on.
+
+    ``eval_data`` is opened with the same options, and the labels are then those of its samples; without it, the
+    calibration samples serve. Of either, ``eval_samples`` so many. An evaluation leaves no sample out and takes none
+    twice, so its last batch is padded, whatever ``partial`` says of those that calibrate.
+    """
+    if eval_data is None:
+        batches = options.open(inputs)
+        return batches, batches if eval_samples is None else batches.part(eval_samples)
+    evaluated = replace(options, data=eval_data, samples=eval_samples, order="given", partial="pad")
+    return replace(options, labels=None).open(inputs), evaluated.open(inputs)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+_KINDS: dict[str, tuple[type, str]] = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+}
+
+
+def _value(item: Field[Any], given: Any) -> Any:
+    """A field and what it was given, maybe as text -> its value; ValueError for one that it does not take."""
+    if given is None and item.default in (None, ()):
+        return item.default
+    kind = str(item.type).removesuffix(" | None")
+    if not kind.startswith("tuple"):
+        return _single(item, kind, given)
+    inner = kind.removeprefix("tuple[").removesuffix(", ...]")
+    parts = given if isinstance(given, (list, tuple)) else [given]
+    if inner != "float":
+        return tuple(_single(item, inner, part) for part in parts)
+    try:
+        numbers = tuple(_single(item, inner, part) for part in (given.split(",") if isinstance(given, str) else parts))
+    except ValueError:
+        numbers = ()
+    if not numbers:
+        raise ValueError(f"{_flag(item.name)} {given}: expected numbers joined by commas, such as 0.5,0.5,0.5")
+    return numbers
+
+
+def _single(item: Field[Any], kind: str, given: Any) -> Any:
+    """A value of one of _KINDS, within the bounds of its field."""
+    wanted, words = _KINDS[kind]
+    least, most = item.metadata["least"], item.metadata["most"]
+    if least is not None:
+        words += f" from {least} on" if most is None else f" from {least} to {most}"
+    if kind == "str":
+        if isinstance(given, (str, os.PathLike)):
+            return os.fspath(given)
+    elif isinstance(given, (str, int, float)) and not isinstance(given, bool):
+        with suppress(ValueError, OverflowError):
+            value = wanted(given)
+            whole = isinstance(given, str) or value == given
+            if whole and (least is None or value >= least) and (most is None or value <= most):
+                return value
+    raise ValueError(f"{_flag(item.name)} {given}: expected {words}")
 
 
 def fix_shapes(inputs: Sequence[InputSpec], shapes: Sequence[str]) -> tuple[InputSpec, ...]:
@@ -54,6 +248,8 @@ def image_preprocess(inputs: Sequence[InputSpec], name: str, *, layout: str | No
     spec = inputs[0]
     if len(spec.shape) != 3:
         raise DataError(f"{spec} takes no images: a preset needs the axes (N, C, H, W) or (N, H, W, C)")
+    from trtcal.samples.preprocess import preset
+
     if layout is None:
         layout = "HWC" if spec.shape[0] not in (1, 3) and spec.shape[2] in (1, 3) else "CHW"
     if layout not in ("CHW", "HWC"):

@@ -220,6 +220,27 @@ def _raw(size: Size, channels: int, layout: Layout) -> Preprocess:
     return Preprocess(size, color=_color(channels), layout=layout)
 
 
+# The preprocessors of NVIDIA's EfficientNet sample, by the names that its --calib_preprocessor knows. The sample crops
+# first and resizes then; here it is the other way round, which differs in rounding only.
+# Source: samples/python/efficientnet/image_batcher.py of NVIDIA/TensorRT.
+_SPARE = 32  # pixels that its crop leaves at the edges
+_WHOLE_FROM = 320  # from this size on, V2 takes the whole picture
+
+
+def _v1(size: Size, channels: int, layout: Layout) -> Preprocess:
+    made = _zero_to_one(size, channels, layout)
+    return replace(made, resize="shorter", resize_to=size[0] + _SPARE, interpolation="bicubic")
+
+
+def _v1_mean_subtraction(size: Size, channels: int, layout: Layout) -> Preprocess:
+    return replace(_normalised(size, channels, layout, size[0] + _SPARE), interpolation="bicubic")
+
+
+def _v2(size: Size, channels: int, layout: Layout) -> Preprocess:
+    made = replace(_minus_one_to_one(size, channels, layout), scale=1 / 128)
+    return made if size[0] >= _WHOLE_FROM else replace(made, resize="shorter", resize_to=size[0] + _SPARE)
+
+
 PRESETS: dict[str, Callable[[Size, int, Layout], Preprocess]] = {
     "imagenet": _imagenet,
     _TORCHVISION: _torchvision,
@@ -227,6 +248,9 @@ PRESETS: dict[str, Callable[[Size, int, Layout], Preprocess]] = {
     "0-1": _zero_to_one,
     "-1-1": _minus_one_to_one,
     "raw": _raw,
+    "V1": _v1,
+    "V1MS": _v1_mean_subtraction,
+    "V2": _v2,
 }
 
 
@@ -237,6 +261,9 @@ def preset(name: str, *, size: tuple[int, int], channels: int = 3, layout: Layou
     - ``torchvision-<size>``: the same with the shorter side given, for instance ``torchvision-232``
     - ``yolo-letterbox``: aspect ratio kept, rest filled with 114, 0..1
     - ``0-1``, ``-1-1``, ``raw`` (0..255): stretched to the size
+    - ``V1`` (0..1; the model itself normalises), ``V1MS`` (ImageNet's mean and std): centre crop with 32 pixels to
+      spare, bicubic; ``V2`` ((x - 128) / 128): the same below 320 pixels, bilinear, else stretched; as in NVIDIA's
+      EfficientNet sample
 
     One channel means grey, with the average of the three means and stds. ``color="BGR"`` turns the
     preset's mean and std round with the channels. Raises ValueError for unknown names and knobs.

@@ -27,28 +27,27 @@ def open_source(
     *,
     inputs: Sequence[InputSpec],
     preprocess: Preprocess | None = None,
-    labels: str | os.PathLike[str] | None = None,
 ) -> Samples | Stream:
     """Folder of pictures or of arrays, ``.npy`` or ``.npz`` file, or ``script.py[:function]`` -> its source.
 
     Folders and files may lie behind a URL that fsspec opens, such as ``s3://bucket/photos``.
 
-    ``preprocess`` and ``labels``, a CSV file, belong to pictures only. Raises DataError where the
-    path, the model's ``inputs`` and these do not go together.
+    ``preprocess`` belongs to pictures only. Raises DataError where the path, the model's ``inputs`` and it do not go
+    together.
     """
     where = os.fspath(path)
     if is_url(where):
-        return _remote(Remote(where), inputs, preprocess, labels)
+        return _remote(Remote(where), inputs, preprocess)
     root = Path(path)
     script = re.fullmatch(r"(.+\.py)(?::\w+)?", where)
     if not Path(script[1] if script else where).exists():
         raise DataError(f"{where}: no such file or folder")
     if root.is_dir():
         if _holds_pictures(LocalFolder(root), preprocess):
-            return _pictures(root, inputs, preprocess, labels)
+            return _pictures(root, inputs, preprocess)
     elif not script and root.suffix.lower() not in EXTENSIONS:
         raise DataError(f"{where}: expected a folder, a .npy or .npz file, or script.py[:function]")
-    _refuse_for_arrays(where, preprocess, labels)
+    _refuse_for_arrays(where, preprocess)
     return LoaderScript(where, inputs=inputs) if script else ArrayFolder(root, inputs=inputs)
 
 
@@ -69,13 +68,12 @@ def _remote(
     remote: Remote,
     inputs: Sequence[InputSpec],
     preprocess: Preprocess | None,
-    labels: str | os.PathLike[str] | None,
 ) -> Samples:
     if remote.is_folder and _holds_pictures(remote, preprocess):
-        return _pictures(remote, inputs, preprocess, labels)
+        return _pictures(remote, inputs, preprocess)
     if not remote.is_folder and Path(remote.name).suffix.lower() not in EXTENSIONS:
         raise DataError(f"{remote}: expected a folder, or a .npy or .npz file")
-    _refuse_for_arrays(str(remote), preprocess, labels)
+    _refuse_for_arrays(str(remote), preprocess)
     return RemoteArrays(remote, inputs=inputs)
 
 
@@ -94,11 +92,11 @@ def _holds_pictures(folder: LocalFolder | Remote, preprocess: Preprocess | None)
     return images > 0
 
 
-def _refuse_for_arrays(where: str, preprocess: Preprocess | None, labels: str | os.PathLike[str] | None) -> None:
-    if preprocess is not None or labels is not None:
+def _refuse_for_arrays(where: str, preprocess: Preprocess | None) -> None:
+    if preprocess is not None:
         raise DataError(
-            f"{where}: arrays are fed as they are, a preset or a labels file is for pictures; "
-            "prepare the arrays themselves, and put labels into the .npz file as 'labels'"
+            f"{where}: arrays are fed as they are, a preset is for pictures; leave it out, and prepare the arrays "
+            "themselves"
         )
 
 
@@ -106,7 +104,6 @@ def _pictures(
     root: Path | Remote,
     inputs: Sequence[InputSpec],
     preprocess: Preprocess | None,
-    labels: str | os.PathLike[str] | None,
 ) -> ImageFolder:
     if preprocess is None:
         raise DataError(f"{root}: pictures need a preset that says how the model wants them: {', '.join(PRESETS)}")
@@ -118,4 +115,4 @@ def _pictures(
         raise DataError(
             f"{root}: the preset makes {preprocess.shape}, the model takes {spec}; {shape_hint(preprocess.shape, spec)}"
         )
-    return ImageFolder(root, preprocess, input_name=spec.name, labels=labels, dtype=spec.dtype)
+    return ImageFolder(root, preprocess, input_name=spec.name, dtype=spec.dtype)

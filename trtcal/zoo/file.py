@@ -11,6 +11,7 @@ from typing import Any
 
 from trtcal.errors import BackendError, DataError
 from trtcal.files.remote import is_url
+from trtcal.samples.options import SampleOptions
 
 PATHS = ("model", "data", "labels", "eval_data")  # keys of files and folders
 
@@ -19,22 +20,16 @@ _TAKEN = ("index.html", "zoo.json", "zoo.csv")  # beside the folders of the rows
 
 
 @dataclass(frozen=True)
-class Row:
-    """A model of the zoo and what to do with it; the fields are the keys of its row.
+class Row(SampleOptions):
+    """A model of the zoo, its samples and what to do with it; the fields are the keys of its row.
 
     ``method`` makes the cache, ``methods``, ``batch_sizes``, ``orders``, ``growths`` and ``seeds`` are those of a
-    sweep; an empty ``batch_sizes`` leaves it out. ``preset`` and ``shape`` say what samples look like. The cache is
-    evaluated, and the sweep judged, on ``eval_data``, else on the calibration samples.
+    sweep; an empty ``batch_sizes`` leaves it out. The cache is evaluated, and the sweep judged, on ``eval_data``, else
+    on the calibration samples.
     """
 
     name: str
     model: str
-    data: str
-    preset: str | None = None
-    shape: tuple[str, ...] = ()
-    labels: str | None = None
-    batch_size: int = 8
-    samples: int | None = None
     method: str = "entropy"
     methods: tuple[str, ...] = ("entropy", "minmax", "percentile:99.99", "mse")
     batch_sizes: tuple[int, ...] = (1, 8, 32)
@@ -121,7 +116,8 @@ def _row(where: str, number: int, values: object, defaults: Mapping[str, Any]) -
     row: dict[str, Any] = {}
     for item in fields(Row):
         if item.name in merged:
-            row[item.name] = _value(f"{at} {item.name}", str(item.type), merged[item.name])
+            least = item.metadata.get("least", 1)  # of Row's own numbers, every one
+            row[item.name] = _value(f"{at} {item.name}", str(item.type), merged[item.name], least)
         else:
             assert item.default is not MISSING
     if not _NAME.fullmatch(row["name"]):
@@ -134,30 +130,38 @@ def _row(where: str, number: int, values: object, defaults: Mapping[str, Any]) -
             row[name] = str(base / row[name])
     if ".py:" in row.get("metric", ""):
         row["metric"] = str(base / row["metric"])
-    return Row(**row)
+    try:
+        return Row(**row)
+    except ValueError as error:
+        raise DataError(f"{at} {error}") from error
 
 
-def _value(at: str, kind: str, value: object) -> Any:
+def _value(at: str, kind: str, value: object, least: int | None = None) -> Any:
     """A value of the file -> that of the field, whose type is one of those of :class:`Row`."""
     if value is None and kind.endswith("| None"):
         return None
     kind = kind.removesuffix(" | None")
     if kind.startswith("tuple"):
-        inner = "str" if "str" in kind else "int"
+        inner = kind.removeprefix("tuple[").removesuffix(", ...]")
         if not isinstance(value, list):
             raise DataError(f"{at}: expected a list, got {_kind(value)}")
-        return tuple(_value(f"{at}[{number}]", inner, item) for number, item in enumerate(value, 1))
-    wanted = {"str": str, "int": int, "bool": bool}[kind]
-    if type(value) is not wanted:
+        return tuple(_value(f"{at}[{number}]", inner, item, least) for number, item in enumerate(value, 1))
+    wanted: tuple[type, ...] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}[kind]
+    if type(value) not in wanted:
         raise DataError(f"{at}: expected {_WORDS[kind]}, got {_kind(value)}")
     if value == "":
         raise DataError(f"{at}: expected text, got an empty one; leave the key out")
-    if kind == "int" and (not isinstance(value, int) or value < 1):
-        raise DataError(f"{at}: expected a whole number from 1 on, got {value}")
+    if kind == "int" and least is not None and (not isinstance(value, int) or value < least):
+        raise DataError(f"{at}: expected a whole number from {least} on, got {value}")
     return value
 
 
-_WORDS = {"str": "text (in quotes, if it looks like a number)", "int": "a whole number", "bool": "true or false"}
+_WORDS = {
+    "str": "text (in quotes, if it looks like a number)",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
 
 
 def _refuse_unknown(at: str, values: Mapping[Any, Any], known: Sequence[str]) -> None:

@@ -22,9 +22,7 @@ from trtcal.model.open import open_model
 from trtcal.model.overwriting import HTML, Kind, check_output, json_of, only_writer
 from trtcal.passes.executor import Executor, Here
 from trtcal.qdq.insert import check_exclude
-from trtcal.samples.batches import Batches
-from trtcal.samples.options import fix_shapes, image_preprocess
-from trtcal.samples.sources import holds_arrays, open_source
+from trtcal.samples.options import open_both
 from trtcal.sweep.cpu_judge import CpuJudge
 from trtcal.sweep.run import run_sweep
 from trtcal.zoo import page as zoopage
@@ -113,22 +111,11 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
     check_output(record, json_of("outcome of a zoo's row", ROW_FORMAT, "key"))
     model = open_model(row.model)
     check_exclude(model.whole, row.exclude)
-    inputs = fix_shapes(model.inputs, row.shape)
-    as_it_is = row.preset == "raw" and holds_arrays(row.data)
-    prepare = None if row.preset is None or as_it_is else image_preprocess(inputs, row.preset)
-    pictures = None if prepare is None else row.labels
-    source = open_source(row.data, inputs=inputs, preprocess=prepare, labels=pictures)
-    batches = Batches(source, row.batch_size, samples=row.samples)
-    judged = batches
-    if row.eval_data is not None or row.eval_samples is not None:
-        other = source
-        if row.eval_data is not None:
-            other = open_source(row.eval_data, inputs=inputs, preprocess=prepare, labels=pictures)
-        judged = Batches(other, row.batch_size, samples=row.eval_samples)
+    batches, judged = open_both(row, model.inputs, row.eval_data, row.eval_samples)
     metrics = {row.metric: named(row.metric)}
     # Of files what is in them counts, and not where they lie.
     parts: list[Any] = [{name: value for name, value in asdict(row).items() if name not in PATHS}]
-    labels = labels_of(judged, None if pictures is not None else row.labels, metrics)
+    labels = labels_of(judged, row.labels, metrics)
     parts += [model.sha256, batches.key(), judged_by(judged, labels, row.metric), installed_versions()]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     before = _read_record(record)
