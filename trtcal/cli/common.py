@@ -161,9 +161,8 @@ def takes_samples(at_most: int | None = None, **fixed: Any) -> Callable[[Callabl
             finally:
                 Output.stdout = None
 
-        parameters = {**{"model": own["model"], "data": shared["data"]}, **own, **shared}
-        for name in handed:
-            parameters.pop(name, None)
+        alone = {name: parameter for name, parameter in own.items() if name not in (*handed, *shared)}
+        parameters = {"model": own["model"], "data": shared["data"], **alone, **shared}
         keyword = inspect.Parameter.KEYWORD_ONLY
         run.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in parameters.values()])  # type: ignore[attr-defined]
         run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
