@@ -16,8 +16,7 @@ from PIL import Image
 
 from trtcal.cli import app
 from trtcal.errors import DataError, TrtcalError
-from trtcal.model.batch_axis import model_inputs
-from trtcal.model.read import load_model
+from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches, sample_digest
 from trtcal.samples.options import SampleOptions
 from trtcal.samples.preprocess import PRESETS
@@ -261,7 +260,7 @@ def hold_together(request: pytest.FixtureRequest, name: str, source: str, every:
         said = {**options, "data": source if "://" in source else str(folder / source)}
         if "labels" in said:
             said["labels"] = str(folder / said["labels"])
-        inputs = model_inputs(load_model(model))
+        inputs = open_model(model).inputs
         expected = outcome(lambda said=said, inputs=inputs: SampleOptions(**said).open(inputs))  # type: ignore[misc]
         assert door(model, said) == expected, options
         seen.add(isinstance(expected, str))
