@@ -79,6 +79,32 @@ def test_the_command_line_page_is_what_the_generator_makes(monkeypatch: pytest.M
     make_cli_docs.main()  # leaves with a message where the page is out of date
 
 
+def test_methods_growth_rules_and_formats_have_their_tables() -> None:
+    pages = "".join(map(read, PAGES))
+    for name, table in make_cli_docs.TABLES.items():
+        assert pages.count(f"<!-- table: {name} -->") == 1, name
+        assert table() in pages, name
+
+
+def test_a_page_that_is_out_of_date_is_named_and_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    old = "before\n<!-- table: methods -->\n| old |\n<!-- end of table -->\nafter\n"
+    (tmp_path / "README.md").write_text(old)
+    monkeypatch.setattr(make_cli_docs, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["make_cli_docs.py", "--check"])
+    with pytest.raises(SystemExit, match=r"docs/cli\.md, README\.md: out of date"):
+        make_cli_docs.main()
+    assert read(tmp_path / "README.md") == old
+    monkeypatch.setattr(sys, "argv", ["make_cli_docs.py"])
+    make_cli_docs.main()
+    table = make_cli_docs.methods()
+    assert read(tmp_path / "README.md") == (
+        f"before\n<!-- table: methods -->\n\n{table}\n<!-- end of table -->\nafter\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["make_cli_docs.py", "--check"])
+    make_cli_docs.main()
+
+
 def test_every_command_stands_on_the_command_line_page() -> None:
     def commands(command: object, name: str) -> Iterator[str]:
         yield name

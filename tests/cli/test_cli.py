@@ -16,7 +16,9 @@ from PIL import Image
 
 from trtcal import cli
 from trtcal.cache.cache import CalibrationCache
+from trtcal.cache.formats import FORMATS
 from trtcal.calibration.calibrate import calibrate
+from trtcal.cli import tables
 from trtcal.ranges.growth import GROWTH
 from trtcal.ranges.thresholds import METHODS
 from trtcal.samples.batches import Batches
@@ -285,11 +287,23 @@ def test_build_is_the_command_of_the_calibrators(run: Run, folder: Path) -> None
 
 
 def test_help_names_every_choice_that_the_library_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The help is written without importing the library; here they are held together."""
     monkeypatch.setenv("COLUMNS", "200")
     text = run("calibrate", "--help")[1]
+    for row in (*METHODS.values(), *GROWTH.values()):
+        assert " ".join(row.description.split()[:3]) in " ".join(text.replace("│", " ").split())
     for name in (*METHODS, *GROWTH, *PRESETS, "given", "sorted", "shuffled", "pad", "wrap", "drop", "error"):
         assert name.replace("<size>", "SIZE") in text
+
+
+def test_a_command_is_understood_without_the_tables_of_its_help(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "fill", lambda command: pytest.fail("nobody asked for help"))
+    assert run("cache", "convert", "gone.cache", "-o", "m.json", "--to", "tao")[0] == 2
+
+
+def test_the_help_of_converting_names_every_format(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = run("cache", "convert", "--help")[1]
+    assert [name for name, row in FORMATS.items() if text.count(name) < 1 + (row.format is not None)] == []
 
 
 def test_the_sweep_s_help_has_the_library_s_defaults_and_choices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trtcal.cli.common import AsJson, Output, print_out
+from trtcal.cli.tables import Command
 from trtcal.files import terminal
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def cache_retarget(
     _save(retarget(before, trt_version=trt_version, algorithm=algorithm), output, f"were {before.header}")
 
 
-@app.command("convert")
+@app.command("convert", cls=Command)
 def cache_convert(
     file: File,
     output: Annotated[
@@ -227,14 +228,16 @@ def cache_convert(
     ],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="FORMAT", help="Format of the file.", show_default="from its content"),
+        typer.Option(
+            "--from", metavar="FORMAT", help="Format of the file: {formats}.", show_default="from its content"
+        ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="tensorrt, ort-flatbuffers, ort-json, ort-text, int8api, tao, ppq, mqbench, dipoorlet or nvdla.",
+            help="Format to write: {written formats}.",
             show_default="from the name to write",
         ),
     ] = None,

@@ -20,6 +20,7 @@ from trtcal.cli.common import (
     print_out,
     takes_samples,
 )
+from trtcal.cli.tables import Command
 from trtcal.files import terminal
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command()(calibrate)
+    app.command(cls=Command)(calibrate)
     app.command()(demo)
 
 
@@ -46,14 +47,11 @@ def calibrate(
     ),
     method: Annotated[
         str,
-        typer.Option(metavar="NAME", help="entropy, minmax, mse, percentile or percentile:Q (e.g. percentile:99.9)."),
+        typer.Option(metavar="NAME", help="How thresholds are chosen: {methods}."),
     ] = "entropy",
     growth: Annotated[
         str,
-        typer.Option(
-            metavar="double|power-of-two",
-            help="How entropy's histogram grows: as TensorRT's, or independent of batch size and order.",
-        ),
+        typer.Option(metavar="NAME", help="How the histogram of {methods that depend on batches} grows: {growths}."),
     ] = "double",
     trt_version: Annotated[str, typer.Option(metavar="X.Y.Z", help="TensorRT version named in the header.")] = "8.6.1",
     algorithm: Annotated[

@@ -169,7 +169,7 @@ def _check_percent(q: float, text: str) -> None:
 METHODS: dict[str, Method] = {
     "entropy": Method(
         entropy,
-        "least Kullback-Leibler divergence, bit for bit as TensorRT's",
+        "least Kullback-Leibler divergence, as TensorRT's",
         algorithm="EntropyCalibration2",
         depends_on_batches=True,
         warning="Entropy collapses on tensors that hold few different values; minmax and percentile do not.",

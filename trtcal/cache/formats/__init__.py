@@ -38,13 +38,9 @@ FORMATS: dict[str, Format] = {
 }
 """Name on the command line -> format; a file is of the first that matches its content.
 
-- tensorrt: the calibration cache itself
-- qdq: an ONNX model with Q/DQ pairs, of which the scales of the activations are taken
-- ort-flatbuffers, ort-json, ort-text: the files that ONNX Runtime's ``write_calibration_table`` writes
-- int8api: ``name: amax``, as NVIDIA's sampleINT8API reads it and MQBench writes it for PPL
-- tao: amax under the name "tensor_scales" (``calibration_cache_from_dict`` of TAO's exporters)
-- ppq, mqbench, dipoorlet: amax (``TensorrtExporter``, ``deploy_linear.py``, ``gen_trt_range`` in those)
-- nvdla: the table of NVDLA's compiler (``calib_txt_to_json.py`` and ``LowPrecision.md`` of nvdla/sw)
+Sources: ``write_calibration_table`` of ONNX Runtime; NVIDIA's sampleINT8API, which MQBench writes for PPL;
+``calibration_cache_from_dict`` of TAO's exporters; ``TensorrtExporter`` of PPQ, ``deploy_linear.py`` of MQBench,
+``gen_trt_range`` of Dipoorlet; ``calib_txt_to_json.py`` and ``LowPrecision.md`` of nvdla/sw.
 """
 
 

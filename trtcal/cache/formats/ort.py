@@ -131,6 +131,21 @@ def _is_framed(tree: object) -> bool:
 
 ENDS = ("lowest", "highest")
 
-FLATBUFFERS = noting_lost_signs(Format(_parse_flatbuffer, _format_flatbuffer, _is_flatbuffer, (".flatbuffers",)))
-JSON = Format(_parse_json, _format_json, _is_json)
-TEXT = noting_lost_signs(lines(" "))
+FLATBUFFERS = noting_lost_signs(
+    Format(
+        _parse_flatbuffer,
+        _format_flatbuffer,
+        _is_flatbuffer,
+        "`calibration.flatbuffers`, which ONNX Runtime's TensorRT provider reads",
+        "amax, as text in a FlatBuffer",
+        (".flatbuffers",),
+    )
+)
+JSON = Format(
+    _parse_json,
+    _format_json,
+    _is_json,
+    "`calibration.json` of ONNX Runtime, in the layouts of all versions",
+    "lowest and highest; MinMax or another method",
+)
+TEXT = noting_lost_signs(lines(" ", "`calibration.cache` of ONNX Runtime, lines of `name amax`"))

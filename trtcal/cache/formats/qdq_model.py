@@ -50,4 +50,11 @@ def save_float_model(path: str | Path, output: str | Path) -> tuple[Path, ...]:
         return save_model(strip_qdq(model), output, external=external)
 
 
-QDQ = Format(_parse, None, _matches, (".onnx",))
+QDQ = Format(
+    _parse,
+    None,
+    _matches,
+    "an ONNX model with Q/DQ pairs, in every spelling; read only, `trtcal qdq` writes",
+    "scale of each int8 activation with zero point 0",
+    (".onnx",),
+)

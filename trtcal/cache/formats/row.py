@@ -26,6 +26,10 @@ class Format(NamedTuple):
     """Cache -> content; CacheError where it cannot hold a scale. None if a model is needed besides."""
     matches: Callable[[bytes, Any], bool]
     """(content, content parsed as JSON or None) -> does it look like this format?"""
+    description: str
+    """What such a file is, in one line of the documentation's table."""
+    holds: str = "amax"
+    """What it says of each tensor, for the same table."""
     suffixes: tuple[str, ...] = ()
     """Ends of file names that stand for this format alone."""
 

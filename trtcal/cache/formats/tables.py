@@ -45,8 +45,8 @@ def json_number(value: object, where: str) -> float:
         raise CacheFormatError(f"{where}: expected a number that float32 holds, got a larger one") from error
 
 
-def json_table(*keys: str) -> Format:
-    """An object {tensor: amax} under ``keys``, each the key of the object around the next."""
+def json_table(*keys: str, note: str = "") -> Format:
+    """An object {tensor: amax} under ``keys``, each the key of the object around the next; ``note``: whose it is."""
 
     def parse(data: bytes, name: str) -> CalibrationCache:
         table = _nested(parse_json(data, name), keys)
@@ -64,7 +64,10 @@ def json_table(*keys: str) -> Format:
             tree = {key: tree}
         return dump_json(tree)
 
-    return Format(parse, format, lambda data, tree: isinstance(_nested(tree, keys), dict))
+    shown = "{name: amax}"
+    for key in reversed(keys):
+        shown = f'{{"{key}": {shown}}}'
+    return Format(parse, format, lambda data, tree: isinstance(_nested(tree, keys), dict), f"`{shown}`{note}")
 
 
 def _nested(tree: object, keys: Iterable[str]) -> object:
@@ -110,8 +113,14 @@ def _is_nvdla_entry(entry: object) -> bool:
     return isinstance(entry, dict) and ("scale" in entry or {"min", "max"} <= entry.keys())
 
 
-TAO = json_table("tensor_scales")
+TAO = json_table("tensor_scales", note=" of NVIDIA TAO; amax in spite of its name")
 PPQ = json_table("act_quant_info")
 MQBENCH = json_table("tensorrt", "blob_range")
 DIPOORLET = json_table("blob_range")
-NVDLA = Format(_parse_nvdla, _format_nvdla, _is_nvdla)
+NVDLA = Format(
+    _parse_nvdla,
+    _format_nvdla,
+    _is_nvdla,
+    '`{name: {"scale": ..., "min": 0, "max": 0, "offset": 0}}` for NVDLA\'s compiler',
+    "scale, else min and max",
+)

@@ -14,7 +14,7 @@ from trtcal.errors import CacheFormatError
 _BOM = "\ufeff"
 
 
-def lines(separator: str, suffixes: tuple[str, ...] = ()) -> Format:
+def lines(separator: str, description: str, *, suffixes: tuple[str, ...] = ()) -> Format:
     """Lines of name, separator and amax, cut at the last separator: a name may hold it too.
 
     NVIDIA's sampleINT8API cuts at the first colon and so misses names that hold one.
@@ -48,7 +48,7 @@ def lines(separator: str, suffixes: tuple[str, ...] = ()) -> Format:
         tensor, value = split(_first_line(data).rstrip())
         return bool(tensor) and is_number(value)
 
-    return Format(parse, format, matches, suffixes)
+    return Format(parse, format, matches, description, suffixes=suffixes)
 
 
 def _is_tensorrt(data: bytes, tree: Any) -> bool:
@@ -68,6 +68,8 @@ TENSORRT = Format(
     lambda data, name: CalibrationCache.parse(data, name=name),
     CalibrationCache.format,
     _is_tensorrt,
+    "the calibration cache above",
+    "scale, exact; version and algorithm",
     (".cache", ".calib", ".table", "cal.bin"),
 )
-INT8API = lines(": ", (".txt",))
+INT8API = lines(": ", "lines of `name: amax`, read by NVIDIA's sampleINT8API", suffixes=(".txt",))
