@@ -16,7 +16,7 @@ from ppocr import recogniser
 from calibrators.device_kernels import Observer
 from calibrators.gpu_stats import observe_all
 from calibrators.memory import HostMemory
-from trtcal.errors import BackendError, DataError, NonFiniteError
+from trtcal.errors import BackendError, DataError, ModelError, NonFiniteError
 from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes.collect import collect
 from trtcal.ranges.growth import GROWTH
@@ -137,6 +137,23 @@ def test_a_second_run_that_comes_out_larger_grows_no_limit(
     for name in ("wide", "half"):
         assert caplog.text.count(f"tensor '{name}' came out larger") == 1
     assert "'x'" not in caplog.text
+
+
+@pytest.mark.parametrize("tensor", ["y", "odd"])
+def test_tensors_that_vary_are_the_error_that_the_cpu_raises(memory: HostMemory, tensor: str) -> None:
+    def fickle(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        third = batch["x"][0, 0] == 3
+        names = ["x", *(["y"] if tensor != "y" or not third else []), *(["odd"] if tensor == "odd" and third else [])]
+        return dict.fromkeys(names, batch["x"])
+
+    batches = cut(np.arange(1, 6, dtype=np.float32)[:, None], 2)
+    messages = []
+    for collected in (lambda: collect(fickle, batches), lambda: on_the_device(memory, fickle, batches)):
+        with pytest.raises(ModelError) as caught:
+            collected()
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("sample 2: shows")
 
 
 def spoiled(value: float, above: float = 3) -> Runner:

@@ -13,7 +13,8 @@ import pytest
 from network import Batches, cut, data, network
 
 from trtcal.errors import DataError, NonFiniteError
-from trtcal.passes import collect as collector
+from trtcal.passes import collect as pass_here
+from trtcal.passes import collector
 from trtcal.passes.collect import collect
 from trtcal.ranges.growth import GROWTH
 from trtcal.ranges.stats import ActivationStats, merge
@@ -219,7 +220,7 @@ def interrupted(batches: Batches, after: int) -> Iterator[dict[str, np.ndarray]]
 def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr(pass_here, "SNAPSHOT_SECONDS", 0)
     path, batches, runs = tmp_path / "partial.npz", cut(data(), 4), []
 
     def counting(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -239,7 +240,7 @@ def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bytes(
 def test_a_checkpoint_of_something_else_or_a_broken_one_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr(pass_here, "SNAPSHOT_SECONDS", 0)
     path, batches = tmp_path / "partial.npz", cut(data(), 4)
     whole = collect(network, batches)
     with pytest.raises(KeyboardInterrupt):
@@ -256,8 +257,8 @@ def test_a_long_pass_leaves_a_checkpoint_before_anything_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a kill would leave: seen from inside the pass."""
-    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 0)
-    monkeypatch.setattr(collector, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(pass_here, "SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr(pass_here, "CHECKPOINT_SECONDS", 0)
     path, seen = tmp_path / "partial.npz", []
 
     def watching(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -289,7 +290,7 @@ def test_workers_run_ahead_but_not_without_bound() -> None:
 def test_a_look_comes_at_powers_of_two_and_at_the_end_even_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector, "SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr(pass_here, "SNAPSHOT_SECONDS", 0)
     batches = cut(data(23), 3)
 
     def looks(source: object, **options: object) -> list[int]:

@@ -287,7 +287,7 @@ def test_a_limit_of_the_kernel_s_loses_nothing_either(
     "place",
     [
         "trtcal.model.runner.OrtRunner.__call__",
-        "trtcal.passes.collect._Collector.add",
+        "trtcal.passes.collector.Collector.add",
         "trtcal.ranges.histogram.HistogramBuilder.add",
     ],
 )

@@ -13,7 +13,7 @@ import numpy as np
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.model.open import FloatRunner, Model, Source, open_model
-from trtcal.passes.collect import Progress
+from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
 from trtcal.ranges.growth import growth_rule, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, GrowthRule, Histogram, HistogramBuilder, abs_max

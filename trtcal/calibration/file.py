@@ -30,7 +30,8 @@ from trtcal.errors import OutputError
 from trtcal.files.atomic import write_bytes
 from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.model.overwriting import check_distinct, check_output, json_of, only_writer
-from trtcal.passes.collect import Progress, load_checkpoint
+from trtcal.passes.collect import load_checkpoint
+from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
 from trtcal.ranges.growth import growth_rule
 from trtcal.ranges.stats import ActivationStats

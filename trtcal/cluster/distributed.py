@@ -22,7 +22,8 @@ from typing import Any
 from trtcal.cluster import shards
 from trtcal.cluster.ray_cluster import Cluster, fetched
 from trtcal.errors import BackendError, DataError
-from trtcal.passes.collect import CHECKPOINT_SECONDS, Progress, load_checkpoint, save_checkpoint
+from trtcal.passes.collect import CHECKPOINT_SECONDS, load_checkpoint, save_checkpoint
+from trtcal.passes.collector import Progress
 from trtcal.passes.executor import OpenRunner
 from trtcal.passes.partial import Part, added, continued, first_limits, recounted, uncounted
 from trtcal.ranges.stats import ActivationStats

@@ -7,7 +7,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from trtcal.cluster.ray_cluster import Shared
-from trtcal.passes.collect import as_batch, collect
+from trtcal.passes.collect import collect
+from trtcal.passes.collector import as_batch
 from trtcal.passes.executor import OpenRunner
 from trtcal.passes.partial import Part, collect_part
 from trtcal.ranges.stats import ActivationStats

@@ -14,7 +14,7 @@ from trtcal.calibration.file import CacheFile, calibrate_to_file
 from trtcal.judging.accuracy import Score, evaluate, simulate
 from trtcal.model.open import open_model
 from trtcal.model.runner import OrtRunner
-from trtcal.passes.collect import Progress
+from trtcal.passes.collector import Progress
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 

@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from trtcal.errors import DataError, NonFiniteError, OutputError, StatsError
+from trtcal.errors import DataError, OutputError, StatsError
 from trtcal.files.atomic import write_bytes
+from trtcal.passes.collector import Collector, Progress, Seen
 from trtcal.ranges.both_grids import PairBuilder
-from trtcal.ranges.growth import growth_rule
-from trtcal.ranges.histogram import abs_max
-from trtcal.ranges.stats import ActivationStats, TensorStats, parse
+from trtcal.ranges.histogram import Histogram, abs_max
+from trtcal.ranges.stats import ActivationStats, parse
 from trtcal.samples.batches import Batch
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_SECONDS = 1.0  # at most this much of a pass is lost to an interruption,
 CHECKPOINT_SECONDS = 30.0  # and this much to a kill
-HELD_BYTES = 128 << 20  # a batch that has to be known before it is counted is kept up to here, and above run twice
-ROW_BYTES = 256  # what an array and its _Row take beside the elements
+GROUP = 1 << 14  # elements that are looked at before they are counted: what is small enough for a core's own cache
 
 Answer = Mapping[str, np.ndarray]
-Progress = Callable[[int], None]
-"""Called with the number of samples that are done, after each."""
+Run = Callable[[Mapping[str, np.ndarray]], Answer]
+"""One sample, ``{input: (1, ...)}`` -> its tensors: what any Runner is when called."""
 
 
 def collect(
-    runner: Callable[[Mapping[str, np.ndarray]], Answer],
+    runner: Run,
     batches: Iterable[Mapping[str, np.ndarray]],
     *,
     growth: str = "double",
@@ -69,7 +67,7 @@ def collect(
     network is let pass, since masks are made of it, and leaves its tensor without histograms. No batches at
     all: DataError.
     """
-    collector = _Collector(runner, growth, workers, progress)
+    collector = Collector(_Here(runner, growth, workers), growth, progress)
     done = 0
     resume = load_checkpoint(checkpoint, checkpoint_key) if checkpoint is not None else None
     if resume is not None:
@@ -133,146 +131,93 @@ def save_checkpoint(stats: ActivationStats, path: str | Path, key: str) -> None:
         logger.warning("%s; an interruption will cost what was done so far", error)
 
 
-@dataclass
-class _Row:
-    """A sample of a batch that has to be known as a whole before it is counted."""
+class Values(NamedTuple):
+    """A tensor of one sample in NumPy's memory."""
 
-    row: int
-    amax: float
-    sample: int | None  # its place among the tensor's samples; None for padding
-    values: np.ndarray | None  # None: not held
+    name: str
+    values: np.ndarray  # float32
+
+    @property
+    def kept_bytes(self) -> int:
+        """What keeping its values takes."""
+        return self.values.nbytes
 
 
-class _Tensor:
-    """Everything that is accumulated for one tensor."""
+class _Grids:
+    """One tensor's histograms, counted by the CPU."""
 
     def __init__(self, growth: str) -> None:
-        self.sample_amax = array("f")  # 12 bytes a sample in both; lists of numbers would take four times that
-        self.sample_peaks = array("q")
-        self.growth = growth
-        self.both = PairBuilder(growth)
-        self.waiting: list[_Row] = []  # in a batch that sets the first limit and is still arriving
-        self.masked = False
+        self._growth = growth
+        self._both = PairBuilder(growth)
 
-    def add(self, values: np.ndarray, row: _Row, *, wait: bool) -> None:
-        """Note one sample's maximum and count it; with ``wait`` later, if the limit is still open."""
-        if not np.isfinite(row.amax) and not self.masked:
-            # From the first -inf on there is no range to find, whatever the other samples hold.
-            self.masked, self.both = True, PairBuilder(self.growth)
-        if row.sample is not None:
-            self.sample_amax.append(row.amax)
-            self.sample_peaks.append(0)
-        if wait and row.amax and not self.masked and self.both.limit == 0:
-            self.waiting.append(row)
-        else:
-            self.count(values, row)
+    @property
+    def limit(self) -> float:
+        return self._both.limit
 
-    def count(self, values: np.ndarray, row: _Row) -> None:
-        """Count one sample."""
-        if row.sample is None:
-            if not self.masked:
-                self.both.streamed.add(values, row.amax)
-        elif self.masked:
-            self.sample_peaks[row.sample] = int((np.abs(values) == row.amax).sum())
-        else:
-            self.sample_peaks[row.sample] = self.both.add(values, row.amax)
+    def start_batch(self) -> None:
+        self._both.start_batch()
 
-    def count_held(self) -> None:
-        """Count what waited and is at hand, now that the batch is known; the rest goes on waiting."""
-        if not self.masked:
-            self.both.fit(max(row.amax for row in self.waiting))
-        for row in self.waiting:
-            if row.values is not None:
-                self.count(row.values, row)
-        self.waiting = [row for row in self.waiting if row.values is None]
+    def fit(self, amax: float) -> None:
+        self._both.fit(amax)
+
+    def add(self, shown: Values, seen: Seen, *, fine: bool, streamed: bool) -> int:
+        return self._add(shown.values, seen.amax, fine, streamed)
+
+    def add_clipped(self, shown: Values, seen: Seen, *, fine: bool, streamed: bool) -> int:
+        return self._add(np.minimum(np.abs(shown.values), np.float32(seen.amax)), seen.amax, fine, streamed)
+
+    def _add(self, values: np.ndarray, amax: float, fine: bool, streamed: bool) -> int:
+        if fine and streamed:
+            return self._both.add(values, amax)
+        if fine or streamed:
+            return (self._both.fine if fine else self._both.streamed).add(values, amax)
+        return int((np.abs(values) == np.float32(amax)).sum())
+
+    def clear(self) -> None:
+        self._both = PairBuilder(self._growth)
+
+    def build(self) -> tuple[Histogram, Histogram]:
+        return self._both.fine.build(), self._both.streamed.build()
+
+    def restore(self, fine: Histogram, streamed: Histogram) -> None:
+        self._both.fine.restore(fine)
+        self._both.streamed.restore(streamed)
 
 
-class _Collector:
-    def __init__(self, runner: Any, growth: str, workers: int, progress: Progress | None) -> None:
-        self.runner, self.growth, self.workers = runner, growth, workers
-        self.progress = progress or (lambda done: None)
-        self.samples: list[str] = []
-        self.tensors: dict[str, _Tensor] = {}
-        self.batches = 0
-        self.seen = 0
+class _Here:
+    """A runner whose answers are NumPy arrays, as a `trtcal.passes.collector.TensorSource`."""
 
-    def add(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Run one batch; after an error the collector is of no further use."""
-        batch = as_batch(arrays, self.seen)
-        names, rows, valid = batch.samples, len(batch.samples), batch.valid
-        self.seen += valid
-        wait = rows > 1 and not growth_rule(self.growth).invariant
-        hold: bool | None = None
-        for tensor in self.tensors.values():
-            tensor.both.start_batch()
-        for row, answer in run_rows(self.runner, batch, range(rows), self.workers):
-            if not self.tensors:
-                self.tensors = {name: _Tensor(self.growth) for name in answer}
-            if hold is None:
-                unknown = [name for name, seen in self.tensors.items() if seen.both.limit == 0 and not seen.masked]
-                size = sum(4 * np.size(answer[name]) + ROW_BYTES for name in unknown)
-                hold = wait and rows * size <= HELD_BYTES
-            for name in list(answer):
-                values = _float32(answer.pop(name))  # a tensor is let go of as soon as it is counted
-                amax = abs_max(values)
-                if not np.isfinite(amax):
-                    refuse_unless_mask(name, values, amax, names[row], name in batch)
-                tensor = self.tensors[name]
-                sample = len(tensor.sample_amax) if row < valid else None
-                tensor.add(values, _Row(row, amax, sample, values if hold else None), wait=wait)
-            if row < valid:
-                self.samples.append(names[row])
-                self.progress(len(self.samples))
-        for tensor in self.tensors.values():
-            if tensor.waiting:
-                tensor.count_held()
-        self._count_again(batch)
-        self.batches += 1
+    def __init__(self, runner: Run, growth: str, workers: int) -> None:
+        self._runner, self._growth, self._workers = runner, growth, workers
 
-    def _count_again(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Run rows once more for the tensors that go on waiting, since they were not held."""
-        waiting = {name: {row.row: row for row in tensor.waiting} for name, tensor in self.tensors.items()}
-        waiting = {name: rows for name, rows in waiting.items() if rows}
-        if not waiting:
-            return
-        rows = sorted(set().union(*waiting.values()))
-        for row, answer in run_rows(self.runner, batch, rows, self.workers):
-            for name in list(answer):
-                values = answer.pop(name)
-                if row in waiting.get(name, ()):
-                    self.tensors[name].count(_float32(values), waiting[name][row])
-        for name in waiting:
-            self.tensors[name].waiting = []
+    def run(self, batch: Batch, rows: Iterable[int]) -> Iterator[tuple[int, Iterator[list[Values]]]]:
+        for row, answer in run_rows(self._runner, batch, rows, self._workers):
+            yield row, self._groups(answer)
 
-    def build(self) -> ActivationStats:
-        """The statistics so far."""
-        tensors = {
-            name: TensorStats(
-                np.array(tensor.sample_amax, np.float32),
-                np.array(tensor.sample_peaks, np.int64),
-                tensor.both.fine.build(),
-                tensor.both.streamed.build(),
-            )
-            for name, tensor in self.tensors.items()
-        }
-        return ActivationStats(tuple(self.samples), tensors, self.growth, self.batches)
+    def grids(self) -> _Grids:
+        return _Grids(self._growth)
 
-    def restore(self, stats: ActivationStats) -> None:
-        """Stand where :meth:`build` gave ``stats``."""
-        self.samples, self.batches, self.seen = list(stats.samples), stats.batches, len(stats.samples)
-        self.tensors = {}
-        for name, saved in stats.tensors.items():
-            tensor = self.tensors[name] = _Tensor(self.growth)
-            tensor.sample_amax = array("f", saved.sample_amax.tolist())
-            tensor.sample_peaks = array("q", saved.sample_peaks.tolist())
-            tensor.masked = bool(np.isinf(saved.sample_amax).any())
-            tensor.both.fine.restore(saved.histogram)
-            if saved.streamed is not None:
-                tensor.both.streamed.restore(saved.streamed)
+    def look(self, group: Sequence[Values], grids: object, wanted: object) -> list[Seen]:
+        return [self._look(shown.values) for shown in group]
+
+    def _look(self, values: np.ndarray) -> Seen:
+        amax = abs_max(values)
+        return Seen(amax, None, math.isinf(amax) and bool((values == np.inf).any()), False)
+
+    def _groups(self, answer: dict[str, np.ndarray]) -> Iterator[list[Values]]:
+        """An answer -> its tensors, which are let go of as soon as they are counted; small ones together."""
+        group, size = [], 0
+        for name in list(answer):
+            group.append(Values(name, np.asarray(answer.pop(name), np.float32)))
+            size += group[-1].values.size
+            if size >= GROUP:
+                yield group
+                group, size = [], 0
+        yield group
 
 
 def run_rows(
-    runner: Callable[[Mapping[str, np.ndarray]], Answer],
+    runner: Run,
     batch: Mapping[str, np.ndarray],
     rows: Iterable[int],
     workers: int,
@@ -297,28 +242,3 @@ def run_rows(
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
-
-
-def as_batch(batch: Mapping[str, np.ndarray], seen: int = 0) -> Batch:
-    """Arrays by input, of as many samples each -> a Batch; samples without a name are numbered on from ``seen``.
-
-    DataError where the arrays disagree or there are none.
-    """
-    sizes = {name: array.shape[0] if array.ndim else 0 for name, array in batch.items()}
-    if len(set(sizes.values())) != 1 or not min(sizes.values()):
-        found = ", ".join(f"{name}: {size}" for name, size in sizes.items()) or "no inputs"
-        raise DataError(f"a batch needs arrays of one equal, positive length on axis 0, got {found}")
-    rows = next(iter(sizes.values()))
-    names = getattr(batch, "samples", None) or [f"sample {seen + row}" for row in range(rows)]
-    return Batch(batch, samples=names, valid=min(getattr(batch, "valid", rows), rows))
-
-
-def refuse_unless_mask(name: str, values: np.ndarray, amax: float, sample: str, fed: bool) -> None:
-    """nan, inf, and -inf in an input are errors; -inf inside the network is how attention masks its scores."""
-    found = "nan" if np.isnan(amax) else "inf" if (values == np.inf).any() else "-inf"
-    if fed or found != "-inf":
-        raise NonFiniteError(f"{sample}: tensor {name!r} holds {found}, and no tensor before it in the graph does")
-
-
-def _float32(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values, np.float32)

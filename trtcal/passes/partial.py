@@ -15,13 +15,13 @@ those limits do not differ by a power of two, the parts do not add, and the tens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 
-from trtcal.passes.collect import Answer, collect
+from trtcal.passes.collect import Run, collect
 from trtcal.ranges.growth import Rule, growth_rule
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, Histogram, growth_factor
 from trtcal.ranges.stats import ActivationStats, TensorStats
@@ -62,7 +62,7 @@ class Part:
 
 
 def collect_part(
-    runner: Callable[[Mapping[str, np.ndarray]], Answer],
+    runner: Run,
     batches: Iterable[Batch],
     limits: Mapping[str, float],
     *,

@@ -5,11 +5,12 @@ The first pass says which limits there are, because they follow from the samples
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from trtcal.passes.collect import Answer, Progress, run_rows
+from trtcal.passes.collect import Run, run_rows
+from trtcal.passes.collector import Progress, as_batch
 from trtcal.ranges.histogram import NUM_BINS, HistogramBuilder, abs_max
 
 
@@ -45,7 +46,7 @@ class ExactCounts:
 
 
 def count_exactly(
-    runner: Callable[[Mapping[str, np.ndarray]], Answer],
+    runner: Run,
     batches: Iterable[Mapping[str, np.ndarray]],
     limits: Mapping[str, Collection[float]],
     keep: Collection[int] = (),
@@ -62,8 +63,7 @@ def count_exactly(
     kept = frozenset(keep)
     sample = 0
     for batch in batches:
-        rows = len(next(iter(batch.values())))
-        for _, answer in run_rows(runner, batch, range(getattr(batch, "valid", rows)), workers):
+        for _, answer in run_rows(runner, batch, range(as_batch(batch).valid), workers):
             for name, tensor in counts.items():
                 tensor.add(np.asarray(answer[name], np.float32), sample, sample in kept)
             sample += 1
