@@ -28,7 +28,25 @@ def make_model(
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in (initializers or {}).items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return with_typed_outputs(model)
+
+
+def with_typed_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, with the types and ranks of its outputs as exporters give them; not where ONNX cannot tell."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except onnx.shape_inference.InferenceError:  # of ops from elsewhere
+        return model
+    outputs = {value.name: value.type.tensor_type for value in inferred.graph.output}
+    for value in model.graph.output:
+        found = outputs[value.name]
+        if found.elem_type and found.HasField("shape"):
+            value.type.tensor_type.elem_type = found.elem_type
+            value.type.tensor_type.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in found.shape.dim)
+            if not found.shape.dim:
+                value.type.tensor_type.shape.SetInParent()
+    return model
 
 
 def conv_model(batch: int | str = "N", size: int = 8) -> onnx.ModelProto:

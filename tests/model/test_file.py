@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from models import make_model
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from trtcal.errors import ModelError, OutputError
 from trtcal.model import file as modelfile
@@ -62,6 +62,44 @@ def test_old_files_are_replaced_and_nothing_else_is_left(tmp_path: Path) -> None
     save_model(wide_model(), tmp_path / "a.onnx", external=True)
     assert constants(load_whole_model(tmp_path / "a.onnx")[0]) == constants(wide_model())
     assert sorted(os.listdir(tmp_path)) == ["a.onnx", "a.onnx.data"]
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_model_that_nobody_can_load_is_not_written(tmp_path: Path, external: bool) -> None:
+    save_model(wide_model(), tmp_path / "a.onnx", external=external)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    broken = wide_model(2000)
+    broken.graph.output[0].type.tensor_type.elem_type = TensorProto.INT8
+    with pytest.raises(
+        ModelError, match=r"/a\.onnx: ONNX Runtime cannot load it: .*int8.*; it is not written$"
+    ) as caught:
+        save_model(broken, tmp_path / "a.onnx", external=external)
+    assert ".tmp" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    unsorted = wide_model(2000)
+    unsorted.graph.node.reverse()
+    with pytest.raises(ModelError, match=r"/a\.onnx: is not written, since ONNX's checker refuses it: .*sorted"):
+        save_model(unsorted, tmp_path / "a.onnx", external=external)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_weights_outside_are_loaded_from_where_they_are_for_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is checked are the very bytes that get the name afterwards, not those that had it before."""
+    save_model(wide_model(), tmp_path / "a.onnx", external=True)
+    seen = []
+
+    def check(file: Path, name: str, source: object = None) -> None:
+        assert name == str(tmp_path / "a.onnx")
+        with OrtRunner(file) as runner:
+            seen.append(runner({"x": np.ones((1, 2), np.float32)})["y"].shape)
+
+    monkeypatch.setattr(modelfile, "check_file", check)
+    save_model(wide_model(2000), tmp_path / "a.onnx", external=True)
+    assert seen == [(1, 2000)]
+    with OrtRunner(tmp_path / "a.onnx") as runner:
+        assert runner({"x": np.ones((1, 2), np.float32)})["y"].shape == (1, 2000)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from trtcal.errors import OutputError
@@ -35,8 +36,22 @@ def write_chunks(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
         put()
 
 
+@dataclass(frozen=True)
+class Staged:
+    """Content that is on the disk in ``file``, under a temporary name; calling it puts it into its place."""
+
+    path: str | os.PathLike[str]
+    target: Path
+    file: Path
+
+    def __call__(self) -> None:
+        """Put it there."""
+        with _naming(self.path, self.target):
+            os.replace(self.file, self.target)
+
+
 @contextmanager
-def staged(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> Iterator[Callable[[], None]]:
+def staged(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> Iterator[Staged]:
     """As :func:`write_chunks`, in two steps: all is on the disk on entry, and in its place once it is told to be.
 
     For files that belong together: what can go wrong has gone wrong before the first of them is replaced.
@@ -44,13 +59,8 @@ def staged(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> Iterator[Ca
     target = Path(os.path.realpath(path))
     with _naming(path, target):
         temporary = _written_beside(target, chunks)
-
-    def put() -> None:
-        with _naming(path, target):
-            os.replace(temporary, target)
-
     try:
-        yield put
+        yield Staged(path, target, temporary)
     finally:
         _remove(temporary)
 

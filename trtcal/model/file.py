@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtcal.errors import ModelError
-from trtcal.files.atomic import remove, staged, write_bytes
+from trtcal.files.atomic import remove, staged
+from trtcal.model.check import check_file
 from trtcal.model.nodes import all_tensors, copied
 from trtcal.model.overwriting import Input, check_output, weights_beside
 from trtcal.model.read import external_files, load_model
@@ -49,26 +50,34 @@ def load_weights(model: ModelProto, path: str | Path) -> ModelProto:
     return model
 
 
-def save_model(model: ModelProto, path: str | Path, *, external: bool = False) -> tuple[Path, ...]:
+def save_model(
+    model: ModelProto, path: str | Path, *, external: bool = False, source: str | Path | ModelProto | None = None
+) -> tuple[Path, ...]:
     """Model -> the file ``path``, and ``<path>.data`` for its weights where protobuf's 2 GiB do not hold them.
 
     ``external`` puts them there in any case, but for constants of less than 1 KiB. ``model`` keeps its weights only
-    where they stay inside. Returns the files written; OutputError names one that cannot be, and none is touched then.
+    where they stay inside. Returns the files written. ModelError where ONNX's checker or ONNX Runtime does not take
+    what is to be written, by :func:`trtcal.model.check.check_file`, for which ``source`` is what the model was made
+    from; OutputError names a file that cannot be written. None is touched then.
     A run that is killed between the two leaves a model without its weights rather than with another's.
     """
     path = Path(path)
     weights = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= _SMALL]
     data = _data_path(path)
     if not ((external and weights) or sum(len(tensor.raw_data) for tensor in weights) > MAX_WEIGHTS_INSIDE):
-        write_bytes(path, model.SerializeToString())
+        with staged(path, [model.SerializeToString()]) as put_model:
+            check_file(put_model.file, str(path), source)
+            put_model()
         return (path,)
-    with (
-        staged(data, _moved_out(weights, data.name)) as put_data,
-        staged(path, [model.SerializeToString()]) as put_model,  # which by now knows where they are
-    ):
-        remove(data)
-        put_model()
-        put_data()
+    with staged(data, _moved_out(weights, data.name)) as put_data:
+        _point_to(weights, put_data.file.name)  # where they are for now
+        with staged(path, [model.SerializeToString()]) as trial:
+            check_file(trial.file, str(path), source)
+        _point_to(weights, data.name)
+        with staged(path, [model.SerializeToString()]) as put_model:
+            remove(data)
+            put_model()
+            put_data()
     return (path, data)
 
 
@@ -113,3 +122,11 @@ def _moved_out(weights: list[TensorProto], location: str) -> Iterator[bytes]:
         external_data_helper.set_external_data(tensor, location, offset, len(content))
         tensor.ClearField("raw_data")
         offset += len(content)
+
+
+def _point_to(weights: list[TensorProto], location: str) -> None:
+    """Weights that lie in a file -> in the file of this name, at the same places."""
+    for tensor in weights:
+        for item in tensor.external_data:
+            if item.key == "location":
+                item.value = location

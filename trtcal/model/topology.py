@@ -54,7 +54,7 @@ class Graph:
         self.tensors = frozenset(
             {value.name for value in model.graph.input} | self.constants.keys() | self.producer.keys()
         )
-        self.types = _element_types(model)
+        self.types = element_types(model)
         self.root: dict[int, int] = {}
         self._find_roots()
 
@@ -118,7 +118,7 @@ def reads(node: NodeProto) -> Iterator[str]:
             yield from reads(inner)
 
 
-def _element_types(model: ModelProto) -> dict[str, int]:
+def element_types(model: ModelProto) -> dict[str, int]:
     """Element type of every tensor that the model declares or ONNX can infer.
 
     Inferred on a copy whose constants are inputs, since types do not depend on values and weights are big.

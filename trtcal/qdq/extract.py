@@ -11,7 +11,7 @@ import numpy as np
 from trtcal.errors import ModelError
 from trtcal.model.folding import fixed_values
 from trtcal.model.nodes import bodies, copied, is_quantized, replaced, subgraphs
-from trtcal.model.read import refuse_damaged
+from trtcal.model.read import inlined
 from trtcal.model.topology import Graph, reads
 from trtcal.qdq.reading import Levels, Reading, read_quantized
 
@@ -69,17 +69,10 @@ def strip_qdq(model: ModelProto) -> ModelProto:
 
 def _inlined(model: ModelProto) -> ModelProto:
     """The model, its own functions put in their places where one of them quantizes."""
-    import onnx.inliner
-
     bodies_of = (body for function in model.functions for body in (function, *subgraphs(function)))
     if not any(is_quantized(node) for body in bodies_of for node in body.node):
         return model
-    try:
-        model = onnx.inliner.inline_local_functions(model)
-        refuse_damaged(model)
-    except Exception as error:  # whatever its C++ raises
-        raise ModelError(f"the model's functions cannot be put in their places: {error}") from error
-    return model
+    return inlined(model)
 
 
 def _refuse_unlike_int8(name: str, levels: Levels) -> None:

@@ -65,5 +65,6 @@ def qdq_to_file(
     layers = {layer_name(node): node.op_type for node in result.model.graph.node if layer_name(node) in int8}
     opset = next(entry.version for entry in result.model.opset_import if entry.domain in STANDARD)
     with only_writer(output):
-        files = save_model(result.model, output, external=model.has_external_data)
+        source = model.path or model.proto
+        files = save_model(result.model, output, external=model.has_external_data, source=source)
     return QdqFile(files, opset, layers, result.quantized, result.weights, result.skipped)

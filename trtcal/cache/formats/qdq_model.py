@@ -47,7 +47,7 @@ def save_float_model(path: str | Path, output: str | Path) -> tuple[Path, ...]:
     if external:
         check_weights_output(output, [path])
     with only_writer(output):
-        return save_model(strip_qdq(model), output, external=external)
+        return save_model(strip_qdq(model), output, external=external, source=path)
 
 
 QDQ = Format(

@@ -1,0 +1,146 @@
+"""A model's file, before it gets its name: do ONNX's checker and ONNX Runtime take it?"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtcal.errors import ModelError
+from trtcal.model.nodes import bodies, op_name, replaced
+from trtcal.model.read import inlined
+from trtcal.model.runner import OrtRunner
+from trtcal.model.topology import element_types, reads
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+logger = logging.getLogger(__name__)
+
+# What ONNX Runtime says of an op that it has no schema for, none of this version, or no kernel on a CPU.
+_UNKNOWN = (
+    re.compile(r"Fatal error: (?P<domain>.*?):(?P<op>\w+)\(-?\d+\) is not a registered function/op"),
+    re.compile(r"No Op registered for (?P<op>\w+) with domain_version of"),
+    re.compile(r"Could not find an implementation for (?P<op>\w+)\(\d+\) node"),
+)
+
+
+def check_file(file: Path, name: str, source: str | Path | ModelProto | None = None) -> None:
+    """Model's file, and what it will be called -> nothing; ModelError where nobody could load it.
+
+    ONNX's checker must take it, or must refuse ``source``, which it was made from, in the same words: it refuses models
+    that run everywhere. ONNX Runtime must load it. Of a model with ops that ONNX Runtime does not know,
+    it must load all that does not depend on those. What could not be checked is logged.
+    """
+    complaint = _complaint(file)
+    if complaint is not None:
+        if source is None or complaint != _complaint(source):
+            raise ModelError(f"{name}: is not written, since ONNX's checker refuses it: {complaint}")
+        given = source if isinstance(source, (str, Path)) else "the model that was given"
+        logger.warning("%s: ONNX's checker refuses it as it does %s: %s", name, given, complaint)
+    refusal = _refusal(file, name)
+    if refusal is not None:
+        _check_known_part(file, name, refusal)
+
+
+def _complaint(model: str | Path | ModelProto) -> str | None:
+    """What ONNX's checker says against a model, by path where it can since that has no limit of size; None: nothing."""
+    from onnx import checker
+
+    given = str(model) if isinstance(model, (str, Path)) else model
+    try:
+        checker.check_model(given)
+    except Exception as error:  # of ONNX's C++ and protobuf
+        text = str(error).replace(given, "the model") if isinstance(given, str) else str(error)
+        return " ".join(text.split())
+    return None
+
+
+def _refusal(model: Path | ModelProto, name: str, folder: Path | None = None) -> ModelError | None:
+    """What ONNX Runtime says against a model; None where nothing."""
+    try:
+        OrtRunner(model, threads=1, folder=folder, name=name).close()
+    except ModelError as error:
+        return error
+    return None
+
+
+def _check_known_part(file: Path, name: str, refusal: ModelError) -> None:
+    """A model that ONNX Runtime refuses: the error, unless it loads all but what depends on ops it does not know."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    whole = len(model.graph.node)
+    found: ModelError | None = refusal
+    if model.functions:  # of whose ops ONNX Runtime says only that it cannot infer a type
+        model = inlined(model)
+        whole = len(model.graph.node)
+        found = _refusal(model, name, file.parent)
+    unknown: list[str] = []
+    while found is not None and model.graph.node:
+        op = _unknown_op(found)
+        if op is None or op in unknown:
+            break
+        unknown.append(op)
+        model = _without(model, op)
+        found = _refusal(model, name, file.parent) if model.graph.node else None
+    if found is not None or not unknown:
+        raise ModelError(f"{_without_file(found or refusal, file)}; it is not written") from refusal
+    logger.warning(
+        "%s: ONNX Runtime does not know %s, and has loaded %d of its %d nodes; ONNX's checker has seen all",
+        name,
+        ", ".join(sorted(unknown)),
+        len(model.graph.node),
+        whole,
+    )
+
+
+def _unknown_op(error: ModelError) -> str | None:
+    """The op that ONNX Runtime does not know, as it says itself; None where something else is wrong."""
+    for pattern in _UNKNOWN:
+        found = pattern.search(str(error))
+        if found is not None:
+            domain = found.groupdict().get("domain", "")
+            return f"{domain}::{found['op']}" if domain else found["op"]
+    return None
+
+
+def _without(model: ModelProto, op: str) -> ModelProto:
+    """A copy of the model without the nodes of an op: where the types of their outputs are known, these are inputs."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    types = element_types(model)
+    gone: set[str] = set()
+    kept: list[NodeProto] = []
+    inputs: dict[str, int] = {}
+    read: set[str] = set()
+    for node in graph.node:
+        if _has(node, op):
+            inputs |= {name: types[name] for name in node.output if name in types}
+            gone |= {name for name in node.output if name and name not in types}
+            read.update(reads(node))
+        elif gone.isdisjoint(reads(node)):
+            kept.append(node)
+        else:
+            gone.update(node.output)
+            read.update(reads(node))
+    made = {name for node in kept for name in node.output}
+    outputs = dict.fromkeys(name for name in (*(v.name for v in graph.output), *sorted(read)) if name in made)
+    replaced(graph.node, kept)
+    replaced(graph.output, [onnx.ValueInfoProto(name=name) for name in outputs])
+    graph.input.extend(onnx.helper.make_tensor_value_info(name, type, None) for name, type in inputs.items())
+    return copy
+
+
+def _has(node: NodeProto, op: str) -> bool:
+    """Is a node of an op, or one inside it?"""
+    return op in (op_name(node), node.op_type) or any(_has(inner, op) for body in bodies(node) for inner in body.node)
+
+
+def _without_file(error: ModelError, file: Path) -> str:
+    """The message without the temporary name of the file, which nobody knows."""
+    return str(error).replace(f" Load model from {file} failed:", " ").replace(str(file), "the model")
