@@ -22,6 +22,7 @@ from trtcal.calibration.calibrate import calibrate
 from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
+from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.run import run_sweep
 
 MUST, AIM = 2.0, 1.3
@@ -49,7 +50,7 @@ def main() -> None:
             once.append(time.perf_counter() - start)
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                run = run_sweep(file, batches, folder, growths=("double",))
+                run = run_sweep(file, batches, folder, SweepPlan(growths=("double",)))
                 whole.append(time.perf_counter() - start)
         ratio = statistics.median(b / a for a, b in zip(once, whole, strict=True))
         cells = [Path(file).stem, len(calibration.stats.tensors), len(run.sweep.measures), len(run.sweep.trials)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep import store
 from trtcal.sweep.cpu_judge import CpuJudge
+from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.run import run_sweep
 from trtcal.sweep.trials import ORDERS, Arrangement, Judgement
 
-SMALL = {"batch_sizes": (1, 3, 12), "seeds": 2}
+SMALL = SweepPlan(batch_sizes=(1, 3, 12), seeds=2)
+FEW = SweepPlan(batch_sizes=(3,), orders=("given",), methods=("minmax",))
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def without_report(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_sweep_leaves_its_files_and_they_say_what_it_returns(model: Path, tmp_path: Path) -> None:
-    run = run_sweep(model, batches(), tmp_path / "s", **SMALL)  # type: ignore[arg-type]
+    run = run_sweep(model, batches(), tmp_path / "s", SMALL)
     assert {"trials.csv", "trials.json", "stats.npz"} <= {p.name for p in run.folder.iterdir()}
     assert not (run.folder / "judgements.jsonl").exists()
     content = json.loads((run.folder / "trials.json").read_bytes())
@@ -54,7 +56,7 @@ def test_a_sweep_leaves_its_files_and_they_say_what_it_returns(model: Path, tmp_
 def test_the_table_of_trials_is_made_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, rows = [], store.rows
     monkeypatch.setattr(store, "rows", lambda sweep: made.append(rows(sweep)) or made[-1])
-    run = run_sweep(model, batches(), tmp_path / "s", **SMALL)  # type: ignore[arg-type]
+    run = run_sweep(model, batches(), tmp_path / "s", SMALL)
     assert made == [run.rows]
     assert (run.folder / "trials.csv").read_bytes() == store.to_csv(run.rows)
 
@@ -64,8 +66,8 @@ def test_exact_trials_are_bit_equal_to_calibrating_each_by_itself(model: Path, t
     def arranged(size: int, **order: Any) -> Batches:
         return Batches(ArraySource({"image": images(12)}), size, partial=partial, **order)  # type: ignore[arg-type]
 
-    grid = {"batch_sizes": (1, 5, 8), "seeds": 2, "methods": ("entropy", "minmax")}
-    run = run_sweep(model, arranged(3), tmp_path / "s", exact=True, **grid)  # type: ignore[arg-type]
+    plan = SweepPlan(batch_sizes=(1, 5, 8), seeds=2, methods=("entropy", "minmax"), exact=True)
+    run = run_sweep(model, arranged(3), tmp_path / "s", plan)
     stats = ActivationStats.load(run.folder / "stats.npz")
     for trial in run.sweep.trials:
         size, name, seed, growth = astuple(trial.arrangement)
@@ -83,7 +85,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_files(
     def judge(amax: Mapping[str, np.float32]) -> Judgement:
         return Judgement(np.arange(12) % 3 / 2, None, float(amax["image"]))
 
-    whole = run_sweep(model, batches(), tmp_path / "whole", judge=judge, judge_key="k", **SMALL)  # type: ignore[arg-type]
+    whole = run_sweep(model, batches(), tmp_path / "whole", SMALL, judge=judge, judge_key="k")
     left = 5
     asked: list[int] = []
 
@@ -94,27 +96,48 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_files(
         return judge(amax)
 
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(model, batches(), tmp_path / "s", judge=stopping, judge_key="k", **SMALL)  # type: ignore[arg-type]
+        run_sweep(model, batches(), tmp_path / "s", SMALL, judge=stopping, judge_key="k")
     left = 10**6
-    run_sweep(model, batches(), tmp_path / "s", judge=stopping, judge_key="k", resume=True, **SMALL)  # type: ignore[arg-type]
+    run_sweep(model, batches(), tmp_path / "s", SMALL, judge=stopping, judge_key="k", resume=True)
     distinct = {trial.amax.tobytes() for trial in whole.sweep.trials}
     assert len(asked) == len(distinct)
     assert without_report(tmp_path / "s") == without_report(tmp_path / "whole")
 
 
 def test_a_sweep_with_other_settings_is_neither_resumed_nor_replaced_unasked(model: Path, tmp_path: Path) -> None:
-    run_sweep(model, batches(), tmp_path / "s", judge_key="a", **SMALL)  # type: ignore[arg-type]
-    before = without_report(tmp_path / "s")
+    run_sweep(model, batches(), tmp_path / "s", SMALL, judge_key="a")
+    before, other = without_report(tmp_path / "s"), replace(SMALL, batch_sizes=(1, 4))
     with pytest.raises(OutputError, match="holds a sweep already; resume it"):
-        run_sweep(model, batches(), tmp_path / "s", judge_key="a", **SMALL)  # type: ignore[arg-type]
+        run_sweep(model, batches(), tmp_path / "s", SMALL, judge_key="a")
     with pytest.raises(OutputError, match=r"other settings \(judged by\)"):
-        run_sweep(model, batches(), tmp_path / "s", judge_key="b", resume=True, **SMALL)  # type: ignore[arg-type]
+        run_sweep(model, batches(), tmp_path / "s", SMALL, judge_key="b", resume=True)
     with pytest.raises(OutputError, match=r"other settings \(model and samples, batch sizes\)"):
-        run_sweep(model, batches(8), tmp_path / "s", judge_key="a", resume=True, batch_sizes=(1, 4), seeds=2)
+        run_sweep(model, batches(8), tmp_path / "s", other, judge_key="a", resume=True)
     assert without_report(tmp_path / "s") == before
-    run_sweep(model, batches(), tmp_path / "s", judge_key="a", resume=True, **SMALL)  # type: ignore[arg-type]
+    run_sweep(model, batches(), tmp_path / "s", SMALL, judge_key="a", resume=True)
     assert without_report(tmp_path / "s") == before
-    run_sweep(model, batches(8), tmp_path / "s", force=True, batch_sizes=(1, 4))
+    run_sweep(model, batches(8), tmp_path / "s", other, force=True)
+
+
+def test_the_settings_that_are_left_make_the_plan_again(model: Path, tmp_path: Path) -> None:
+    plan = replace(SMALL, methods=("minmax",), eval_data="https://user:cret@host/d.npz?sig=cret", exclude=("a,b",))
+    run_sweep(model, batches(), tmp_path / "s", plan, judge_key="a")
+    text = (tmp_path / "s" / "settings.json").read_text()
+    assert "cret" not in text
+    assert SweepPlan(**json.loads(text)["plan"]) == replace(plan, eval_data="https://host/d.npz")
+    assert json.loads(text)["judged by"] == "a"
+
+
+def test_settings_of_an_earlier_trtcal_are_replaced_by_force_alone(model: Path, tmp_path: Path) -> None:
+    run_sweep(model, batches(), tmp_path / "s", SMALL)
+    settings = json.loads((tmp_path / "s" / "settings.json").read_bytes())
+    old = {"format": settings["format"], "model and samples": "61" * 32, "batch sizes": [1, 3, 12], "judged by": ""}
+    (tmp_path / "s" / "settings.json").write_text(json.dumps(old))
+    before = without_report(tmp_path / "s")
+    with pytest.raises(OutputError, match=r"other settings \(model and samples, batch sizes, orders, .*\); replace it"):
+        run_sweep(model, batches(), tmp_path / "s", SMALL, resume=True)
+    assert without_report(tmp_path / "s") == before
+    run_sweep(model, batches(), tmp_path / "s", SMALL, force=True)
 
 
 @pytest.mark.parametrize("name", ["stats.npz", "report.html", "trials.csv"])
@@ -123,14 +146,14 @@ def test_a_folder_of_the_user_s_own_is_left_alone(model: Path, tmp_path: Path, n
     (tmp_path / "s" / name).write_bytes(b"mine")
     for options in ({}, {"resume": True}, {"force": True}):
         with pytest.raises(OutputError, match=f"holds {name}, which no sweep of trtcal left there"):
-            run_sweep(model, batches(), tmp_path / "s", **SMALL, **options)  # type: ignore[arg-type]
+            run_sweep(model, batches(), tmp_path / "s", SMALL, **options)  # type: ignore[arg-type]
     assert (tmp_path / "s" / name).read_bytes() == b"mine"
 
 
 def test_a_metric_that_is_nan_is_a_row_and_not_a_crash(model: Path, tmp_path: Path) -> None:
     data = batches()
     judge = CpuJudge(open_model(model), data, data.labels, lambda outputs, labels: float("nan"))
-    run = run_sweep(model, data, tmp_path / "s", judge=judge, batch_sizes=(3,), orders=("given",), methods=("minmax",))
+    run = run_sweep(model, data, tmp_path / "s", FEW, judge=judge)
     assert run.sweep.trials[0].error == "DataError: the metric is nan"
     assert (tmp_path / "s" / "trials.csv").exists()
 
@@ -138,7 +161,7 @@ def test_a_metric_that_is_nan_is_a_row_and_not_a_crash(model: Path, tmp_path: Pa
 def test_a_calibration_takes_up_the_statistics_of_a_sweep(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_sweep(model, batches(), tmp_path / "s", **SMALL)
+    run_sweep(model, batches(), tmp_path / "s", SMALL)
     plain = calibrate_to_file(model, batches(), tmp_path / "plain.cache", "mse")
     before = (tmp_path / "s" / "stats.npz").read_bytes()
     monkeypatch.setattr("trtcal.passes.executor.Here.run_pass", None)  # the model is not run again
@@ -148,35 +171,34 @@ def test_a_calibration_takes_up_the_statistics_of_a_sweep(
 
 
 def test_on_which_samples_it_is_judged_is_said(model: Path, tmp_path: Path) -> None:
-    few: dict[str, Any] = {"batch_sizes": (3,), "orders": ("given",), "methods": ("minmax",)}
     mine, others = batches(), batches(8)
     judge = CpuJudge(open_model(model), mine)
-    same = run_sweep(model, mine, tmp_path / "a", judge=judge, judged_on=Batches(mine.source, 4, samples=5), **few)
+    same = run_sweep(model, mine, tmp_path / "a", FEW, judge=judge, judged_on=Batches(mine.source, 4, samples=5))
     assert same.sweep.notes[0].startswith("Judged on 5 of the samples that calibrate")
-    other = run_sweep(model, mine, tmp_path / "b", judge=judge, judged_on=others, **few)
+    other = run_sweep(model, mine, tmp_path / "b", FEW, judge=judge, judged_on=others)
     assert other.sweep.notes[0] == "Judged on 8 samples in memory."
-    part = run_sweep(model, mine, tmp_path / "d", judge=judge, judged_on=Batches(others.source, 4, samples=5), **few)
+    part = run_sweep(model, mine, tmp_path / "d", FEW, judge=judge, judged_on=Batches(others.source, 4, samples=5))
     assert part.sweep.notes[0] == "Judged on 5 of 8 samples in memory."
-    plain = run_sweep(model, mine, tmp_path / "c", judged_on=others, **few)
+    plain = run_sweep(model, mine, tmp_path / "c", FEW, judged_on=others)
     assert not any("Judged" in note for note in plain.sweep.notes)
 
 
 def test_a_folder_that_cannot_be_used_is_named(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="file: cannot be used as a folder"):
-        run_sweep(model, batches(), tmp_path / "file", **SMALL)  # type: ignore[arg-type]
+        run_sweep(model, batches(), tmp_path / "file", SMALL)
 
 
 def test_wrong_settings_are_refused_before_the_pass(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown method 'kl'"):
-        run_sweep(model, batches(), tmp_path / "s", methods=("kl",))
+        run_sweep(model, batches(), tmp_path / "s", SweepPlan(methods=("kl",)))
     with pytest.raises(ValueError, match="12 samples, fewer than"):
-        run_sweep(model, batches(), tmp_path / "s", batch_sizes=(16,))
+        run_sweep(model, batches(), tmp_path / "s", SweepPlan(batch_sizes=(16,)))
     assert not (tmp_path / "s").exists()
 
 
 def test_the_given_order_of_another_arrangement_is_where_the_replay_is_checked(model: Path, tmp_path: Path) -> None:
-    run = run_sweep(model, batches(size=4), tmp_path / "s", **SMALL)  # type: ignore[arg-type]
+    run = run_sweep(model, batches(size=4), tmp_path / "s", SMALL)
     assert run.sweep.off is not None
     assert run.sweep.off.max() < 0.2
     assert Arrangement(3, "given", None) in run.sweep.measures
@@ -193,7 +215,7 @@ def test_settings_of_something_else_are_neither_replaced_nor_believed(
         (tmp_path / "s" / name).write_bytes(data)
     for options in ({}, {"resume": True}, {"force": True}):
         with pytest.raises(OutputError, match=r"settings\.json: exists and is no record of a sweep's settings"):
-            run_sweep(model, batches(), tmp_path / "s", **SMALL, **options)  # type: ignore[arg-type]
+            run_sweep(model, batches(), tmp_path / "s", SMALL, **options)  # type: ignore[arg-type]
     assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == mine
 
 
@@ -208,4 +230,4 @@ def test_a_model_whose_tensors_have_no_ranges_is_named(tmp_path: Path) -> None:
         assert len(calibrate(path, data).stats.tensors) == number
         for exact in (False, True):
             with pytest.raises(ModelError, match=rf"none\.onnx: none of its {number} float tensors has a finite range"):
-                run_sweep(path, data, tmp_path / "s", force=True, exact=exact, **SMALL)  # type: ignore[arg-type]
+                run_sweep(path, data, tmp_path / "s", replace(SMALL, exact=exact), force=True)

@@ -10,6 +10,7 @@ from trtcal.errors import BackendError
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep import tracking
+from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.run import run_sweep
 
 
@@ -19,6 +20,26 @@ def test_without_mlflow_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch
         tracking.require()
 
 
+PARAMETERS = {
+    "batch_sizes": "1,4",
+    "orders": "given,shuffled,largest-first,largest-last",
+    "seeds": "2",
+    "methods": "entropy,minmax,percentile:99.9,percentile:99.99,percentile:99.999,mse",
+    "growths": "double,power-of-two",
+    "exact": "False",
+    "accuracy": "True",
+    "metric": "top1",
+    "eval_data": "None",
+    "eval_samples": "None",
+    "exclude": "",
+}
+
+
+def test_every_field_of_the_plan_is_a_parameter(tmp_path: Path) -> None:
+    assert tracking.parameters(SweepPlan(batch_sizes=(1, 4), seeds=2)) == PARAMETERS
+    assert tracking.parameters(SweepPlan(exclude=("a", "b")))["exclude"] == "a,b"
+
+
 @pytest.mark.filterwarnings("default")  # MLflow's own
 def test_a_sweep_is_in_the_store_with_its_numbers_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install mlflow-skinny")
@@ -26,9 +47,9 @@ def test_a_sweep_is_in_the_store_with_its_numbers_and_files(tmp_path: Path, monk
     mlflow.set_tracking_uri((tmp_path / "store").as_uri())
     model = save(conv_model(), tmp_path / "m.onnx")
     batches = Batches(ArraySource({"image": images(8)}), 4)
-    run = run_sweep(model, batches, tmp_path / "s", batch_sizes=(1, 4), seeds=2)
-    logged = mlflow.get_run(tracking.log_sweep(run, {"model": "m.onnx", "seeds": 2}))
-    assert logged.data.params == {"model": "m.onnx", "seeds": "2"}
+    run = run_sweep(model, batches, tmp_path / "s", SweepPlan(batch_sizes=(1, 4), seeds=2))
+    logged = mlflow.get_run(tracking.log_sweep(run))
+    assert logged.data.params == {"model": "m.onnx", "data": "8 samples in memory", **PARAMETERS}
     assert logged.data.tags["headline"] == run.recommendation.headline
     assert logged.data.metrics["amax_change_max.minmax.given.double"] == 0
     history = mlflow.MlflowClient().get_metric_history(

@@ -27,6 +27,7 @@ from trtcal.ranges.thresholds import METHODS
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep.emulation import RULES, replay
+from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.run import run_sweep
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -214,7 +215,8 @@ def test_a_model_of_constants_has_the_ranges_of_its_constants_and_loses_nothing(
 def test_a_sweep_over_nothing_ends_with_numbers(
     model: Callable[[], onnx.ModelProto], pictures: np.ndarray, tmp_path: Path
 ) -> None:
-    run = run_sweep(save(model(), tmp_path / "m.onnx"), source(pictures), tmp_path / "s", batch_sizes=(1, 4), seeds=1)
+    plan = SweepPlan(batch_sizes=(1, 4), seeds=1)
+    run = run_sweep(save(model(), tmp_path / "m.onnx"), source(pictures), tmp_path / "s", plan)
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} in trials.json")

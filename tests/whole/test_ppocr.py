@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from trtcal.model.open import open_model
 from trtcal.samples.batches import Batches
 from trtcal.samples.options import fix_shapes, image_preprocess
 from trtcal.samples.sources import open_source
+from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.run import run_sweep
 
 pytestmark = pytest.mark.slow
@@ -55,9 +57,9 @@ def test_every_tensor_gets_a_range_or_a_reason(batches: Batches, tmp_path: Path)
 
 
 def test_replay_is_as_close_to_an_exact_second_pass_as_the_documentation_says(batches: Batches, tmp_path: Path) -> None:
-    grid = {"batch_sizes": (1, 2, 8), "seeds": 2}
-    fast = run_sweep(recogniser(), batches, tmp_path / "fast", **grid).sweep  # type: ignore[arg-type]
-    exact = run_sweep(recogniser(), batches, tmp_path / "exact", exact=True, **grid).sweep  # type: ignore[arg-type]
+    plan = SweepPlan(batch_sizes=(1, 2, 8), seeds=2)
+    fast = run_sweep(recogniser(), batches, tmp_path / "fast", plan).sweep
+    exact = run_sweep(recogniser(), batches, tmp_path / "exact", replace(plan, exact=True)).sweep
     moved = {}
     for one, two in zip(fast.trials, exact.trials, strict=True):
         relative = np.abs(one.amax / np.where(two.amax > 0, two.amax, 1) - 1)[two.amax > 0]

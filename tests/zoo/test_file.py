@@ -24,7 +24,11 @@ def test_defaults_hold_for_every_row_that_does_not_say_otherwise(tmp_path: Path)
         "models:\n- model: a.onnx\n- {model: b.onnx, name: other, preset: null, data: 's3://b/x', accuracy: false}\n",
     )
     assert one == Row(
-        "a", str(tmp_path / "a.onnx"), data=str(tmp_path / "photos"), preset="imagenet", batch_sizes=(1, 2)
+        name="a",
+        model=str(tmp_path / "a.onnx"),
+        data=str(tmp_path / "photos"),
+        preset="imagenet",
+        batch_sizes=(1, 2),
     )
     assert (two.name, two.preset, two.data, two.accuracy) == ("other", None, "s3://b/x", False)
 
@@ -61,6 +65,9 @@ def test_every_key_is_documented() -> None:
         ("models: [{model: a, data: b, accuracy: 1}]", "models[1] accuracy: expected true or false, got 1"),
         ("models: [{model: a, data: b, orders: given}]", "models[1] orders: expected a list, got 'given'"),
         ("models: [{model: a, data: b, batch_sizes: [1, x]}]", "models[1] batch_sizes[2]: expected a whole number"),
+        ("models: [{model: a, data: b, orders: [upwards]}]", "zoo.yaml: models[1]: unknown order 'upwards'; choose"),
+        ("models: [{model: a, data: b, growths: [triple]}]", "zoo.yaml: models[1]: unknown growth rule 'triple'; ch"),
+        ("models: [{model: a, data: b, methods: [kl]}]", "zoo.yaml: models[1]: unknown method 'kl'; choose"),
         ("models: [{model: a, data: b, name: ../x}]", "models[1] name: '../x' is to be a folder"),
         ("models: [{model: a, data: b, name: .}]", "models[1] name: '.' is to be a folder"),
         ("models: [{model: x/A, data: b}, {model: a, data: b}]", "models[2] name: 'a' is that of models[1] as well"),

@@ -34,7 +34,7 @@ def models(tmp_path: Path) -> Path:
 
 def row(models: Path, name: str, **more: Any) -> Row:
     values: dict[str, Any] = {"batch_sizes": (1, 4), "seeds": 1, "methods": ("entropy", "minmax")}
-    return Row(name, str(models / f"{name}.onnx"), data=str(models / "d.npz"), **{**values, **more})
+    return Row(name=name, model=str(models / f"{name}.onnx"), data=str(models / "d.npz"), **{**values, **more})
 
 
 def write(path: Path, text: str) -> Path:
@@ -158,7 +158,7 @@ def test_whatever_goes_wrong_in_a_row_costs_no_other(
 
 def test_passwords_and_signatures_in_urls_are_in_none_of_the_files(models: Path, tmp_path: Path) -> None:
     url = "https://user:cretA@host.invalid/d.npz?sig=cretB:cretC"
-    outcomes = run_zoo([row(models, "a", eval_data=url), Row("b", "b.onnx", data=url)], tmp_path / "out")
+    outcomes = run_zoo([row(models, "a", eval_data=url), Row(name="b", model="b.onnx", data=url)], tmp_path / "out")
     assert all(outcome.error for outcome in outcomes)
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert [path for path in files if b"cret" in path.read_bytes()] == []

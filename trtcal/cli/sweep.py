@@ -23,12 +23,17 @@ from trtcal.cli.common import (
     takes_samples,
 )
 from trtcal.files import terminal
+from trtcal.sweep.plan import SweepPlan
 
 if TYPE_CHECKING:
     from trtcal.model.open import Model as OpenModel
     from trtcal.samples.batches import Batches
     from trtcal.samples.options import SampleOptions
     from trtcal.sweep.judge import Judge
+
+
+def _default(name: str) -> str:
+    return ",".join(map(str, getattr(SweepPlan, name)))
 
 
 def register(app: typer.Typer) -> None:
@@ -45,14 +50,14 @@ def sweep(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and the trials.")
     ] = Path("sweep"),
-    batch_sizes: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Calibration batch sizes to compare.")
-    ] = "1,2,4,8,16,32,64",
+    batch_sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Calibration batch sizes to compare.")] = _default(
+        "batch_sizes"
+    ),
     orders: Annotated[
         str,
         typer.Option(metavar="NAME,...", help="Orders of the samples: given, shuffled, largest-first, largest-last."),
-    ] = "given,shuffled,largest-first,largest-last",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of shuffles.")] = 5,
+    ] = _default("orders"),
+    seeds: Annotated[int, typer.Option(min=1, help="Number of shuffles.")] = SweepPlan.seeds,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +70,7 @@ def sweep(
             metavar="NAME,...",
             help="How histograms grow: double (TensorRT), square-max, square-range, power-of-two, exact.",
         ),
-    ] = "double,power-of-two",
+    ] = _default("growths"),
     exact: Annotated[
         bool, typer.Option("--exact", help="A second pass, bit-equal to calibrating each configuration by itself.")
     ] = False,
@@ -78,7 +83,7 @@ def sweep(
     ] = True,
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="top1, top5, or metric.py:function, where more is better; needs labels.")
-    ] = "top1",
+    ] = SweepPlan.metric,
     eval_data: Annotated[
         str | None,
         typer.Option(
@@ -109,7 +114,20 @@ def sweep(
 
     if mlflow:
         tracking.require()
-    batches, judged = open_both(options, onnx.inputs, eval_data, eval_samples)
+    plan = SweepPlan(
+        batch_sizes=batch_sizes,  # type: ignore[arg-type]  # as text, all of them
+        orders=orders,  # type: ignore[arg-type]
+        seeds=seeds,
+        methods=methods or (),  # type: ignore[arg-type]
+        growths=growths,  # type: ignore[arg-type]
+        exact=exact,
+        accuracy=accuracy,
+        metric=metric,
+        eval_data=eval_data,
+        eval_samples=eval_samples,
+        exclude=tuple(exclude or ()),
+    )
+    batches, judged = open_both(options, onnx.inputs, plan.eval_data, plan.eval_samples)
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
     judge, judge_key = None, ""
@@ -120,7 +138,7 @@ def sweep(
         raise ValueError("--engine builds and judges on this machine; leave out --ray")
     if accuracy:
         timings = output / "timing.cache" if engine else None
-        judge, judge_key = _judge(onnx, judged, options.labels, metric, exclude or [], timings)
+        judge, judge_key = _judge(onnx, judged, options.labels, plan, timings)
     with executor_for(workers, ray, ray_address, ray_cpus) as executor, say.progress("sweeping", 1) as bar:
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -131,34 +149,17 @@ def sweep(
             onnx,
             batches,
             output,
-            batch_sizes=[_whole(text) for text in batch_sizes.split(",")],
-            orders=orders.split(","),
-            seeds=seeds,
-            methods=None if methods is None else methods.split(","),
-            growths=growths.split(","),
-            exact=exact,
+            plan,
             judge=judge,
             judge_key=judge_key,
             judged_on=judged if accuracy else None,
-            metric=metric,
             resume=resume,
             force=force,
             executor=executor,
             progress=progress,
         )
     if mlflow:
-        settings = {
-            "model": model.name,
-            "data": batches.source.describe(),
-            "batch_sizes": batch_sizes,
-            "orders": orders,
-            "seeds": seeds,
-            "methods": ",".join(run.sweep.invariant),
-            "growths": growths,
-            "exact": exact,
-            "metric": metric if accuracy else None,
-        }
-        say(f"MLflow run {tracking.log_sweep(run, settings)}")
+        say(f"MLflow run {tracking.log_sweep(run)}")
     advice = run.recommendation
     if as_json:
         failed = sum(trial.error is not None for trial in run.sweep.trials)
@@ -192,7 +193,7 @@ def sweep(
 
 
 def _judge(
-    model: OpenModel, judged: Batches, labels: str | None, metric: str, exclude: list[str], timings: Path | None
+    model: OpenModel, judged: Batches, labels: str | None, plan: SweepPlan, timings: Path | None
 ) -> tuple[Judge, str]:
     """The judge, of engines where their ``timings`` have a file, and what tells its judgements apart."""
     from trtcal.judging.evaluation import judged_by, labels_of
@@ -200,19 +201,12 @@ def _judge(
     from trtcal.qdq.insert import check_exclude
     from trtcal.sweep.cpu_judge import CpuJudge
 
-    check_exclude(model.whole, exclude)
-    known = labels_of(judged, labels, [metric])
-    key = f"{judged_by(judged, known, metric)} {exclude}"
-    rule = named(metric) if known is not None else None
+    check_exclude(model.whole, plan.exclude)
+    known = labels_of(judged, labels, [plan.metric])
+    key = f"{judged_by(judged, known, plan.metric)} {list(plan.exclude)}"
+    rule = named(plan.metric) if known is not None else None
     if timings is None:
-        return CpuJudge(model, judged, known, rule, exclude), key
+        return CpuJudge(model, judged, known, rule, plan.exclude), key
     from calibrators.judging import EngineJudge, identity
 
     return EngineJudge(model, judged, known, rule, timing_cache=timings), f"{key} {identity()}"
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"--batch-sizes: expected whole numbers joined by commas, got {text!r}") from None

@@ -31,21 +31,9 @@ from trtcal.sweep.drift import Looks
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.journal import Journal
 from trtcal.sweep.judge import Judge, judged
+from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.recommend import Recommendation, enough_samples, recommend
-from trtcal.sweep.trials import (
-    BATCH_SIZES,
-    GROWTHS,
-    ORDERS,
-    SEEDS,
-    Arrangement,
-    Sweep,
-    arrangements,
-    distinct_methods,
-    limits_of,
-    sweep,
-    uneven_samples,
-    usable,
-)
+from trtcal.sweep.trials import Arrangement, Sweep, arrangements, limits_of, sweep, uneven_samples, usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +43,9 @@ class SweepRun:
     folder: Path
     sweep: Sweep
     recommendation: Recommendation
+    plan: SweepPlan
+    model: str  # its name
+    data: str
     rows: Sequence[Mapping[str, Any]]  # of trials.csv
 
 
@@ -62,17 +53,11 @@ def run_sweep(
     model: Source,
     batches: Batches,
     folder: str | Path,
+    plan: SweepPlan | None = None,
     *,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    orders: Sequence[str] = tuple(ORDERS),
-    seeds: int = SEEDS,
-    methods: Sequence[str] | None = None,
-    growths: Sequence[str] = GROWTHS,
-    exact: bool = False,
     judge: Judge | None = None,
     judge_key: str = "",
     judged_on: Batches | None = None,
-    metric: str = "top1",
     resume: bool = False,
     force: bool = False,
     executor: Executor | None = None,
@@ -80,12 +65,11 @@ def run_sweep(
 ) -> SweepRun:
     """Model and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
 
-    By default all methods are compared. The order of ``batches`` is the sweep's ``given`` order; their batch size only
-    decides against which arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key``
-    what it judges by, ``judged_on`` on which samples (said to people), ``metric`` what its accuracy is (more is
-    better). With ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. The
-    pass and the judgements run on the ``executor`` (default: here, one sample per core at once), the second pass of
-    ``exact`` here.
+    The order of ``batches`` is the sweep's ``given`` order; their batch size only decides against which
+    arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges by,
+    ``judged_on`` on which samples (said to people), and the plan's metric what its accuracy is (more is better). With
+    ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. The pass and the
+    judgements run on the ``executor`` (default: here, one sample per core at once), the second pass of ``exact`` here.
 
     Raises OutputError where the folder cannot be used, holds something else, or a sweep that neither ``resume`` goes
     on with nor ``force`` replaces, or one that is under way; ModelError where no tensor has a range to compare; and
@@ -93,26 +77,16 @@ def run_sweep(
     """
     folder = Path(folder)
     executor = executor or Here()
-    chosen = [choice.name for choice in distinct_methods(methods)[0]]
+    plan = plan or SweepPlan()
     model = open_model(model)
-    grid, notes = arrangements(batch_sizes, orders, seeds, growths, batches.num_samples)
+    grid, notes = arrangements(plan.batch_sizes, plan.orders, plan.seeds, plan.growths, batches.num_samples)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used as a folder: {error.strerror}") from error
     with only_writer(folder / "settings.json"):
         key = statistics_key(model, batches)
-        settings = {
-            "model and samples": key,
-            "batch sizes": list(batch_sizes),
-            "orders": list(orders),
-            "seeds": seeds,
-            "methods": chosen,
-            "growth rules": list(growths),
-            "exact": exact,
-            "judged by": judge_key,
-        }
-        _take(folder, settings, resume, force)
+        _take(folder, plan, {"model and samples": key, "judged by": judge_key}, resume, force)
         pass_ = _collected(model, batches, folder, key, resume, executor, progress)
         stats = pass_.stats
         if not usable(stats):
@@ -124,16 +98,16 @@ def run_sweep(
         with ThreadPoolExecutor(1, thread_name_prefix="trtcal-write") as beside:  # compressing takes a while
             written = beside.submit(pass_.write)
             shapes = None
-            if exact:
+            if plan.exact:
                 written.result()  # a full disk is not worth a second pass
                 shapes = _exact_shapes(model, batches, stats, grid, executor.workers, progress)
             result = sweep(
                 stats,
                 grid,
-                methods,
+                plan.methods,
                 partial=batches.partial,
                 streamed_batch_size=batches.batch_size,
-                metric=metric,
+                metric=plan.metric,
                 shapes=shapes,
                 notes=notes,
                 known=pass_.thresholds,
@@ -159,13 +133,13 @@ def run_sweep(
             advice = replace(advice, evidence=(*advice.evidence, enough))
         undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
         rows = sweepfile.rows(result)
+        named = {"model": model.short_name, "data": batches.source.describe()}
         content = sweepfile.content(
             result,
             rows,
             stats,
             advice,
-            model=model.short_name,
-            data=batches.source.describe(),
+            **named,
             provenance={"samples": str(batches.accounting()), "order": batches.order, **installed_versions()},
             drift=pass_.drift,
             thumbnails=thumbnails(batches, [outlier.sample for outlier in advice.outliers], undo=undo),
@@ -173,7 +147,7 @@ def run_sweep(
         sweepfile.save(folder, rows, content)
         report.write(folder, content)
         journal.path.unlink(missing_ok=True)
-    return SweepRun(folder, result, advice, rows)
+    return SweepRun(folder, result, advice, plan, **named, rows=rows)
 
 
 def _judged_on(batches: Batches, judged: Batches) -> str:
@@ -200,8 +174,11 @@ SETTINGS = json_of("record of a sweep's settings", FORMAT)
 OURS = ("report.html", "trials.csv", "trials.json", "stats.npz", "drift.json", "judgements.jsonl", "stats.partial.npz")
 
 
-def _take(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) -> None:
-    """Make sure that what is in the folder is ours to go on with or to replace; then it belongs to these settings."""
+def _take(folder: Path, plan: SweepPlan, keys: Mapping[str, str], resume: bool, force: bool) -> None:
+    """Make sure that what is in the folder is ours to go on with or to replace; then it belongs to this sweep.
+
+    That is its plan and, by ``keys``, the content of all that it is made from.
+    """
     path = folder / "settings.json"
     check_output(path, SETTINGS)
     there = [name for name in OURS if (folder / name).exists()]
@@ -216,13 +193,14 @@ def _take(folder: Path, settings: Mapping[str, Any], resume: bool, force: bool) 
             f"{folder}: holds a sweep already; resume it (--resume), replace it (--force), or choose another folder"
         )
     if there and resume and not force:
-        changed = [name for name, value in settings.items() if old.get(name) != value]
+        changed = [name for name, key in keys.items() if old.get(name) != key]
+        changed += [name.replace("_", " ") for name in plan.changed(old.get("plan"))]
         if changed:
             raise OutputError(
                 f"{folder}: holds a sweep with other settings ({', '.join(changed)}); replace it (--force), or choose "
                 f"another folder"
             )
-    write_bytes(path, json.dumps({"format": FORMAT, **settings}, indent=1).encode() + b"\n")
+    write_bytes(path, json.dumps({"format": FORMAT, **keys, "plan": plan.settings()}, indent=1).encode() + b"\n")
     if force:  # now that there is room for at least that much
         for name in there:
             (folder / name).unlink()

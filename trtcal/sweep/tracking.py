@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from importlib.util import find_spec
-from typing import Any
 
 from trtcal.errors import BackendError
+from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.run import SweepRun
 
 METRICS = ("accuracy", "agreement", "sqnr_db", "amax_change_max", "amax_change_median")
@@ -21,8 +21,8 @@ def require() -> None:
         raise BackendError("MLflow is not installed: pip install 'trtcal[mlflow]'")
 
 
-def log_sweep(run: SweepRun, settings: dict[str, Any]) -> str:
-    """Sweep and the settings it was started with -> id of the run that holds them in MLflow's store.
+def log_sweep(run: SweepRun) -> str:
+    """Sweep, with the plan that it was made by -> id of the run that holds them in MLflow's store.
 
     Where the store is, MLflow decides (``MLFLOW_TRACKING_URI``). A metric ``accuracy.entropy.shuffled`` has
     the batch size as its step, and is the mean over seeds.
@@ -34,7 +34,7 @@ def log_sweep(run: SweepRun, settings: dict[str, Any]) -> str:
         mlflow.create_experiment(EXPERIMENT)
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run() as active:
-        mlflow.log_params(settings)
+        mlflow.log_params({"model": run.model, "data": run.data, **parameters(run.plan)})
         advice = run.recommendation
         mlflow.set_tags({"headline": advice.headline, "control_flat": advice.control_flat})
         values: dict[tuple[str, int], list[float]] = defaultdict(list)
@@ -49,3 +49,9 @@ def log_sweep(run: SweepRun, settings: dict[str, Any]) -> str:
             if (run.folder / name).is_file():
                 mlflow.log_artifact(str(run.folder / name))
         return str(active.info.run_id)
+
+
+def parameters(plan: SweepPlan) -> dict[str, str]:
+    """The plan as MLflow has parameters: text, several values joined by commas."""
+    settings = plan.settings().items()
+    return {name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in settings}

@@ -18,10 +18,6 @@ from trtcal.ranges.stats import ActivationStats, TensorStats
 from trtcal.ranges.thresholds import Method, entropy, method, spelt
 from trtcal.sweep.emulation import RULES, Paths, Shape, groups, lowered, paths, read_off
 
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-GROWTHS = ("double", "power-of-two")
-SEEDS = 5
-
 
 @dataclass(frozen=True, order=True)
 class Arrangement:
@@ -155,16 +151,26 @@ def usable(stats: ActivationStats) -> dict[str, TensorStats]:
     return {name: tensor for name, tensor in stats.tensors.items() if np.isfinite(tensor.amax)}
 
 
-def arrangements(
-    batch_sizes: Sequence[int], orders: Sequence[str], seeds: int, growths: Sequence[str], samples: int
-) -> tuple[list[Arrangement], list[str]]:
-    """The grid, and a sentence about whatever of it makes no sense for this many samples."""
+def check_grid(
+    batch_sizes: Sequence[int], orders: Sequence[str], seeds: int, growths: Sequence[str], methods: Sequence[str] = ()
+) -> None:
+    """What a sweep is to compare -> ValueError for a name that is none and a number below 1."""
     for name in orders:
         if name not in ORDERS:
             raise SettingError(f"unknown order {name!r}; choose among {', '.join(ORDERS)}")
     for name in growths:
         growth_rule(name, RULES)
-    if not batch_sizes or min(batch_sizes) < 1 or seeds < 1:
+    if min(batch_sizes, default=1) < 1 or seeds < 1:
+        raise ValueError("batch sizes and the number of seeds are at least 1")
+    distinct_methods(methods)
+
+
+def arrangements(
+    batch_sizes: Sequence[int], orders: Sequence[str], seeds: int, growths: Sequence[str], samples: int
+) -> tuple[list[Arrangement], list[str]]:
+    """The grid, and a sentence about whatever of it makes no sense for this many samples."""
+    check_grid(batch_sizes, orders, seeds, growths)
+    if not batch_sizes:
         raise ValueError("batch sizes and the number of seeds are at least 1")
     notes = []
     fitting = [size for size in dict.fromkeys(batch_sizes) if size <= samples]

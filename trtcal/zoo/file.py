@@ -12,6 +12,7 @@ from typing import Any
 from trtcal.errors import BackendError, DataError
 from trtcal.files.remote import is_url
 from trtcal.samples.options import SampleOptions
+from trtcal.sweep.plan import SweepPlan
 
 PATHS = ("model", "data", "labels", "eval_data")  # keys of files and folders
 
@@ -19,13 +20,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TAKEN = ("index.html", "zoo.json", "zoo.csv")  # beside the folders of the rows
 
 
-@dataclass(frozen=True)
-class Row(SampleOptions):
+@dataclass(frozen=True, kw_only=True)
+class Row(SweepPlan, SampleOptions):
     """A model of the zoo, its samples and what to do with it; the fields are the keys of its row.
 
-    ``method`` makes the cache, ``methods``, ``batch_sizes``, ``orders``, ``growths`` and ``seeds`` are those of a
-    sweep; an empty ``batch_sizes`` leaves it out. The cache is evaluated, and the sweep judged, on ``eval_data``, else
-    on the calibration samples.
+    ``method`` makes the cache; the plan is that of a sweep, which an empty ``batch_sizes`` leaves out, and of the
+    cache's evaluation.
     """
 
     name: str
@@ -33,14 +33,12 @@ class Row(SampleOptions):
     method: str = "entropy"
     methods: tuple[str, ...] = ("entropy", "minmax", "percentile:99.99", "mse")
     batch_sizes: tuple[int, ...] = (1, 8, 32)
-    orders: tuple[str, ...] = ("given", "shuffled", "largest-first", "largest-last")
     growths: tuple[str, ...] = ("double",)
     seeds: int = 3
-    metric: str = "top1"
-    accuracy: bool = True
-    eval_data: str | None = None
-    eval_samples: int | None = None
-    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        SampleOptions.__post_init__(self)
+        SweepPlan.__post_init__(self)
 
 
 def read_zoo(path: str | os.PathLike[str]) -> list[Row]:
@@ -133,7 +131,7 @@ def _row(where: str, number: int, values: object, defaults: Mapping[str, Any]) -
     try:
         return Row(**row)
     except ValueError as error:
-        raise DataError(f"{at} {error}") from error
+        raise DataError(f"{at}: {error}") from error
 
 
 def _value(at: str, kind: str, value: object, least: int | None = None) -> Any:

@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trtcal.cache.provenance import installed_versions
-from trtcal.calibration.file import calibrate_to_file
+from trtcal.calibration.file import calibrate_to_file, statistics_key
 from trtcal.errors import DataError, OutputError
 from trtcal.files.atomic import write_bytes
 from trtcal.files.remote import is_url, shown
@@ -116,7 +115,7 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
     # Of files what is in them counts, and not where they lie.
     parts: list[Any] = [{name: value for name, value in asdict(row).items() if name not in PATHS}]
     labels = labels_of(judged, row.labels, metrics)
-    parts += [model.sha256, batches.key(), judged_by(judged, labels, row.metric), installed_versions()]
+    parts += [statistics_key(model, batches), judged_by(judged, labels, row.metric)]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     before = _read_record(record)
     same = before.get("key") == key and not force
@@ -145,12 +144,7 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
             model,
             batches,
             folder / "sweep",
-            batch_sizes=row.batch_sizes,
-            orders=row.orders,
-            growths=row.growths,
-            seeds=row.seeds,
-            methods=row.methods,
-            metric=row.metric,
+            row,
             judge=CpuJudge(model, judged, labels, rule, row.exclude) if row.accuracy else None,
             judge_key=key,
             judged_on=judged,
