@@ -16,8 +16,7 @@ import numpy as np
 
 from trtcal.errors import ModelError
 from trtcal.model.batch_axis import model_inputs
-from trtcal.model.nodes import array_of, constants_of, copied, is_quantized, op_name, subgraphs
-from trtcal.model.read import refuse_damaged
+from trtcal.model.nodes import all_bodies, array_of, constants_of, copied, is_quantized, op_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -65,16 +64,7 @@ class CalibrationGraph:
 
 def calibration_graph(model: ModelProto, folder: Path | None = None) -> CalibrationGraph:
     """Model, and where its weights lie -> what to calibrate, with every layer's output made visible."""
-    import onnx.inliner
-
-    if model.functions:  # their tensors are as good as any, but nobody sees them from outside
-        try:
-            model = onnx.inliner.inline_local_functions(model)
-            refuse_damaged(model)
-        except Exception as error:  # whatever its C++ raises
-            raise ModelError(f"its functions cannot be put in their places: {error}") from error
-    bodies = (model.graph, *subgraphs(model.graph))
-    quantized = next((node for body in bodies for node in body.node if is_quantized(node)), None)
+    quantized = next((node for body in all_bodies(model) for node in body.node if is_quantized(node)), None)
     if quantized is not None:
         raise ModelError(
             f"already quantized (node {quantized.name or quantized.output[0]!r} is a {quantized.op_type}); "
@@ -106,7 +96,8 @@ def calibration_graph(model: ModelProto, folder: Path | None = None) -> Calibrat
                 carried[output] = carried.get(node.input[0], node.input[0])
             else:
                 visible.append(output)
-    hidden = sum(len(node.output) for graph in subgraphs(model.graph) for node in graph.node)
+    hidden = sum(len(node.output) for body in all_bodies(model) for node in body.node)
+    hidden -= sum(len(node.output) for node in model.graph.node)
     shown = with_outputs(model, visible)
     return CalibrationGraph(shown, tuple(visible), carried, constants, tuple(order), hidden)
 

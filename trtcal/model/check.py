@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import bodies, op_name, replaced
-from trtcal.model.read import inlined
+from trtcal.model.functions import inlined
+from trtcal.model.nodes import bodies, op_name, reads, replaced
 from trtcal.model.runner import OrtRunner
-from trtcal.model.topology import element_types, reads
+from trtcal.model.topology import element_types
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

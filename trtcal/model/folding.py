@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import array_of
+from trtcal.model.nodes import array_of, reads
 from trtcal.model.runner import OrtRunner
-from trtcal.model.topology import Graph, reads
+from trtcal.model.topology import Graph
 
 
 def fixed_values(graph: Graph, names: Iterable[str], folder: str | Path | None = None) -> dict[str, np.ndarray]:

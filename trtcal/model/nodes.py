@@ -77,7 +77,7 @@ def name_domain_alike(model: ModelProto) -> None:
                 node.ClearField("domain")
 
 
-def domain_of(named: NodeProto | OperatorSetIdProto) -> str:
+def domain_of(named: NodeProto | OperatorSetIdProto | FunctionProto) -> str:
     """The domain of an op or of a set of ops, "" for ONNX's own by either of its names."""
     return "" if named.domain in STANDARD else named.domain
 
@@ -155,6 +155,52 @@ def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
                 yield from (attribute.t, *attribute.tensors)
                 for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
                     yield from (sparse.values, sparse.indices)
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Names a node reads, those that the bodies inside it read from outside included."""
+    yield from dict.fromkeys(filter(None, node.input))
+    for body in bodies(node):
+        own = set(defined_in(body))
+        for name in (*(name for inner in body.node for name in reads(inner)), *(value.name for value in body.output)):
+            if name not in own:
+                yield name
+
+
+def defined_in(graph: GraphProto) -> Iterator[str]:
+    """Names that a graph gives to its inputs, its constants and what its nodes write."""
+    yield from (value.name for value in (*graph.input, *graph.initializer))
+    yield from (sparse.values.name for sparse in graph.sparse_initializer)
+    yield from (name for node in graph.node for name in node.output if name)
+
+
+class Names:
+    """Names in use in a model, of tensors and nodes in all of its bodies, and new ones beside them."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._taken = {name for graph in all_graphs(model) for name in defined_in(graph)}
+        for graph in all_graphs(model):
+            self._taken.update(value.name for value in (*graph.output, *graph.value_info))
+            self._taken.update(name for node in graph.node for name in (node.name, *node.input))
+        self._count = 0
+
+    def new(self, name: str) -> str:
+        """The name, or if it is in use one like it; it is in use from now on."""
+        found = name
+        while found in self._taken:
+            found = f"{name}_{self._count}"
+            self._count += 1
+        self._taken.add(found)
+        return found
+
+
+def copied_node(node: NodeProto) -> NodeProto:
+    """Node -> a copy to change."""
+    from onnx import NodeProto
+
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy
 
 
 def copied(model: ModelProto) -> ModelProto:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -18,6 +18,8 @@ from trtcal.errors import ModelError
 from trtcal.model.batch_axis import batch_size, model_inputs, set_batch_size
 from trtcal.model.calibrated import CalibrationGraph, calibration_graph, with_outputs
 from trtcal.model.file import load_weights
+from trtcal.model.names import NO_ORIGINALS, Originals
+from trtcal.model.prepare import prepared
 from trtcal.model.read import external_files, load_model, model_of, sha256_of
 from trtcal.model.runner import OrtRunner
 from trtcal.spec import InputSpec
@@ -38,14 +40,16 @@ class Model:
     """A model as every command works on it. Nobody changes ``proto`` or what is made from it.
 
     ``name`` is for messages: the path, where there is one. ``files`` are its file, then those that hold its weights;
-    there are none where the model was never in a file. What is made from the model is made when it is first asked for,
-    and kept.
+    there are none where the model was never in a file. ``originals`` says what the file calls nodes, and tensors inside
+    If, Loop and Scan, that had to get names of their own (:mod:`trtcal.model.prepare`). What is made from the model is
+    made when it is first asked for, and kept.
     """
 
     proto: ModelProto
     name: str
     path: Path | None = None
     files: tuple[Path, ...] = ()
+    originals: Originals = NO_ORIGINALS
 
     @property
     def folder(self) -> Path | None:
@@ -91,7 +95,7 @@ class Model:
         """The model for batches of ``size``, itself where it takes them; with None, for any number of samples."""
         if self.batch_size in (None, size):
             return self
-        return Model(set_batch_size(self.proto, size, self.folder), self.name, self.path, self.files)
+        return replace(self, proto=set_batch_size(self.proto, size, self.folder))
 
     def _with_name(self, look: Callable[[ModelProto], Found]) -> Found:
         try:
@@ -115,11 +119,22 @@ def open_model(source: Source, name: str = "model") -> Model:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         proto = load_model(path)
-        return Model(proto, str(path), path, (path, *(path.parent / file for file in external_files(proto))))
+        files = (path, *(path.parent / file for file in external_files(proto)))
+        return _opened(proto, str(path), path, files, ours=True)
     if not isinstance(source, (bytes, bytearray, memoryview)) and not hasattr(source, "SerializeToString"):
         kind = type(source).__name__
         raise TypeError(f"expected a path, the content of an ONNX file, a ModelProto or a Model, got {kind}")
-    return Model(model_of(source, name), name)
+    return _opened(model_of(source, name), name, ours=isinstance(source, bytes))
+
+
+def _opened(
+    proto: ModelProto, name: str, path: Path | None = None, files: tuple[Path, ...] = (), *, ours: bool
+) -> Model:
+    try:
+        proto, originals = prepared(proto, ours=ours)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
+    return Model(proto, name, path, files, originals)
 
 
 class FloatRunner:

@@ -115,18 +115,6 @@ def refuse_damaged(model: ModelProto) -> None:
                 )
 
 
-def inlined(model: ModelProto) -> ModelProto:
-    """Model -> a copy with its own functions in the places where they are called; ModelError where that cannot be."""
-    import onnx.inliner
-
-    try:
-        model = onnx.inliner.inline_local_functions(model)
-        refuse_damaged(model)
-    except Exception as error:  # whatever its C++ raises
-        raise ModelError(f"the model's functions cannot be put in their places: {error}") from error
-    return model
-
-
 def _texts(model: ModelProto) -> Iterator[str | bytes]:
     """Names in a model, and whatever else in it should be text."""
     for entry in model.opset_import:

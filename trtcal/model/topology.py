@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trtcal.errors import ModelError
 from trtcal.model.calibrated import CARRIES_SCALE
-from trtcal.model.nodes import array_of, bodies, constants_of, dtype_of, name_domain_alike, op_name
+from trtcal.model.nodes import array_of, constants_of, dtype_of, name_domain_alike, op_name, reads
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -108,14 +107,6 @@ class Graph:
 def int_attribute(node: NodeProto, name: str, default: int) -> int:
     """An integer attribute of a node, or the default that ONNX gives it."""
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
-
-
-def reads(node: NodeProto) -> Iterator[str]:
-    """Names a node reads, those that the bodies inside it read from outside included."""
-    yield from dict.fromkeys(name for name in node.input if name)
-    for body in bodies(node):
-        for inner in body.node:
-            yield from reads(inner)
 
 
 def element_types(model: ModelProto) -> dict[str, int]:

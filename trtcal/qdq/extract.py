@@ -10,9 +10,9 @@ import numpy as np
 
 from trtcal.errors import ModelError
 from trtcal.model.folding import fixed_values
-from trtcal.model.nodes import bodies, copied, is_quantized, replaced, subgraphs
-from trtcal.model.read import inlined
-from trtcal.model.topology import Graph, reads
+from trtcal.model.functions import inlined
+from trtcal.model.nodes import bodies, copied, is_quantized, reads, replaced, subgraphs
+from trtcal.model.topology import Graph
 from trtcal.qdq.reading import Levels, Reading, read_quantized
 
 if TYPE_CHECKING:
