@@ -388,7 +388,7 @@ def test_what_a_stranger_sees_first_is_drawn(show: Show, content: dict[str, Any]
 def test_a_broken_control_arm_is_the_first_thing_said(show: Show, content: dict[str, Any]) -> None:
     content["recommendation"]["control_flat"] = False
     page = show(content)
-    assert "The harness is broken" in text(page, "[role=alert]")
+    assert text(page, "[role=alert]").startswith("The control failed. minmax cannot depend on batch size or order")
     assert "BROKEN" in text(page, ".tile.bad")
 
 
@@ -397,6 +397,7 @@ def test_without_a_control_arm_the_page_does_not_claim_one(show: Show, content: 
     kept = [trial for trial in content["trials"] if trial["method"] != "minmax"]
     page = show({**content, "trials": kept})
     assert "not run" in text(page, ".tile:last-child")
+    assert "add minmax to the methods" in text(page, ".tile:last-child")
     assert "not checked" in text(show({**content, "partial": "drop"}), ".tile:last-child")
 
 
@@ -427,6 +428,53 @@ def test_growth_rules_are_drawn_apart(show: Show) -> None:
     assert {"square-max", "square-range"} <= set(drawn)
     choose(page, "heatmap", "Growth rule", "square-range")
     assert "square-range" in text(page, ".heat caption")
+    assert page.complaints() == []
+
+
+@in_browser
+def test_the_words_of_a_growth_rule_are_those_of_the_file(show: Show, content: dict[str, Any]) -> None:
+    of_today = "double – TensorRT as measured: the limit doubles until the value fits"
+    assert text(show(content), "#scores figcaption").startswith(of_today)
+    content["growth_rules"]["double"].update(label="as seen", description="words of the file")
+    assert text(show(content), "#scores figcaption").startswith("double – as seen: words of the file")
+    for key in ("growth_rules", "methods", "measured_by"):  # as in a file from before it had any
+        del content[key]
+    page = show(content)
+    assert text(page, "#scores figcaption").startswith(of_today)
+    assert "Batch size for entropy" in text(page, ".tiles")
+    content["arrangements"] = [{**row, "growth": "of old"} for row in content["arrangements"]]
+    assert text(show(content), "#scores figcaption").startswith("of old – a growth rule")
+    assert page.complaints() == []
+
+
+@in_browser
+@pytest.mark.parametrize("growth", ["exact", "power-of-two"])
+def test_thresholds_read_off_the_fine_histogram_are_marked(show: Show, growth: str) -> None:
+    content = swept(("double", growth))
+    content["off"] = [0.5] * len(content["tensors"])
+    page = show(content)
+    choose(page, "heatmap", "Growth rule", growth)
+    marks = texts(page, ".heat .badge")
+    assert len(marks) == (len(content["tensors"]) if growth == "exact" else 0)
+
+
+@in_browser
+def test_what_is_measured_and_controlled_is_what_the_file_says(show: Show, content: dict[str, Any]) -> None:
+    """The page knows no method by its name."""
+    names = {"entropy": "kl", "minmax": "largest"}
+    for key in ("invariant", "methods"):
+        content[key] = {names.get(name, name): value for name, value in content[key].items()}
+    content["trials"] = [{**row, "method": names.get(row["method"], row["method"])} for row in content["trials"]]
+    content["measured_by"] = "kl"
+    page = show(content, "#tensor=0&batch=1&order=given&growth=double")
+    assert "Batch size for kl" in text(page, ".tiles")
+    assert "Accuracy, kl" in text(page, ".tiles")
+    assert "largest is the same everywhere" in text(page, ".tile:last-child")
+    lines = page.run("[...document.querySelectorAll('#explorer .cut-label')].map((label) => label.textContent)")
+    assert {"kl", "kl, batch-invariant"} <= set(lines)
+    for part in texts(page, ".tiles, #explorer, #scores, #heatmap"):
+        assert "entropy" not in part.lower()
+        assert "minmax" not in part.lower()
     assert page.complaints() == []
 
 

@@ -8,6 +8,9 @@
 * ``exact``: whether histograms were counted or replayed; ``off``: per tensor, how far the replay is from the pass
 * ``histograms``: per tensor ``{"limit", "amax", "counts"}`` of all elements on 512 bins over [0, limit)
 * ``sample_amax``: per tensor, per sample; ``invariant``: method -> amax per tensor
+* ``methods``: method -> ``{"description", "depends_on_batches", "clips"}``; ``measured_by``: the one whose thresholds
+  the arrangements have
+* ``growth_rules``: rule -> ``{"label", "description", "fine", "tensorrt"}``, see :class:`trtcal.ranges.growth.Rule`
 * ``arrangements``: ``{"batch_size", "order", "seed", "growth", <measure>: per tensor, ...}``
 * ``trials``: ``{"arrangement": index, "method", "amax_change_max", "amax_change_median", "accuracy",
   "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db", "fell_back",
@@ -30,10 +33,11 @@ from typing import Any
 
 import numpy as np
 
-from trtcal.errors import StatsError
+from trtcal.errors import SettingError, StatsError
 from trtcal.files.atomic import write_bytes
 from trtcal.files.terminal import cell
 from trtcal.judging.accuracy import bootstraps
+from trtcal.ranges.measuring import MEASURED
 from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method
 from trtcal.sweep.emulation import RULES
@@ -138,6 +142,9 @@ def content(
         ],
         "sample_amax": [_numbers(tensor.sample_amax) for tensor in tensors.values()],
         "invariant": {name: _numbers(amax) for name, amax in sweep.invariant.items()},
+        "methods": describe_methods(sweep.invariant),
+        "measured_by": MEASURED,
+        "growth_rules": describe_growth_rules(arrangement.growth for arrangement in sweep.measures),
         "arrangements": [
             {
                 **asdict(arrangement),
@@ -151,6 +158,33 @@ def content(
         "recommendation": _plain(asdict(recommendation)),
         "notes": list(sweep.notes),
     }
+
+
+def describe_methods(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Names of methods -> what people and the report are told of each; one that there is not has no words."""
+    found = {}
+    for name in names:
+        try:
+            by = method(name)
+            words = {"description": by.description, "depends_on_batches": by.depends_on_batches, "clips": by.clips}
+        except SettingError:
+            words = {"description": "", "depends_on_batches": False, "clips": True}
+        found[name] = words
+    return found
+
+
+def describe_growth_rules(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Names of growth rules -> what people and the report are told of each; one that there is not has no words."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        rule = RULES.get(name)
+        found[name] = {
+            "label": rule.label if rule else "a growth rule",
+            "description": rule.description if rule else "",
+            "fine": rule is not None and rule.fine,
+            "tensorrt": rule is not None and rule.tensorrt,
+        }
+    return found
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -21,7 +21,9 @@ from typing import Any
 
 from trtcal.errors import StatsError
 from trtcal.files.atomic import write_bytes
-from trtcal.sweep.store import load_json
+from trtcal.ranges.measuring import MEASURED
+from trtcal.ranges.thresholds import METHODS
+from trtcal.sweep.store import describe_growth_rules, describe_methods, load_json
 
 SCRIPTS = (
     *("base.js", "charts.js", "summary.js", "scores.js", "heatmap.js", "explorer.js"),
@@ -92,6 +94,12 @@ def _drawn(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: content[key] for key in ("model", "data", "provenance", "tensors", "exact", "histograms")},
         **{key: content[key] for key in ("invariant", "trials", "drift", "recommendation", "notes", "partial")},
+        "methods": _described(content, "methods", describe_methods, [trial["method"] for trial in content["trials"]]),
+        "growth_rules": _described(
+            content, "growth_rules", describe_growth_rules, [row["growth"] for row in content["arrangements"]]
+        ),
+        "measured_by": str(content.get("measured_by", MEASURED)),
+        "control": next((name for name, row in METHODS.items() if not row.clips), None),
         "off": content["off"],
         "sample_count": len(samples),
         "loudest": loudest,
@@ -100,6 +108,23 @@ def _drawn(content: Mapping[str, Any]) -> dict[str, Any]:
         "sensitivity": _layers(content["sensitivity"]) if content.get("sensitivity") else None,
         "thumbnails": {name: url for name, url in pictures.items() if _PICTURE.fullmatch(url)},
     }
+
+
+def _described(
+    content: Mapping[str, Any],
+    key: str,
+    describe: Callable[[Iterable[str]], dict[str, dict[str, Any]]],
+    names: Iterable[str],
+) -> dict[str, dict[str, str | bool]]:
+    """The words of each name: those of the file, or, where an older one has none, those of today's tables."""
+    words = describe(names)
+    for name, given in (content.get(key) or {}).items():
+        if name in words:
+            words[name] = {
+                part: str(given[part]) if isinstance(known, str) else bool(given[part])
+                for part, known in words[name].items()
+            }
+    return words
 
 
 def _sensitivity(path: Path) -> dict[str, Any] | None:

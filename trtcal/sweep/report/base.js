@@ -88,17 +88,17 @@ const SIZES = unique(DATA.arrangements.map((a) => a.batch_size)).sort((a, b) => 
 const ORDERS = unique(DATA.arrangements.map((a) => a.order));
 const GROWTHS = unique(DATA.arrangements.map((a) => a.growth));
 const METHODS = unique(DATA.trials.map((t) => t.method));
-const GROWTH_WORDS = {
-  double: "TensorRT as measured: the limit doubles until the value fits",
-  "square-max": "as tutorials tell it: the range becomes the new maximum squared",
-  "square-range": "as tutorials tell it: the old range is squared until the value fits",
-  "power-of-two": "batch-invariant: the power of two above the largest value",
-  exact: "the range is known beforehand",
+const growthWords = (growth) => {
+  const { label, description } = DATA.growth_rules[growth];
+  return description ? `${label}: ${description}` : label;
 };
+const MEASURED = DATA.measured_by; // the method whose thresholds the arrangements have
+const STUDIED = METHODS.find((method) => DATA.methods[method].depends_on_batches) ?? MEASURED;
+const CONTROLS = METHODS.filter((method) => !DATA.methods[method].clips);
 const APPROXIMATE = 0.01;
 
 const isApproximate = (tensor, growth) =>
-  !DATA.exact && growth !== "power-of-two" && Boolean(DATA.off) && DATA.off[tensor] > APPROXIMATE;
+  !DATA.exact && !DATA.growth_rules[growth].fine && Boolean(DATA.off) && DATA.off[tensor] > APPROXIMATE;
 
 const arrangementName = (a, withGrowth = GROWTHS.length > 1) =>
   `batches of ${a.batch_size}, ${a.order}${a.seed === null ? "" : ` (seed ${a.seed})`}${withGrowth ? `, ${a.growth}` : ""}`;
@@ -116,7 +116,7 @@ function furthest(tensor, among) {
   return worst;
 }
 
-const MAIN_GROWTH = GROWTHS.includes("double") ? "double" : GROWTHS[0];
+const MAIN_GROWTH = GROWTHS.find((growth) => DATA.growth_rules[growth].tensorrt) ?? GROWTHS[0];
 
 /** {index, name, change, at}: tensors and the arrangement that moves each furthest, worst first. */
 const TENSORS = DATA.tensors

@@ -91,7 +91,8 @@ function setUpExplorer() {
   section(
     "explorer",
     "One tensor",
-    "Its histogram with the bins and the limit that TensorRT would have ended up with, 16 of its 2048 bins to a bar; what entropy clips, right of its threshold, is orange. " +
+    "Its histogram with the bins and the limit that TensorRT would have ended up with, 16 of its 2048 bins to a bar; " +
+      `what ${short(MEASURED, 40)} clips, right of its threshold, is orange. ` +
       "Move the batch size and watch the limit. The address of this page keeps the view, so it can be sent on.",
     el(
       "div",
@@ -165,13 +166,13 @@ function tensorHistogram(tensor, a, width) {
     .filter(known);
   const to = Math.min(Math.max(...limits, histogram.amax) * 1.02, histogram.amax * 4);
   const lines = Object.entries(DATA.invariant)
-    .filter(([method]) => method !== "entropy")
+    .filter(([method]) => method !== MEASURED)
     .map(([method, amax]) => ({ name: method, at: amax[tensor], kind: "other" }));
-  if (DATA.invariant.entropy)
-    lines.push({ name: "entropy, batch-invariant", at: DATA.invariant.entropy[tensor], kind: "invariant" });
+  if (DATA.invariant[MEASURED])
+    lines.push({ name: `${MEASURED}, batch-invariant`, at: DATA.invariant[MEASURED][tensor], kind: "invariant" });
   lines.push(
     { name: "first batch's maximum", at: a.first_amax[tensor], kind: "first" },
-    { name: "entropy", at: a.amax[tensor], kind: "entropy" },
+    { name: MEASURED, at: a.amax[tensor], kind: "measured" },
     { name: "limit", at: limit, kind: "limit" },
   );
   return histogramChart({
@@ -184,7 +185,7 @@ function tensorHistogram(tensor, a, width) {
     threshold: a.amax[tensor],
     label:
       `Histogram of ${short(DATA.tensors[tensor], 80)} with ${arrangementName(a)}: limit ${number(limit)}, ` +
-      `entropy keeps up to ${number(a.amax[tensor])}`,
+      `${short(MEASURED, 40)} keeps up to ${number(a.amax[tensor])}`,
   });
 }
 
@@ -222,7 +223,7 @@ function facts(tensor, a) {
   );
 }
 
-/** The tensor's entropy threshold over batch sizes, an order a line. */
+/** The tensor's measured threshold over batch sizes, an order a line. */
 function thresholdCourse(tensor, a, width) {
   const series = ORDERS.map((order, i) => ({
     name: order,
@@ -236,7 +237,7 @@ function thresholdCourse(tensor, a, width) {
       return { x: size, y, dots: values.length > 1 ? values : [], tip: `${order}, batches of ${size}: ${number(y)}` };
     }),
   }));
-  const fixed = DATA.invariant.entropy?.[tensor];
+  const fixed = DATA.invariant[MEASURED]?.[tensor];
   const references = known(fixed) ? [{ name: "batch-invariant", y: fixed }] : [];
   const range = extent([
     ...series.flatMap((one) => one.points.flatMap((point) => [point.y, ...(point.dots ?? [])])),
@@ -245,7 +246,7 @@ function thresholdCourse(tensor, a, width) {
   return el(
     "figure",
     {},
-    el("figcaption", {}, el("b", {}, "Entropy's threshold"), ` by batch size; dashed: batch-invariant`),
+    el("figcaption", {}, el("b", {}, `Threshold of ${short(MEASURED, 40)}`), ` by batch size; dashed: batch-invariant`),
     lineChart({
       width,
       height: 260,
@@ -258,7 +259,7 @@ function thresholdCourse(tensor, a, width) {
       dodge: 5,
       xTitle: "batch size",
       yTitle: "amax",
-      label: "Entropy's threshold of this tensor against batch size",
+      label: `Threshold of this tensor by ${short(MEASURED, 40)} against batch size`,
     }),
     el(
       "p",

@@ -1,4 +1,4 @@
-// Tensors against batch size: how far entropy's threshold is from the batch-invariant one.
+// Tensors against batch size: how far the measured threshold is from the batch-invariant one.
 
 const WORST_ORDER = "";
 
@@ -28,7 +28,8 @@ function drawHeatmap() {
   section(
     "heatmap",
     "Which thresholds move",
-    "Entropy's threshold against the batch-invariant one; the worst tensor comes first. Of several seeds the worst counts. " +
+    `The threshold of ${short(MEASURED, 40)} against the batch-invariant one; ` +
+      "the worst tensor comes first. Of several seeds the worst counts. " +
       "Arrow keys move about, Enter opens the tensor at that batch size.",
     el(
       "div",

@@ -111,7 +111,7 @@ function drawScores() {
           "figcaption",
           {},
           growth
-            ? [el("b", {}, growth), ` – ${GROWTH_WORDS[growth] ?? "a growth rule"}${methodsOf(series)}`]
+            ? [el("b", {}, growth), ` – ${short(growthWords(growth), 200)}${methodsOf(series)}`]
             : "Nothing here depends on batches.",
         ),
         lineChart({

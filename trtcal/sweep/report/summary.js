@@ -10,13 +10,13 @@ function tile(label, value, note, kind = "") {
   );
 }
 
-/** MinMax must not depend on batches; where it does, nothing on the page can be trusted. */
+/** What never clips must not depend on batches; where it does, nothing on the page can be trusted. */
 function control() {
   const { control_flat: flat } = DATA.recommendation;
   if (flat === false) return { value: "BROKEN", note: "it must be the same everywhere and is not", kind: "bad" };
-  if (!METHODS.includes("minmax")) return { value: "not run", note: "add minmax to the methods", kind: "" };
+  if (!CONTROLS.length) return { value: "not run", note: `add ${DATA.control} to the methods`, kind: "" };
   if (flat === null || DATA.partial === "drop") return { value: "not checked", note: "dropping samples changes what it sees", kind: "" };
-  return { value: "flat", note: "the harness is sound", kind: "good" };
+  return { value: "flat", note: `${short(CONTROLS.join(", "), 40)} is the same everywhere`, kind: "good" };
 }
 
 function banners() {
@@ -26,8 +26,8 @@ function banners() {
       el(
         "p",
         { class: "banner bad", role: "alert" },
-        el("strong", {}, "The harness is broken. "),
-        "The MinMax control arm cannot depend on batch size or order, and yet it does. Trust nothing on this page.",
+        el("strong", {}, "The control failed. "),
+        `${short(CONTROLS.join(", "), 80) || "The control"} cannot depend on batch size or order, and yet it does. Trust nothing on this page.`,
       ),
     );
   const failed = DATA.trials.filter((trial) => trial.error).length;
@@ -48,14 +48,14 @@ function scoreTile() {
   const metric = METRICS.find((one) => one.interval);
   if (!metric) return null;
   const values = DATA.trials
-    .filter((t) => t.method === "entropy" && DATA.arrangements[t.arrangement].growth === MAIN_GROWTH)
+    .filter((t) => t.method === STUDIED && DATA.arrangements[t.arrangement].growth === MAIN_GROWTH)
     .map((t) => t[metric.key])
     .filter(known);
   if (!values.length) return null;
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const note = low === high ? "in every arrangement" : "worst and best arrangement";
   return tile(
-    `${metric.label}, entropy`,
+    `${metric.label}, ${short(STUDIED, 40)}`,
     low === high ? metric.format(low) : `${metric.format(low).replace("%", "")}–${metric.format(high)}`,
     note,
   );
@@ -67,7 +67,7 @@ function drawFindings() {
   const worst = TENSORS[0];
   const verdict = [
     tile(
-      "Batch size for entropy",
+      `Batch size for ${short(STUDIED, 40)}`,
       size === null ? "none" : String(size),
       size === null ? "no size is steady" : "smallest that cannot be told from the best",
     ),
@@ -78,7 +78,7 @@ function drawFindings() {
     ),
     worst && tile("Thresholds move by up to", percent(Math.abs(worst.change)), "against the batch-invariant answer"),
     scoreTile(),
-    tile("MinMax control arm", arm.value, arm.note, arm.kind),
+    tile("Control arm", arm.value, arm.note, arm.kind),
   ];
   document.getElementById("findings").replaceChildren(
     ...banners(),
