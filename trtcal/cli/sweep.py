@@ -22,6 +22,7 @@ from trtcal.cli.common import (
     print_out,
     takes_samples,
 )
+from trtcal.cli.tables import Command
 from trtcal.files import terminal
 from trtcal.sweep.plan import SweepPlan
 
@@ -38,7 +39,7 @@ def _default(name: str) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command()(sweep)
+    app.command(cls=Command)(sweep)
 
 
 @takes_samples(order="given", seed=0)
@@ -55,20 +56,22 @@ def sweep(
     ),
     orders: Annotated[
         str,
-        typer.Option(metavar="NAME,...", help="Orders of the samples: given, shuffled, largest-first, largest-last."),
+        typer.Option(metavar="NAME,...", help="Orders of the samples: {orders}."),
     ] = _default("orders"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of shuffles.")] = SweepPlan.seeds,
     methods: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME,...", help="Threshold methods; minmax is the control arm.", show_default="all of them"
+            metavar="NAME,...",
+            help="Threshold methods: {methods}. The control is {methods that never clip}.",
+            show_default="{swept}",
         ),
     ] = None,
     growths: Annotated[
         str,
         typer.Option(
             metavar="NAME,...",
-            help="How histograms grow: double (TensorRT), square-max, square-range, power-of-two, exact.",
+            help="How the histogram of {methods that depend on batches} grows: {replayed growths}.",
         ),
     ] = _default("growths"),
     exact: Annotated[

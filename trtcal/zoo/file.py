@@ -25,18 +25,21 @@ class Row(SweepPlan, SampleOptions):
     """A model of the zoo, its samples and what to do with it; the fields are the keys of its row.
 
     ``method`` makes the cache; the plan is that of a sweep, which an empty ``batch_sizes`` leaves out, and of the
-    cache's evaluation.
+    cache's evaluation. No ``methods`` stand for each, with its default parameter.
     """
 
     name: str
     model: str
     method: str = "entropy"
-    methods: tuple[str, ...] = ("entropy", "minmax", "percentile:99.99", "mse")
     batch_sizes: tuple[int, ...] = (1, 8, 32)
     growths: tuple[str, ...] = ("double",)
     seeds: int = 3
 
     def __post_init__(self) -> None:
+        from trtcal.ranges.thresholds import spelt
+
+        if not self.methods:
+            object.__setattr__(self, "methods", spelt())
         SampleOptions.__post_init__(self)
         SweepPlan.__post_init__(self)
 
