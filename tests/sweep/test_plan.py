@@ -68,14 +68,18 @@ def test_a_plan_like_another_differs_in_nothing_and_from_none_in_all() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_sizes": "1,x"}, "--batch-sizes: expected whole numbers joined by commas, got '1,x'"),
-        ({"batch_sizes": (1.5,)}, r"--batch-sizes: expected whole numbers joined by commas, got \(1.5,\)"),
-        ({"batch_sizes": (0,)}, "batch sizes and the number of seeds are at least 1"),
-        ({"seeds": 0}, "batch sizes and the number of seeds are at least 1"),
+        (
+            {"batch_sizes": "1,x"},
+            "--batch-sizes 1,x: expected whole numbers from 1 on joined by commas",
+        ),
+        ({"batch_sizes": (1.5,)}, r"--batch-sizes \(1.5,\): expected whole numbers from 1 on"),
+        ({"batch_sizes": (0,)}, r"--batch-sizes \(0,\): expected whole numbers from 1 on"),
+        ({"seeds": 0}, "--seeds 0: expected a whole number from 1 on"),
+        ({"exact": 1}, "--exact 1: expected true or false"),
         ({"orders": "given,upwards"}, "unknown order 'upwards'; choose among given, "),
         ({"growths": "triple"}, "unknown growth rule 'triple'; choose one of "),
         ({"methods": "entropy,kl"}, "unknown method 'kl'"),
-        ({"eval_samples": 0}, "eval_samples must be at least 1, got 0"),
+        ({"eval_samples": 0}, "--eval-samples 0: expected a whole number from 1 on"),
     ],
 )
 def test_what_cannot_be_is_refused(options: Any, message: str) -> None:

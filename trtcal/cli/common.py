@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from trtcal.files import terminal
+from trtcal.files.settings import flag, is_joined
 from trtcal.samples.options import SampleOptions
+from trtcal.sweep.plan import EXCLUDE, SweepPlan
 
 if TYPE_CHECKING:
     from trtcal.passes.executor import Executor
@@ -32,7 +34,7 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME|OPTYPE|PATTERN",
-        help="Layers that stay in float: name, op type or output, or a pattern such as '/head/*'. Repeatable.",
+        help=EXCLUDE,
         show_default=False,
     ),
 ]
@@ -101,30 +103,35 @@ _TYPES: dict[str, Any] = {
     "int": int,
     "int | None": int | None,
     "float | None": float | None,
-    "tuple[float, ...] | None": str | None,
+    "bool": bool,
     "tuple[str, ...]": list[str] | None,
 }
 
 
-def _parameter(item: Field[Any], at_most: int | None) -> inspect.Parameter:
-    """A field of `SampleOptions` -> the command line's parameter for it."""
+def _parameter(item: Field[Any], at_most: int | None = None) -> inspect.Parameter:
+    """A field of `SampleOptions` or `SweepPlan` -> the command line's parameter for it."""
     said, required = item.metadata, item.default is MISSING
-    default = None if item.default == () else item.default
-    shown: bool | str = said["otherwise"] or default is not None
+    default: Any = None if item.default == () else item.default
+    kind = _TYPES.get(str(item.type))
+    if is_joined(item):
+        kind, default = str | None, None if default is None else ",".join(map(str, default))
+    shown: bool | str = said["otherwise"] or default not in (None, False)
     if item.name == "samples" and at_most is not None:
         shown = str(at_most)
-    flags = [f"--{item.name.replace('_', '-')}", *(["-b"] if item.name == "batch_size" else [])]
+    flags = [flag(item.name), *(["-b"] if item.name == "batch_size" else [])]
+    if default is True:
+        flags = [f"{flag(item.name)}/{flag(f'no_{item.name}')}"]
     option = typer.Option(
         *flags,
         help=said["help"],
         metavar=said["metavar"],
         show_default=shown if not required else False,
-        rich_help_panel=None if required else "Image preprocessing" if said["image"] else "Samples",
+        rich_help_panel=None if required else said["group"],
     )
     return inspect.Parameter(
         item.name,
         inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[_TYPES[str(item.type)], option],
+        annotation=Annotated[kind, option],
         default=inspect.Parameter.empty if required else default,
     )
 
@@ -135,15 +142,16 @@ def takes_samples(at_most: int | None = None, **fixed: Any) -> Callable[[Callabl
     That is ``batches``, where it takes these, ``at_most`` so many samples unless the user says how many; else
     the ``options`` themselves. The command's own ``model`` says what the samples are for. A command that
     asks for ``onnx`` is handed this model as `trtcal.model.open.Model` and refuses engines; one that asks for
-    ``opened`` takes either.
+    ``opened`` takes either. In the place of a ``plan`` stand the options of `SweepPlan`, and it is handed one.
     """
     handed = ("batches", "options", "opened", "onnx")
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         shared = {item.name: _parameter(item, at_most) for item in fields(SampleOptions) if item.name not in fixed}
         own = inspect.signature(
-            command, eval_str=True, locals=dict.fromkeys(("Batches", "SampleOptions", "OpenModel"), object)
+            command, eval_str=True, locals=dict.fromkeys(("Batches", "SampleOptions", "SweepPlan", "OpenModel"), object)
         ).parameters
+        planned = {item.name: _parameter(item) for item in fields(SweepPlan)} if "plan" in own else {}
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
@@ -152,16 +160,20 @@ def takes_samples(at_most: int | None = None, **fixed: Any) -> Callable[[Callabl
             try:
                 if "onnx" in own and is_engine(values["model"]):
                     raise ValueError(f"{values['model']}: is a TensorRT engine; give the ONNX model")
+                plan = SweepPlan(**{name: values[name] for name in planned}) if planned else None
                 with redirect_stdout(sys.stderr), _opened(values["model"]) as (inputs, opened):
                     options = SampleOptions(**fixed, **{name: values[name] for name in shared})
-                    made: dict[str, Any] = {"options": options, "opened": opened, "onnx": opened}
+                    made: dict[str, Any] = {"options": options, "plan": plan, "opened": opened, "onnx": opened}
                     if "batches" in own:
                         made["batches"] = options.open(inputs, at_most=at_most)
                     command(**{name: {**made, **values}[name] for name in own})
             finally:
                 Output.stdout = None
 
-        alone = {name: parameter for name, parameter in own.items() if name not in (*handed, *shared)}
+        alone: dict[str, inspect.Parameter] = {}
+        for name, parameter in own.items():
+            if name not in (*handed, *shared):
+                alone |= planned if name == "plan" else {name: parameter}
         parameters = {"model": own["model"], "data": shared["data"], **alone, **shared}
         keyword = inspect.Parameter.KEYWORD_ONLY
         run.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in parameters.values()])  # type: ignore[attr-defined]

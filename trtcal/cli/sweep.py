@@ -11,7 +11,6 @@ import typer
 
 from trtcal.cli.common import (
     AsJson,
-    Exclude,
     Model,
     OnRay,
     Output,
@@ -24,17 +23,13 @@ from trtcal.cli.common import (
 )
 from trtcal.cli.tables import Command
 from trtcal.files import terminal
-from trtcal.sweep.plan import SweepPlan
 
 if TYPE_CHECKING:
     from trtcal.model.open import Model as OpenModel
     from trtcal.samples.batches import Batches
     from trtcal.samples.options import SampleOptions
     from trtcal.sweep.judge import Judge
-
-
-def _default(name: str) -> str:
-    return ",".join(map(str, getattr(SweepPlan, name)))
+    from trtcal.sweep.plan import SweepPlan
 
 
 def register(app: typer.Typer) -> None:
@@ -48,57 +43,14 @@ def sweep(
     data: str,
     onnx: OpenModel,
     options: SampleOptions,
+    plan: SweepPlan,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and the trials.")
     ] = Path("sweep"),
-    batch_sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Calibration batch sizes to compare.")] = _default(
-        "batch_sizes"
-    ),
-    orders: Annotated[
-        str,
-        typer.Option(metavar="NAME,...", help="Orders of the samples: {orders}."),
-    ] = _default("orders"),
-    seeds: Annotated[int, typer.Option(min=1, help="Number of shuffles.")] = SweepPlan.seeds,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="Threshold methods: {methods}. The control is {methods that never clip}.",
-            show_default="{swept}",
-        ),
-    ] = None,
-    growths: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,...",
-            help="How the histogram of {methods that depend on batches} grows: {replayed growths}.",
-        ),
-    ] = _default("growths"),
-    exact: Annotated[
-        bool, typer.Option("--exact", help="A second pass, bit-equal to calibrating each configuration by itself.")
-    ] = False,
     engine: Annotated[
         bool,
         typer.Option("--engine", help="Judge by TensorRT engines, one built for every distinct set of ranges."),
     ] = False,
-    accuracy: Annotated[
-        bool, typer.Option("--accuracy/--no-accuracy", help="Run the model as INT8 with every distinct set of ranges.")
-    ] = True,
-    metric: Annotated[
-        str, typer.Option(metavar="NAME", help="top1, top5, or metric.py:function, where more is better; needs labels.")
-    ] = SweepPlan.metric,
-    eval_data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            help="Samples to judge by, prepared as --data is; --labels is about them then.",
-            show_default="the calibration samples",
-        ),
-    ] = None,
-    eval_samples: Annotated[
-        int | None, typer.Option(min=1, help="Judge by the first so many of them.", show_default="all")
-    ] = None,
-    exclude: Exclude = None,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Log settings, numbers and the page to an MLflow store (extra mlflow).")
     ] = False,
@@ -117,29 +69,16 @@ def sweep(
 
     if mlflow:
         tracking.require()
-    plan = SweepPlan(
-        batch_sizes=batch_sizes,  # type: ignore[arg-type]  # as text, all of them
-        orders=orders,  # type: ignore[arg-type]
-        seeds=seeds,
-        methods=methods or (),  # type: ignore[arg-type]
-        growths=growths,  # type: ignore[arg-type]
-        exact=exact,
-        accuracy=accuracy,
-        metric=metric,
-        eval_data=eval_data,
-        eval_samples=eval_samples,
-        exclude=tuple(exclude or ()),
-    )
     batches, judged = open_both(options, onnx.inputs, plan.eval_data, plan.eval_samples)
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
     judge, judge_key = None, ""
-    if engine and (exclude or not accuracy):
-        other = "--exclude, which engines built from ranges cannot follow" if exclude else "--no-accuracy"
+    if engine and (plan.exclude or not plan.accuracy):
+        other = "--exclude, which engines built from ranges cannot follow" if plan.exclude else "--no-accuracy"
         raise ValueError(f"--engine does not go with {other}; leave one of them out")
     if engine and (ray or ray_address):
         raise ValueError("--engine builds and judges on this machine; leave out --ray")
-    if accuracy:
+    if plan.accuracy:
         timings = output / "timing.cache" if engine else None
         judge, judge_key = _judge(onnx, judged, options.labels, plan, timings)
     with executor_for(workers, ray, ray_address, ray_cpus) as executor, say.progress("sweeping", 1) as bar:
@@ -155,7 +94,7 @@ def sweep(
             plan,
             judge=judge,
             judge_key=judge_key,
-            judged_on=judged if accuracy else None,
+            judged_on=judged if plan.accuracy else None,
             resume=resume,
             force=force,
             executor=executor,

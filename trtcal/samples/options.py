@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from trtcal.errors import DataError
+from trtcal.files.settings import flag, option, take_values
 
 if TYPE_CHECKING:  # a command line reads the options before anything heavy is wanted
     from trtcal.samples.batches import Batches
@@ -16,19 +15,11 @@ if TYPE_CHECKING:  # a command line reads the options before anything heavy is w
     from trtcal.spec import InputSpec
 
 
-def _option(
-    text: str,
-    metavar: str,
-    *,
-    default: Any = None,
-    least: int | None = None,
-    most: int | None = None,
-    otherwise: str | None = None,
-    image: bool = False,
-) -> Any:
-    """A field, with what a command line says of it: help, shape of its values, bounds, and what holds ``otherwise``."""
-    said = {"help": text, "metavar": metavar, "least": least, "most": most, "otherwise": otherwise, "image": image}
-    return field(default=default, metadata=said)
+IMAGES = "Image preprocessing"
+
+
+def _option(text: str, metavar: str, *, image: bool = False, **more: Any) -> Any:
+    return option(text, metavar, group=IMAGES if image else "Samples", **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +73,7 @@ class SampleOptions:
     partial: str = _option("What becomes of a last batch that is not full.", "pad|wrap|drop|error", default="pad")
 
     def __post_init__(self) -> None:
-        for item in fields(SampleOptions):
-            object.__setattr__(self, item.name, _value(item, getattr(self, item.name)))
+        take_values(self, SampleOptions)
 
     def open(self, inputs: Sequence[InputSpec], *, at_most: int | None = None) -> Batches:
         """The model's inputs -> batches for it; ``at_most`` so many samples, unless ``samples`` says how many.
@@ -124,7 +114,7 @@ class SampleOptions:
         changes = {name: getattr(self, name) for name in KNOBS if getattr(self, name) is not None}
         if self.preset is None:
             if changes or self.layout is not None:
-                raise ValueError(f"{_flag(next(iter(changes), 'layout'))} changes a preset; name one with --preset")
+                raise ValueError(f"{flag(next(iter(changes), 'layout'))} changes a preset; name one with --preset")
             return None
         if self.preset == "raw" and not changes and self.layout is None and holds_arrays(self.data):
             return None  # that is what arrays are anyway
@@ -132,7 +122,9 @@ class SampleOptions:
 
 
 KNOBS = tuple(
-    item.name for item in fields(SampleOptions) if item.metadata["image"] and item.name not in ("preset", "layout")
+    item.name
+    for item in fields(SampleOptions)
+    if item.metadata["group"] == IMAGES and item.name not in ("preset", "layout")
 )
 """The fields that change a preset, named as those of `Preprocess`."""
 
@@ -154,55 +146,6 @@ def open_both(
         return batches, batches if eval_samples is None else batches.part(eval_samples)
     evaluated = replace(options, data=eval_data, samples=eval_samples, order="given", partial="pad")
     return replace(options, labels=None).open(inputs), evaluated.open(inputs)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-_KINDS: dict[str, tuple[type, str]] = {
-    "str": (str, "text"),
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
-}
-
-
-def _value(item: Field[Any], given: Any) -> Any:
-    """A field and what it was given, maybe as text -> its value; ValueError for one that it does not take."""
-    if given is None and item.default in (None, ()):
-        return item.default
-    kind = str(item.type).removesuffix(" | None")
-    if not kind.startswith("tuple"):
-        return _single(item, kind, given)
-    inner = kind.removeprefix("tuple[").removesuffix(", ...]")
-    parts = given if isinstance(given, (list, tuple)) else [given]
-    if inner != "float":
-        return tuple(_single(item, inner, part) for part in parts)
-    try:
-        numbers = tuple(_single(item, inner, part) for part in (given.split(",") if isinstance(given, str) else parts))
-    except ValueError:
-        numbers = ()
-    if not numbers:
-        raise ValueError(f"{_flag(item.name)} {given}: expected numbers joined by commas, such as 0.5,0.5,0.5")
-    return numbers
-
-
-def _single(item: Field[Any], kind: str, given: Any) -> Any:
-    """A value of one of _KINDS, within the bounds of its field."""
-    wanted, words = _KINDS[kind]
-    least, most = item.metadata["least"], item.metadata["most"]
-    if least is not None:
-        words += f" from {least} on" if most is None else f" from {least} to {most}"
-    if kind == "str":
-        if isinstance(given, (str, os.PathLike)):
-            return os.fspath(given)
-    elif isinstance(given, (str, int, float)) and not isinstance(given, bool):
-        with suppress(ValueError, OverflowError):
-            value = wanted(given)
-            whole = isinstance(given, str) or value == given
-            if whole and (least is None or value >= least) and (most is None or value <= most):
-                return value
-    raise ValueError(f"{_flag(item.name)} {given}: expected {words}")
 
 
 def fix_shapes(inputs: Sequence[InputSpec], shapes: Sequence[str]) -> tuple[InputSpec, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from operator import index
 from typing import Any
 
 from trtcal.files.remote import is_url, shown
+from trtcal.files.settings import option, take_values
 
 GRID = ("batch_sizes", "orders", "seeds", "methods", "growths", "exact")
 """Fields that decide the trials; how these are evaluated, the key of the judge tells by content."""
+
+EXCLUDE = "Layers that stay in float: name, op type or output, or a pattern such as '/head/*'. Repeatable."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,31 +26,49 @@ class SweepPlan:
     ValueError for a name that is none and a number below 1.
     """
 
-    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    orders: tuple[str, ...] = ("given", "shuffled", "largest-first", "largest-last")
-    seeds: int = 5
-    methods: tuple[str, ...] = ()
-    growths: tuple[str, ...] = ("double", "power-of-two")
-    exact: bool = False
-    accuracy: bool = True
-    metric: str = "top1"
-    eval_data: str | None = None
-    eval_samples: int | None = None
-    exclude: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = option(
+        "Calibration batch sizes to compare.", "N,N,...", default=(1, 2, 4, 8, 16, 32, 64), least=1
+    )
+    orders: tuple[str, ...] = option(
+        "Orders of the samples: {orders}.",
+        "NAME,...",
+        default=("given", "shuffled", "largest-first", "largest-last"),
+        joined=True,
+    )
+    seeds: int = option("Number of shuffles.", "N", default=5, least=1)
+    methods: tuple[str, ...] = option(
+        "Threshold methods: {methods}. The control is {methods that never clip}.",
+        "NAME,...",
+        default=(),
+        otherwise="{swept}",
+        joined=True,
+    )
+    growths: tuple[str, ...] = option(
+        "How the histogram of {methods that depend on batches} grows: {replayed growths}.",
+        "NAME,...",
+        default=("double", "power-of-two"),
+        joined=True,
+    )
+    exact: bool = option("A second pass, bit-equal to calibrating each configuration by itself.", default=False)
+    accuracy: bool = option("Run the model as INT8 with every distinct set of ranges.", default=True)
+    metric: str = option(
+        "top1, top5, or metric.py:function, where more is better; needs labels.", "NAME", default="top1"
+    )
+    eval_data: str | None = option(
+        "Samples to judge by, prepared as --data is; --labels is about them then.",
+        "PATH",
+        otherwise="the calibration samples",
+    )
+    eval_samples: int | None = option("Judge by the first so many of them.", "N", least=1, otherwise="all")
+    exclude: tuple[str, ...] = option(EXCLUDE, "NAME|OPTYPE|PATTERN", default=())
 
     def __post_init__(self) -> None:
         from trtcal.sweep.trials import check_grid, distinct_methods
 
-        object.__setattr__(self, "batch_sizes", _whole_numbers("batch_sizes", self.batch_sizes))
-        for name in ("orders", "methods", "growths"):
-            object.__setattr__(self, name, tuple(_several(getattr(self, name))))
+        take_values(self, SweepPlan)
         if not self.methods:
             object.__setattr__(self, "methods", tuple(choice.name for choice in distinct_methods()[0]))
-        exclude: str | Iterable[str] = self.exclude  # names of layers may hold commas
-        object.__setattr__(self, "exclude", (exclude,) if isinstance(exclude, str) else tuple(exclude))
         check_grid(self.batch_sizes, self.orders, self.seeds, self.growths, self.methods)
-        if self.eval_samples is not None and self.eval_samples < 1:
-            raise ValueError(f"eval_samples must be at least 1, got {self.eval_samples}")
 
     def settings(self) -> dict[str, Any]:
         """Nothing -> the fields as JSON has them, each method once, URLs without passwords and signatures."""
@@ -65,15 +85,3 @@ class SweepPlan:
         """The settings of another plan -> names of what differs in the grid; of it all, where they are none."""
         other = settings if isinstance(settings, Mapping) else {}
         return [name for name, value in self.settings().items() if name in GRID and other.get(name) != value]
-
-
-def _several(given: str | Iterable[Any]) -> list[Any]:
-    return given.split(",") if isinstance(given, str) else list(given)
-
-
-def _whole_numbers(name: str, given: str | Iterable[Any]) -> tuple[int, ...]:
-    try:
-        return tuple(int(value) if isinstance(value, str) else index(value) for value in _several(given))
-    except (ValueError, TypeError):
-        flag = name.replace("_", "-")
-        raise ValueError(f"--{flag}: expected whole numbers joined by commas, got {given!r}") from None
