@@ -1,199 +1,252 @@
 #!/usr/bin/env python3
-"""Asks a real TensorRT, 8.5 to 10.16, on a GPU, everything about it that trtcal believes and cannot know elsewhere.
+"""Runs the tests marked gpu on a GPU, the most telling first, within a time limit, and keeps what they find.
 
-    python scripts/gpu_acceptance.py                      all steps, under eight minutes
-    python scripts/gpu_acceptance.py --only facts calls   some of them; --list names them
+    python scripts/gpu_acceptance.py                            all of tests/gpu, as far as the seconds reach
+    python scripts/gpu_acceptance.py tests/gpu/test_kernel.py   what needs no TensorRT
+    python scripts/gpu_acceptance.py -k "rules or calls"        as pytest takes it
     python scripts/gpu_acceptance.py --model fashion/cnn.onnx --model text.onnx,lines.npz
-    python scripts/gpu_acceptance.py --dry-run            every step on test doubles; measures nothing
+    python scripts/gpu_acceptance.py --dry-run                  on test doubles; measures nothing
 
-Writes gpu-acceptance-DATE-TIME.json and .md into benchmarks/results, both complete after every step. Each step is a
-process of its own with a time limit. Under test doubles, which are found by looking at the loaded libraries, nothing is
-judged. The exit code is 0 where all is as expected, 1 where something differs or failed, and 2 where there is nothing
-to measure on. What the steps are for: docs/parity.md.
+Writes gpu-acceptance-DATE-TIME.json and .md into benchmarks/results, both complete after every test: a run that is
+killed leaves all up to the test before. pytest runs in a process of its own. One that crashes, hangs or loses the GPU
+costs the test that did it, and the rest runs in a new process. Test doubles are found by looking at the loaded
+libraries; what they answer is not measured. The exit code is 0 where all is well, 1 where something failed or was not
+run, and 2 where there is nothing to measure on. What the tests are for: docs/parity.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import faulthandler
+import json
 import os
-import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # this checkout, whatever is installed
+HELPERS = ROOT / "tests" / "helpers"
+sys.path[:0] = [str(ROOT), str(HELPERS)]  # this checkout, whatever is installed
 
-from acceptance import steps  # noqa: E402
-from acceptance.children import be_child, die_with, give_up, run_step  # noqa: E402
-from acceptance.findings import NOT_MEASURED, Context, Step  # noqa: E402
-from acceptance.machine import NoGpu, describe_host, device, test_doubles  # noqa: E402
-from acceptance.networks import Model, by_path, embedded  # noqa: E402
-from acceptance.record import Record  # noqa: E402
+from trtcal.files.atomic import write_bytes  # noqa: E402
 
-from calibrators import versions  # noqa: E402
-from calibrators.versions import CalibratorsUnavailable  # noqa: E402
-
+# First what needs no TensorRT, then what most rests on; costs last.
+ORDER = ("kernel", "layers", "rules", "calls", "batches", "parity", "calibrators", "statistics", "engine", "costs")
 BUDGET = 450  # seconds
-LEAST = 10  # seconds; with less left a step is not begun
-FINE = ("ok", "measured", "skipped", NOT_MEASURED)
-_SET_UP = "ACCEPTANCE_DOUBLES"
+PATIENCE = 4  # times as long as it says it takes, and
+LEAST = 30  # seconds, a test may take
+STARTING = 120  # seconds until the first test: TensorRT's libraries are loaded
+FINE = {"passed", "skipped", "not measured"}
+
+
+class Record:
+    """One JSON file and the page made from it, each replaced in one piece by `save`."""
+
+    def __init__(self, folder: Path) -> None:
+        now = datetime.datetime.now()
+        self.folder, self.stem = folder, f"gpu-acceptance-{now:%Y-%m-%d-%H%M%S}"
+        self.tests: dict[str, dict[str, Any]] = {}
+        self.data: dict[str, Any] = {"date": f"{now:%Y-%m-%d}", "dry_run": False, "doubles": [], "tests": self.tests}
+
+    def save(self) -> Path:
+        """Both files, for what there is so far -> the page's path."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f"{self.stem}{'-dry-run' if self.data['dry_run'] else ''}.json"
+        write_bytes(file, f"{json.dumps(self.data, indent=1, ensure_ascii=False, default=str)}\n".encode())
+        write_bytes(file.with_suffix(".md"), ("\n".join(page(self.data)) + "\n").encode())
+        return file.with_suffix(".md")
+
+    def update(self, machine: dict[str, Any]) -> None:
+        """What is known of the machine; test doubles, once seen, are never forgotten."""
+        doubles = machine.pop("doubles", []) or self.data["doubles"]
+        self.data |= machine | {"doubles": doubles, "dry_run": bool(doubles)}
+
+
+def page(data: dict[str, Any]) -> Iterator[str]:
+    """A record -> the lines of its page."""
+    gpu = data.get("gpu") or {}
+    yield f"# GPU acceptance, {data['date']}\n"
+    if data["dry_run"]:
+        yield f"**Dry run on test doubles** ({', '.join(data['doubles'])}): this says nothing about TensorRT.\n"
+    else:
+        versions = f"driver {gpu.get('driver')}, CUDA {gpu.get('cuda')}"
+        yield f"TensorRT {data.get('tensorrt')}, {gpu.get('name')}, {versions}.\n"
+    yield ", ".join(f"{name} {version}" for name, version in data.get("host", {}).items()) + "."
+    if data.get("error"):
+        yield f"\n```text\n{data['error']}\n```"
+    files: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, test in data["tests"].items():
+        file, _, rest = name.partition("::")
+        files.setdefault(file, {})[rest] = test
+    yield "\n| file | outcomes | seconds |\n|---|---|---|"
+    for file, tests in files.items():
+        counts = Counter(test["outcome"] for test in tests.values())
+        seconds = sum(test.get("seconds", 0) for test in tests.values())
+        yield f"| {file} | {', '.join(f'{number} {word}' for word, number in counts.items())} | {seconds:.1f} |"
+    for file, tests in files.items():
+        yield f"\n## {file}\n\n| test | outcome | seconds | found |\n|---|---|---|---|"
+        for name, test in tests.items():
+            outcome = test["outcome"] if test["outcome"] in FINE else f"**{test['outcome']}**"
+            found = [f"{key}: {_cell(value)}" for key, value in test.get("facts", {}).items()]
+            lines = test.get("error", test.get("why", "")).splitlines()
+            wrong = [line[1:].strip() for line in lines if line.startswith("E ")]  # as pytest marks them
+            found += [_cell(" ".join(wrong or lines[:3]))]
+            yield f"| {_cell(name)} | {outcome} | {test.get('seconds', '')} | {'; '.join(filter(None, found))} |"
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = text if len(text) <= 300 else f"{text[:297]}..."
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+class Run:
+    """One process that runs pytest, with tests/helpers/gpu_plugin.py in it, and what it has told so far."""
+
+    def __init__(self, record: Record, options: argparse.Namespace, deadline: float, scratch: Path) -> None:
+        self.record, self.options, self.deadline = record, options, deadline
+        self.events, self.log = scratch / "events", scratch / "log"
+        self.running: tuple[str | None, float] = None, time.monotonic()  # a test, or none, and since when
+        self.ended = 0  # tests
+        self.finished = False
+        self._read = 0
+
+    def go(self) -> None:
+        """Until pytest ends, by itself or not; the test that ends it is in the record as crashed or timed out."""
+        self.events.write_bytes(b"")
+        with self.log.open("wb") as log:
+            environment, command = self._environment(), self._command()
+            child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+            try:
+                why = self._watch(child)
+            finally:
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+                code = child.wait()
+        self._take()
+        ending = why or (f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        stacks = [number for number, line in enumerate(lines) if line.startswith(("Fatal", "Thread", "Current thread"))]
+        begin = stacks[0] if stacks else max(len(lines) - 30, 0)
+        error = "\n".join([ending, *lines[begin : begin + 30]])
+        name, since = self.running
+        if name is not None:
+            outcome = "timed out" if why else "crashed"
+            self._put(name, {"outcome": outcome, "seconds": round(time.monotonic() - since, 2), "error": error})
+        elif code not in (0, 1) and not (code == 5 and self.record.tests):  # 5: no test was left
+            self.record.data.setdefault("error", error)
+
+    def _environment(self) -> dict[str, str]:
+        plan = {"events": str(self.events), "parent": os.getpid(), "dry_run": self.options.dry_run}
+        plan["deadline"] = time.time() + self.deadline - time.monotonic()
+        plan["done"] = [name for name, test in self.record.tests.items() if test["outcome"] != "not run"]
+        paths = [str(HELPERS), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        own = {"GPU_ACCEPTANCE": json.dumps(plan), "PYTHONPATH": os.pathsep.join(paths)}
+        return os.environ | own | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # what else is installed there is not ours
+
+    def _command(self) -> list[str]:
+        command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "--rootdir", ".", "-p", "gpu_plugin"]
+        command += ["-m", "gpu", "-qs", "--color=no", "-p", "no:cacheprovider"]
+        # One after the other; and other versions warn of other things.
+        command += ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings="]
+        command += ["-k", self.options.k] if self.options.k else []
+        return command + (self.options.tests or [f"tests/gpu/test_{name}.py" for name in ORDER])
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> str | None:
+        """Read on until the child ends -> why it is not to end by itself; None where it did."""
+        while child.poll() is None:
+            time.sleep(0.05)
+            self._take()
+            name, since = self.running
+            limit = STARTING if name is None else PATIENCE * self.record.tests[name]["estimate"]
+            now = time.monotonic()
+            if now > since + max(limit, self.options.least) or (name is not None and now > self.deadline):
+                child.send_signal(signal.SIGUSR1)  # the stacks of its threads go to the log
+                time.sleep(0.5)
+                return f"did not end within {now - since:.0f} s"
+        return None
+
+    def _take(self) -> None:
+        """What has been told since the last time."""
+        with self.events.open("rb") as file:
+            file.seek(self._read)
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._read += len(line)
+                    self._hear(json.loads(line))
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        self.record.update(event.get("machine", {}))
+        for name, seconds in event.get("collected", []):
+            self.record.tests.setdefault(name, {"outcome": "not run", "estimate": seconds})
+        self.running = event.get("begin"), time.monotonic()
+        if "end" in event:
+            self._put(event["end"], event["result"])
+        self.finished = "finished" in event
+
+    def _put(self, name: str, result: dict[str, Any]) -> None:
+        self.ended += 1
+        self.record.tests[name] |= result
+        self.record.save()
+        print(f"{result['seconds']:6.1f} s  {result['outcome']:12}  {name}", flush=True)
 
 
 def main() -> int:
     """Run what the command line asks for -> exit code."""
     options = _options()
-    models = [by_path(text) for text in options.model]
-    chosen = _chosen(options, models)
-    if options.list:
-        for step in chosen:
-            print(f"{step.name:18} {step.seconds:4.0f} s  {step.what}")
-        return 0
-    if options.child:
-        _child(options, models)
-        return 0
+    begin = time.monotonic()
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
+    if options.dry_run:
+        _set_up_doubles()
+    models = [",".join(str(Path(part).resolve()) for part in text.split(",")) for text in options.model]
+    os.environ["TRTCAL_GPU_MODELS"] = "\n".join(models)
+    record, again = Record(options.output), True
     with tempfile.TemporaryDirectory(prefix="gpu-acceptance-") as scratch:
-        return _run(options, chosen, Path(scratch))
+        while again:
+            run = Run(record, options, begin + options.seconds, Path(scratch))
+            run.go()
+            again = not run.finished and run.ended > 0 and time.monotonic() < run.deadline
+    page_path = record.save()
+    print(record.data.get("error") or page_path)
+    if record.data.get("gpu") is None or not record.tests:
+        return 2
+    return 0 if "error" not in record.data and {test["outcome"] for test in record.tests.values()} <= FINE else 1
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options]"
-    )
-    parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps, after the one that looks at the GPU")
-    parser.add_argument("--list", action="store_true", help="name the steps and the longest that each may take")
-    parser.add_argument("--dry-run", action="store_true", help="on test doubles; they are set up where there is no GPU")
-    parser.add_argument(
-        "--model",
-        action="append",
-        default=[],
-        metavar="MODEL.onnx[,DATA.npz[,LABELLED.npz]]",
-        help="a further model; by default with calibration.npz and, if there is one, labelled.npz beside it",
-    )
-    parser.add_argument("--seconds", type=float, default=BUDGET, help="for all steps together (default: %(default)s)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=ROOT / "benchmarks" / "results",
-        metavar="DIR",
-        help="default: benchmarks/results",
-    )
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tests", nargs="*", help="files or tests, as pytest takes them (default: all of tests/gpu)")
+    parser.add_argument("-k", metavar="EXPRESSION", help="only tests whose names match, as pytest takes it")
+    parser.add_argument("--dry-run", action="store_true", help="on test doubles")
+    model = "MODEL.onnx[,DATA.npz[,LABELLED.npz]]"
+    beside = "a further model; by default with calibration.npz and, if there is one, labelled.npz beside it"
+    parser.add_argument("--model", action="append", default=[], metavar=model, help=beside)
+    parser.add_argument("--seconds", type=float, default=BUDGET, help="for all tests (default: %(default)s)")
+    parser.add_argument("--least", type=float, default=LEAST, help="what any test may take (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", metavar="DIR")
     return parser.parse_args()
 
 
-def _chosen(options: argparse.Namespace, models: list[Model]) -> Sequence[Step]:
-    known = {step.name: step for step in steps.all_steps(models)}
-    unknown = [name for name in options.only or () if name not in known]
-    if unknown:
-        sys.exit(f"no step {unknown[0]!r}; there are {', '.join(known)}")
-    return [step for name, step in known.items() if not options.only or name in (*options.only, steps.MACHINE.name)]
-
-
-def _run(options: argparse.Namespace, chosen: Sequence[Step], scratch: Path) -> int:
-    begin = time.monotonic()
-    command = [sys.executable, sys.argv[0]]
-    for text in options.model:
-        command += ["--model", text]
-    first, *others = chosen
-    looked = run_step(first, command, scratch, first.seconds, lambda _: None)
-    head = _head(looked, options)
-    if options.dry_run and head["tensorrt"] is None and _SET_UP not in os.environ:
-        _start_again_on_doubles(scratch)
-    record = Record(options.output, f"gpu-acceptance-{_stamp(head)}", head)
-    record.put(first.name, looked)
-    if "error" in head:
-        print(f"{head['error']}\n{record.json}", file=sys.stderr)
-        return 2
-    for step in others:
-        left = options.seconds - (time.monotonic() - begin)
-        if left < LEAST:
-            result: dict[str, Any] = {"what": step.what, "status": "not run", "findings": [], "error": "out of time"}
-        else:
-            result = run_step(step, command, scratch, min(step.seconds, left), partial(record.put, step.name))
-        if result.pop("machine", {}).get("doubles"):
-            record.data["dry_run"] = True
-        record.put(step.name, result)
-        print(f"{step.name:18} {result['status']:14} {result.get('seconds', 0):6.1f} s", flush=True)
-    print(record.page)
-    return 0 if all(step["status"] in FINE for step in record.data["steps"].values()) else 1
-
-
-def _head(looked: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """What the step that looks at the machine found -> the top of the record, with ``error`` where that is the end."""
-    found = looked.pop("machine", {})
-    now = datetime.datetime.now()
-    head = {
-        "tensorrt": found.get("tensorrt"),
-        "gpu": found.get("gpu"),
-        "date": now.date().isoformat(),
-        "time": now.strftime("%H:%M"),
-        "dry_run": bool(found.get("doubles")),
-        "doubles": found.get("doubles", []),
-        "host": found.get("host", describe_host()),
-    }
-    if looked["status"] in ("error", "crashed", "timed out"):
-        head["error"] = looked["error"]
-    elif options.dry_run and not head["dry_run"]:
-        head["error"] = (
-            "--dry-run was asked for, and TensorRT and the CUDA driver here are real; leave it out to measure"
-        )
-    return head
-
-
-def _stamp(head: dict[str, Any]) -> str:
-    return f"{head['date']}-{head['time'].replace(':', '')}" + ("-dry-run" if head["dry_run"] else "")
-
-
-def _start_again_on_doubles(scratch: Path) -> None:
-    """Does not return: this program once more, with tests/helpers/fakecuda in the place of TensorRT and the driver."""
-    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+def _set_up_doubles() -> None:
+    """tests/helpers/fakecuda in the place of TensorRT and the driver, for the processes that are started."""
     import fakecuda
-    from fakecuda import setup_env
+    import pytest
 
-    try:
-        for part in (setup_env.libraries, setup_env.cuda_bindings, setup_env.polygraphy):
-            part()
-        setup_env.bindings(fakecuda.TENSORRT)
-    except setup_env.Unavailable as error:
-        sys.exit(f"no TensorRT, and no test doubles either: {error}")
-    try:
-        kernels = bool((setup_env.kernels(), setup_env.nvrtc()))
-    except setup_env.Unavailable:  # one question fewer is rehearsed
-        kernels = False
-    environment = {**fakecuda.environment(full_name=True, kernels=kernels), _SET_UP: "1"}
-    shutil.rmtree(scratch)  # nothing after the next line would
-    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
-
-
-def _child(options: argparse.Namespace, models: list[Model]) -> None:
-    """One step, in this process; how it went is in ``--part``."""
-    die_with(options.parent)
-    faulthandler.enable()
-    faulthandler.dump_traceback_later(options.seconds + 3)  # so that a step that hangs says where
-    step = next(step for step in steps.all_steps(models) if step.name == options.child)
-    deadline = time.monotonic() + options.seconds
-    try:
-        gpu = device().describe()  # before TensorRT, which crashes without a driver
-        trt = versions.tensorrt()
-        versions.base_class("EntropyCalibration2")
-    except (NoGpu, CalibratorsUnavailable) as error:
-        give_up(options.part, str(error))
-        return
-    doubles = test_doubles()
-    machine = {"tensorrt": trt.__version__, "gpu": gpu, "doubles": doubles, "host": describe_host()}
-    folder = options.part.with_suffix("")  # the parent's to remove, since a child may not get that far
-    folder.mkdir()
-    be_child(step, Context(trt, [*embedded(folder), *models], folder, doubles, deadline), machine, options.part)
+    found: dict[str, str] = {}
+    for kernels in (True, False):  # without a compiler for kernels there are the other tests
+        try:
+            found = found or fakecuda.environment(full_name=True, kernels=kernels)
+        except pytest.skip.Exception as missing:
+            if not kernels:
+                sys.exit(f"no test doubles: {missing}")
+    os.environ.clear()
+    os.environ.update(found)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,38 @@
-"""The acceptance script: what it may claim, what it survives, and that its expectations can fail.
+"""The tests of tests/gpu and what runs them: what they may claim, what they survive, and that each of them can fail.
 
-Nothing here is TensorRT's. Where a test needs caches "that TensorRT wrote", it writes them itself, by the algorithm as
-we believe it to be or with one rule of it broken.
+Nothing here is TensorRT's. Where a test needs what "TensorRT" answers, test doubles answer by the algorithm as we
+believe it to be, or with one rule of it broken.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import builds
+import experiments
 import fakecuda
+import gpu_acceptance
+import layers
+import nets
 import numpy as np
 import oracle
+import parity
 import pytest
-from acceptance import building, facts, networks, parity, rules, steps
-from acceptance.findings import Context, Finding, as_rehearsed, attempt, compared, measured, status
-from acceptance.record import markdown
+from acceptance import rules
 from fakecuda import setup_env
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.calibration.calibrate import calibrate
-from trtcal.errors import BackendError
 from trtcal.model.open import FloatRunner, open_model
 from trtcal.ranges.histogram import Histogram
 from trtcal.ranges.stats import ActivationStats
@@ -53,6 +52,11 @@ def record_in(folder: Path) -> dict[str, Any]:
     return found
 
 
+def outcomes(record: dict[str, Any]) -> dict[str, str]:
+    """By the test's own name, without its file."""
+    return {name.split("::")[-1]: test["outcome"] for name, test in record["tests"].items()}
+
+
 # --- the dry run
 
 
@@ -60,22 +64,20 @@ def record_in(folder: Path) -> dict[str, Any]:
 def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """A whole run on the test doubles, without the flag that says so."""
     folder = tmp_path_factory.mktemp("dry")
-    return run_script("--output", folder), folder
+    return run_script("--output", folder, kernels=True), folder
 
 
 @pytest.mark.slow
-def test_a_run_on_test_doubles_goes_through_every_step_and_measures_nothing(
+def test_every_test_agrees_with_doubles_that_do_as_is_believed_and_nothing_is_measured(
     dry: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
     done, folder = dry
     record = record_in(folder)
-    assert list(record["steps"]) == [step.name for step in steps.STEPS]
-    failed = [
-        (name, finding) for name, step in record["steps"].items() for finding in step["findings"] if "error" in finding
-    ]
-    found = {name: step["status"] for name, step in record["steps"].items()}
-    assert set(found.values()) <= {"not measured", "skipped"}, (found, failed)
-    assert all(found[name] == "not measured" for name in found if name.startswith(("parity", "facts", "calls")))
+    assert set(outcomes(record).values()) == {"not measured", "skipped"}, outcomes(record)
+    skipped = [test["why"] for test in record["tests"].values() if test["outcome"] == "skipped"]
+    assert all(any(word in why for word in ("the test doubles", "torch", "Polygraphy")) for why in skipped), skipped
+    files = list(dict.fromkeys(name.partition("::")[0] for name in record["tests"]))
+    assert files == [f"tests/gpu/test_{name}.py" for name in gpu_acceptance.ORDER]
     assert done.returncode == 0, done.stderr
 
 
@@ -86,31 +88,51 @@ def test_a_run_on_test_doubles_says_so_without_being_told(
     record = record_in(dry[1])
     assert record["dry_run"] is True
     assert record["doubles"] == ["libcuda.so.1", "libnvinfer.so.10"]
-    verdicts = {finding["verdict"] for step in record["steps"].values() for finding in step["findings"]}
-    assert verdicts == {"not measured", "skipped"}
     (page,) = dry[1].glob("*dry-run.md")
     assert "Dry run on test doubles" in page.read_text()
 
 
 @pytest.mark.slow
-def test_the_record_has_its_promised_form(dry: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+def test_the_record_says_on_what_and_how_long_and_keeps_the_caches(
+    dry: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
     record = record_in(dry[1])
-    assert {"tensorrt", "gpu", "date", "dry_run", "steps"} <= record.keys()
-    assert {"name", "driver"} <= record["gpu"].keys()
-    assert record["tensorrt"].startswith("10.")
-    for step in record["steps"].values():
-        assert {"what", "status", "seconds", "findings"} <= step.keys()
-        assert all({"question", "verdict"} <= finding.keys() for finding in step["findings"])
+    assert {"name", "driver", "cuda", "compute_capability"} <= record["gpu"].keys()
+    assert {"python", "system", "numpy", "onnxruntime", "pytest"} <= record["host"].keys()
+    assert record["tensorrt"] == fakecuda.TENSORRT
+    for test in record["tests"].values():
+        assert {"outcome", "seconds", "estimate"} <= test.keys()
+    for name in ("test_rules", "test_parity"):
+        kept = [test["facts"] for key, test in record["tests"].items() if name in key and "_is_ours" in key]
+        assert all(CalibrationCache.parse(facts["cache"].encode()).scales for facts in kept if "cache" in facts)
+        assert any("cache" in facts for facts in kept)
+
+
+def test_every_file_of_gpu_tests_has_its_place_in_the_order_and_on_the_page() -> None:
+    there = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "gpu").glob("test_*.py")}
+    assert set(gpu_acceptance.ORDER) == there
+    page = (ROOT / "docs" / "parity.md").read_text()
+    assert not [name for name in there if f"`test_{name}.py`" not in page]
 
 
 @pytest.mark.slow
-def test_where_the_doubles_run_kernels_their_steps_are_rehearsed_too(tmp_path: Path) -> None:
-    run_script("--only", "gpu-stats", "kernel", "--output", tmp_path, kernels=True)
+def test_a_broken_rule_fails_the_tests_that_are_there_for_it_and_is_named(tmp_path: Path) -> None:
+    """The whole way: a builder, through genuine bindings, that takes four times the range instead of twice."""
+    chosen = "(test_rules and maxima) or (test_parity and demo)"
+    done = run_script("--output", tmp_path, "-k", chosen, TRTFAKE_RULES="growth=times 4", kernels=True)
     record = record_in(tmp_path)
-    for name in ("gpu-stats", "kernel"):
-        findings = record["steps"][name]["findings"]
-        assert {finding["verdict"] for finding in findings} == {"not measured"}, findings
-        assert len(findings) == 3
+    found = outcomes(record)
+    rule = "test_the_scale_is_ours_to_the_last_bit[growth: maxima 1.54, then 2.4]"
+    assert found[rule] == "failed"
+    (test,) = [test for name, test in record["tests"].items() if rule in name]
+    assert "explained by growth=times 4" in test["error"]
+    assert found["test_the_scale_is_ours_to_the_last_bit[growth: maxima 2.4, then 1.54]"] == "not measured"
+    assert found["test_the_cache_is_ours[demo-entropy-4-given]"] == "failed"
+    assert found["test_the_entropy_cache_is_ours_of_the_gpus_own_activations[demo]"] == "failed"
+    assert found["test_the_cache_is_ours[demo-minmax-4-given]"] == "not measured"
+    (page,) = tmp_path.glob("*.md")
+    assert "explained by growth=times 4" in page.read_text()
+    assert done.returncode == 1
 
 
 # --- which library it is decides, and not the flag
@@ -131,20 +153,29 @@ def renamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+GUARDS = ("-k", "test_a_feed_that_fails and Entropy")
+
+
 def test_a_dry_run_is_refused_where_the_libraries_are_real(renamed: Path, tmp_path: Path) -> None:
-    done = run_script("--dry-run", "--output", tmp_path, LD_LIBRARY_PATH=str(renamed))
-    record = record_in(tmp_path)
+    front = tmp_path / "front.py"
+    front.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import gpu_acceptance\n"
+        "gpu_acceptance._set_up_doubles = lambda: None\nsys.exit(gpu_acceptance.main())\n"
+    )
+    output = tmp_path / "out"
+    done = run_script("--dry-run", "--output", output, *GUARDS, script=front, LD_LIBRARY_PATH=str(renamed))
+    record = record_in(output)
     assert done.returncode == 2
     assert record["dry_run"] is False
     assert "real" in record["error"]
-    assert list(record["steps"]) == ["machine"]
+    assert not record["tests"]
 
 
 def test_what_looks_real_is_judged(renamed: Path, tmp_path: Path) -> None:
-    done = run_script("--only", "guards", "--output", tmp_path, LD_LIBRARY_PATH=str(renamed))
+    done = run_script("--output", tmp_path, *GUARDS, LD_LIBRARY_PATH=str(renamed))
     record = record_in(tmp_path)
     assert record["dry_run"] is False
-    assert record["steps"]["guards"]["status"] == "ok"
+    assert set(outcomes(record).values()) == {"passed"}
     assert done.returncode == 0
 
 
@@ -153,17 +184,28 @@ def test_one_double_is_enough_for_a_dry_run(renamed: Path, double: str, tmp_path
     mixed = tmp_path / "libraries"
     shutil.copytree(renamed, mixed, symlinks=True)
     shutil.copy(setup_env.libraries() / double, mixed / double)
-    run_script("--only", "machine", "--output", tmp_path / "out", LD_LIBRARY_PATH=str(mixed))
+    run_script("--output", tmp_path / "out", *GUARDS, LD_LIBRARY_PATH=str(mixed))
     record = record_in(tmp_path / "out")
-    assert record["dry_run"] is True
-    assert record["doubles"] == [double]
+    assert (record["dry_run"], record["doubles"]) == (True, [double])
+    assert set(outcomes(record).values()) == {"not measured"}
+
+
+def test_without_tensorrt_the_rest_runs_and_the_skips_say_how_to_run_them(tmp_path: Path) -> None:
+    done = fakecuda.start(
+        str(SCRIPT), "--output", str(tmp_path), "-k", "bytes_come_back or test_calls", trt=None, kernels=True
+    )
+    record = record_in(tmp_path)
+    assert (done.returncode, record["tensorrt"]) == (0, None)
+    assert {"not measured", "skipped"} == set(outcomes(record).values())
+    why = {test["why"] for test in record["tests"].values() if test["outcome"] == "skipped"}
+    assert all("TensorRT is not installed" in text and "python scripts/gpu_acceptance.py" in text for text in why)
 
 
 def test_without_a_gpu_it_says_so_and_ends_with_2(tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").write_bytes(b"")
     done = run_script("--output", tmp_path / "out", LD_LIBRARY_PATH=str(tmp_path))
     assert done.returncode == 2
-    assert "no GPU" in done.stderr
+    assert "no GPU" in done.stdout
     assert "no GPU" in record_in(tmp_path / "out")["error"]
 
 
@@ -180,114 +222,145 @@ def test_the_real_tensorrt_without_a_gpu_is_no_crash(tmp_path: Path) -> None:
     assert "no GPU" in record_in(tmp_path / "out")["error"]
 
 
-# --- a step that fails takes nothing with it
+# --- a test that fails takes nothing with it
 
-FRONT = """
-import ctypes, json, os, sys, time
+MADE_UP = """
+import ctypes, json, os, time
 from pathlib import Path
-sys.path.insert(0, {scripts!r})
-import gpu_acceptance
-from acceptance import steps
-from acceptance.findings import Skip, Step, compared, measured
+import pytest
 
-def good(context):
-    yield measured("a number", 1)
-def bad(context):
-    yield measured("before", 1)
+pytestmark = [pytest.mark.gpu, pytest.mark.seconds(0.5)]
+
+def test_good(record_property):
+    record_property("a number", 1)
+def test_bad(record_property):
+    record_property("before", 1)
     raise ValueError("planned")
-def leaves(context):
-    yield measured("before", 1)
+def test_leaves():
     os._exit(0)
-def crashes(context):
-    yield measured("before", 1)
+def test_crashes():
     ctypes.string_at(0)
-def hangs(context):
-    yield measured("before", os.getpid())
+def test_hangs():
+    Path(os.environ["HANGING"]).write_text(str(os.getpid()))
     time.sleep(600)
-def skips(context):
-    raise Skip("no reason")
-    yield
-def looks(context):
+def test_loses_the_gpu():
+    ctypes.CDLL("libcuda.so.1").fakecuda_fail(b"cuCtxSynchronize:1:700:1000")
+    assert False, "an illegal access"
+def test_has_a_gpu():
+    from device import lost
+    assert lost() is None
+def test_skips():
+    pytest.skip("no reason")
+@pytest.fixture
+def unfit():
+    raise OSError("no fixture")
+def test_without_its_fixture(unfit):
+    pass
+def test_looks(record_property):
+    time.sleep(0.5)  # who writes the record looks every now and then
     (record,) = Path(os.environ["RECORD"]).glob("*.json")
     (page,) = Path(os.environ["RECORD"]).glob("*.md")
-    seen = json.loads(record.read_text())
-    yield measured("seen", dict((name, step["status"]) for name, step in seen["steps"].items()), page=page.read_text())
-def empty(context):
-    return []
-
-functions = [good, bad, leaves, crashes, hangs, skips, empty, looks]
-made = [Step(run.__name__, "made up", run, 7 if run is hangs else 60) for run in functions]
-steps.all_steps = lambda models: (steps.MACHINE, *made)
-sys.exit(gpu_acceptance.main())
+    tests = json.loads(record.read_text())["tests"]
+    record_property("seen", {name.split("::")[-1]: test["outcome"] for name, test in tests.items()})
+    record_property("page", page.read_text())
 """
 
 
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """A run of steps that fail in every way, with the fakes in place of TensorRT."""
-    folder = tmp_path_factory.mktemp("broken")
+def made_up(folder: Path, *arguments: object) -> tuple[list[object], dict[str, str]]:
+    """The arguments of a run of tests that fail in every way, and its variables."""
+    (folder / "test_made_up.py").write_text(MADE_UP)
     (folder / "tmp").mkdir()
-    front = folder / "front.py"
-    front.write_text(FRONT.format(scripts=str(SCRIPT.parent)))
-    done = run_script("--output", folder / "out", script=front, RECORD=str(folder / "out"), TMPDIR=str(folder / "tmp"))
-    assert not list((folder / "tmp").iterdir())  # whatever failed, nothing is left behind
-    return done, record_in(folder / "out")
+    variables = {"RECORD": str(folder / "out"), "HANGING": str(folder / "hanging"), "TMPDIR": str(folder / "tmp")}
+    return [folder / "test_made_up.py", "--output", folder / "out", "--least", 3, *arguments], variables
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("broken")
+    arguments, variables = made_up(folder)
+    done = run_script(*arguments, **variables)
+    left = [path.name for path in (folder / "tmp").iterdir() if not path.name.startswith("pytest-of-")]
+    assert not left  # whatever failed, nothing is left behind
+    return done, record_in(folder / "out"), folder
 
 
 @pytest.mark.parametrize(
     ("name", "outcome", "words"),
     [
-        ("bad", "error", "ValueError: planned"),
-        ("leaves", "crashed", "exit code 0, and unfinished"),
-        ("crashes", "crashed", "SIGSEGV"),
-        ("hangs", "timed out", "did not end within 7 s"),
+        ("bad", "failed", ["ValueError: planned"]),
+        ("leaves", "crashed", ["ended with exit code 0"]),
+        ("crashes", "crashed", ["ended by SIGSEGV", "in test_crashes"]),
+        ("hangs", "timed out", ["did not end within 3 s", "in test_hangs"]),
+        ("loses_the_gpu", "failed", ["an illegal access", "the CUDA context is lost (CUresult 700)"]),
+        ("without_its_fixture", "failed", ["OSError: no fixture"]),
     ],
 )
-def test_a_step_that_fails_is_recorded_with_what_it_had_found(
-    broken: tuple[subprocess.CompletedProcess[str], dict[str, Any]], name: str, outcome: str, words: str
+def test_a_test_that_fails_is_recorded_with_its_reason(
+    broken: tuple[subprocess.CompletedProcess[str], dict[str, Any], Path], name: str, outcome: str, words: list[str]
 ) -> None:
-    step = broken[1]["steps"][name]
-    assert step["status"] == outcome
-    assert words in step["error"]
-    assert [finding["question"] for finding in step["findings"]] == ["before"]
+    (test,) = [test for key, test in broken[1]["tests"].items() if key.endswith(f"::test_{name}")]
+    assert test["outcome"] == outcome
+    assert not [word for word in words if word not in test["error"]], test["error"]
+    assert len(test["error"].splitlines()) < 50
 
 
-def test_a_step_that_hangs_is_ended_and_says_where(
-    broken: tuple[subprocess.CompletedProcess[str], dict[str, Any]],
+def test_what_a_test_had_found_before_it_failed_is_kept(
+    broken: tuple[subprocess.CompletedProcess[str], dict[str, Any], Path],
 ) -> None:
-    step = broken[1]["steps"]["hangs"]
+    (test,) = [test for key, test in broken[1]["tests"].items() if key.endswith("::test_bad")]
+    assert test["facts"] == {"before": 1}
+
+
+def test_the_tests_after_it_run_all_the_same_and_with_a_gpu(
+    broken: tuple[subprocess.CompletedProcess[str], dict[str, Any], Path],
+) -> None:
+    found = outcomes(broken[1])
+    assert {found[name] for name in ("test_good", "test_has_a_gpu", "test_looks")} == {"not measured"}
+    assert found["test_skips"] == "skipped"
+    assert broken[0].returncode == 1
+
+
+def test_what_is_done_is_in_the_files_while_the_rest_runs(
+    broken: tuple[subprocess.CompletedProcess[str], dict[str, Any], Path],
+) -> None:
+    (looked,) = [test["facts"] for name, test in broken[1]["tests"].items() if name.endswith("test_looks")]
+    assert {**looked["seen"], "test_looks": None} == {**outcomes(broken[1]), "test_looks": None}
+    assert "| test_crashes | **crashed** |" in looked["page"]
+
+
+def test_a_test_that_hangs_is_ended(broken: tuple[subprocess.CompletedProcess[str], dict[str, Any], Path]) -> None:
     with pytest.raises(ProcessLookupError):
-        os.kill(step["findings"][0]["got"], 0)
-    assert "in hangs" in step["error"]
+        os.kill(int((broken[2] / "hanging").read_text()), 0)
 
 
-def test_a_run_that_is_killed_leaves_no_step_behind(tmp_path: Path) -> None:
-    front = tmp_path / "front.py"
-    front.write_text(FRONT.format(scripts=str(SCRIPT.parent)))
-    command = [sys.executable, str(front), "--only", "hangs", "--output", str(tmp_path / "out")]
-    environment = fakecuda.environment(full_name=True, TMPDIR=str(tmp_path))
-    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_a_run_that_is_killed_leaves_what_it_had_and_no_process_behind(tmp_path: Path) -> None:
+    arguments, variables = made_up(tmp_path, "-k", "good or hangs", "--least", 300)
+    environment = fakecuda.environment(full_name=True, **variables)
+    run = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], env=environment, stdout=subprocess.DEVNULL
+    )
+    hanging = tmp_path / "hanging"
+
+    def written() -> str:
+        return "".join(path.read_text() for path in (tmp_path / "out").glob("*.md"))
+
     try:
-        while run.poll() is None and not (found := findings_of_hangs(tmp_path / "out")):
+        while run.poll() is None and not ("not measured" in written() and hanging.exists() and hanging.read_text()):
             time.sleep(0.05)
         assert run.poll() is None
     finally:
         run.kill()
         run.wait()
-    child, waited = found[0]["got"], 0
+    assert outcomes(record_in(tmp_path / "out")) == {"test_good": "not measured", "test_hangs": "not run"}
+    (page,) = (tmp_path / "out").glob("*.md")
+    assert "| test_good | not measured |" in page.read_text()
+    child, waited = int(hanging.read_text()), 0
     while is_alive(child) and waited < 200:
         time.sleep(0.05)
         waited += 1
     if is_alive(child):
         os.kill(child, signal.SIGKILL)
-        pytest.fail("the step is still running")
-
-
-def findings_of_hangs(folder: Path) -> list[dict[str, Any]]:
-    if not list(folder.glob("*.json")):
-        return []
-    found: list[dict[str, Any]] = record_in(folder)["steps"].get("hangs", {}).get("findings", [])
-    return found
+        pytest.fail("the test is still running")
 
 
 def is_alive(process: int) -> bool:
@@ -299,68 +372,50 @@ def is_alive(process: int) -> bool:
     return state not in "ZX"
 
 
-def test_the_steps_after_it_run_all_the_same(
-    broken: tuple[subprocess.CompletedProcess[str], dict[str, Any]],
-) -> None:
-    done, record = broken
-    found = {name: step["status"] for name, step in record["steps"].items()}
-    assert found["good"] == found["looks"] == "not measured"
-    assert found["skips"] == "skipped"
-    assert found["empty"] == "empty"
+def test_a_test_without_time_is_named_and_not_begun(tmp_path: Path) -> None:
+    done = run_script("--seconds", "0", "--output", tmp_path, *GUARDS)
+    record = record_in(tmp_path)
+    assert set(outcomes(record).values()) == {"not run"}
+    assert all("may take 3 s" in test["why"] for test in record["tests"].values())
     assert done.returncode == 1
 
 
-def test_what_is_done_is_in_the_files_while_the_rest_runs(
-    broken: tuple[subprocess.CompletedProcess[str], dict[str, Any]],
-) -> None:
-    (seen,) = broken[1]["steps"]["looks"]["findings"]
-    others = {name: step["status"] for name, step in broken[1]["steps"].items() if name != "looks"}
-    assert {**seen["got"], "looks": None} == {**others, "looks": None}
-    assert "| crashes | **crashed**" in seen["details"]["page"]
+def test_tests_that_cannot_be_collected_are_an_error_in_the_record(tmp_path: Path) -> None:
+    (tmp_path / "test_wrong.py").write_text("import no_such_module\n")
+    done = run_script(tmp_path / "test_wrong.py", "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert "No module named 'no_such_module'" in record_in(tmp_path / "out")["error"]
 
 
-def test_a_step_without_time_is_named_and_not_begun(tmp_path: Path) -> None:
-    done = run_script("--only", "guards", "--seconds", "0", "--output", tmp_path)
-    step = record_in(tmp_path)["steps"]["guards"]
-    assert (step["status"], step["findings"]) == ("not run", [])
-    assert done.returncode == 1
+def test_a_dry_run_sets_up_its_doubles_by_itself(tmp_path: Path) -> None:
+    try:
+        setup_env.libraries(), setup_env.bindings(fakecuda.TENSORRT)
+    except setup_env.Unavailable as error:
+        pytest.skip(str(error))
+    command = [sys.executable, str(SCRIPT), "--dry-run", "--output", str(tmp_path), *GUARDS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert record_in(tmp_path)["dry_run"] is True
 
 
-# --- the command line
+# --- models by path
 
 
-def test_an_unknown_step_is_named_before_anything_runs(tmp_path: Path) -> None:
-    done = run_script("--only", "nonsense", "--output", tmp_path / "out")
-    assert done.returncode == 1
-    assert "no step 'nonsense'; there are machine, calls" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_list_names_every_step() -> None:
-    listed = subprocess.run([sys.executable, SCRIPT, "--list"], capture_output=True, text=True, check=True).stdout
-    assert [line.split()[0] for line in listed.splitlines()] == [step.name for step in steps.STEPS]
-
-
-def test_every_step_is_described_on_the_page() -> None:
-    page = (ROOT / "docs" / "parity.md").read_text()
-    missing = [step.name for step in steps.STEPS if f"`{step.name}`" not in page]
-    assert not missing
-
-
-def test_a_model_by_path_brings_its_data_and_gets_a_step(tmp_path: Path) -> None:
-    (tmp_path / "tiny.onnx").write_bytes(networks.one_layer(None, 8))
+def test_a_model_by_path_brings_its_data_and_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.onnx").write_bytes(nets.one_layer(None, 8))
     np.savez(tmp_path / "calibration.npz", x=np.ones((6, 1, 1, 8), np.float32))
-    model = networks.by_path(str(tmp_path / "tiny.onnx"))
+    monkeypatch.setenv(nets.GIVEN, str(tmp_path / "tiny.onnx"))
+    assert nets.names() == ["demo", "tiny", "residual", "branches"]
+    model = nets.model("tiny")
     assert (model.name, model.count, model.load_labelled) == ("tiny", 6, None)
     assert [len(batch["x"]) for batch in model.batches(range(6), 4)] == [4]
-    assert "parity-tiny" in [step.name for step in steps.all_steps([model])]
 
 
 def test_a_model_by_path_may_name_its_data_and_labels(tmp_path: Path) -> None:
     (tmp_path / "tiny.onnx").write_bytes(b"")
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 8), np.float32))
     np.savez(tmp_path / "b.npz", x=np.zeros((2, 8), np.float32), labels=np.array([1, 0]))
-    model = networks.by_path(f"{tmp_path / 'tiny.onnx'},{tmp_path / 'a.npz'},{tmp_path / 'b.npz'}")
+    model = nets.by_path(f"{tmp_path / 'tiny.onnx'},{tmp_path / 'a.npz'},{tmp_path / 'b.npz'}")
     assert model.load_labelled is not None
     inputs, labels = model.load_labelled()
     assert (model.count, inputs["x"].shape, labels.tolist()) == (3, (2, 8), [1, 0])
@@ -369,55 +424,54 @@ def test_a_model_by_path_may_name_its_data_and_labels(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "tiny.onnx").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"there is no .*calibration\.npz"):
-        networks.by_path(str(tmp_path / "tiny.onnx"))
+        nets.by_path(str(tmp_path / "tiny.onnx"))
 
 
 # --- the rules written out, and every expectation failing for a broken one
 
 
-@pytest.mark.parametrize("experiment", facts.EXPERIMENTS, ids=lambda experiment: experiment.question)
-def test_the_rules_written_out_are_trtcal_s_and_the_oracle_s(experiment: facts.Experiment) -> None:
+@pytest.mark.parametrize("experiment", experiments.EXPERIMENTS, ids=str)
+def test_the_rules_written_out_are_trtcal_s_and_the_oracle_s(experiment: experiments.Experiment) -> None:
     batches = experiment.batches()
     histogram = oracle.Hist()
     for batch in batches:
         histogram.update(batch)
     expected = oracle.scale_from_bin(oracle.entropy_bin(histogram.h), histogram.R)
-    assert rules.scale(batches) == facts.our_scale(batches) == expected
+    assert rules.scale(batches) == experiments.our_scale(batches) == expected
+    experiments.check(batches, expected)
 
 
-def written(batches: list[np.ndarray], changed: rules.Rules | None = None) -> bytes:
-    """The cache that a TensorRT with these rules would write for a tensor x."""
-    return CalibrationCache("8600", "EntropyCalibration2", {"x": rules.scale(batches, changed)}).format()
-
-
-@pytest.mark.parametrize("experiment", facts.EXPERIMENTS, ids=lambda experiment: experiment.question)
-def test_an_experiment_agrees_with_the_rules_as_believed(experiment: facts.Experiment) -> None:
-    assert facts.judge(experiment, written(experiment.batches())).verdict == "ok"
+def failure_of(experiment: experiments.Experiment, changed: rules.Rules) -> str:
+    """What is said of the scale that a TensorRT with these rules would write; nothing where it is ours."""
+    batches = experiment.batches()
+    try:
+        experiments.check(batches, rules.scale(batches, changed))
+    except AssertionError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_broken_rule_fails_the_experiment_that_is_there_for_it_and_is_named(name: str) -> None:
-    field = name.partition("=")[0]
+def test_a_scale_by_a_broken_rule_fails_the_experiment_that_is_there_for_it(name: str) -> None:
     found = []
-    for experiment in facts.EXPERIMENTS:
-        if field in experiment.settles:
-            finding = facts.judge(experiment, written(experiment.batches(), RULES[name]))
-            found.append((finding.verdict, name in finding.details.get("explained_by", [])))
-            if found[-1] == ("differs", True):
+    for experiment in experiments.EXPERIMENTS:
+        if name.partition("=")[0] in experiment.settles:
+            said = failure_of(experiment, RULES[name])
+            if name in said.partition("explained by ")[2].split(", "):
                 return
+            found.append(f"{experiment}: {said or 'agrees'}")
     pytest.fail(f"no experiment tells {name} apart: {found}")
 
 
 def test_a_cache_without_the_tensor_is_no_agreement() -> None:
-    cache = CalibrationCache("8600", "EntropyCalibration2", {"y": np.float32(1)}).format()
-    finding = facts.judge(facts.EXPERIMENTS[0], cache)
-    assert (finding.verdict, finding.got) == ("differs", None)
+    with pytest.raises(AssertionError, match="no scale for x"):
+        experiments.check(experiments.EXPERIMENTS[0].batches(), None)
 
 
 @cache
 def calibrated(size: int) -> tuple[Any, Any, dict[str, list[np.ndarray]]]:
     """The demo model's graph, our calibration of 64 samples, and the values of every tensor, batch by batch."""
-    model = networks.demo_model()
+    model = nets.model("demo")
     graph = open_model(model.path)
     batches = model.batches(range(64), size)
     values: dict[str, list[np.ndarray]] = {}
@@ -429,33 +483,26 @@ def calibrated(size: int) -> tuple[Any, Any, dict[str, list[np.ndarray]]]:
     return graph, calibrate(graph, batches), values
 
 
-def judged(size: int, changed: rules.Rules | None, kind: str = "entropy") -> list[Finding]:
-    """What parity says of a cache that a TensorRT with these rules would write for the demo model."""
+def judged(size: int, changed: rules.Rules | None) -> tuple[list[str], dict[str, Any]]:
+    """What parity says of a cache that a TensorRT with these rules would write for the demo, and what it notes."""
     graph, calibration, values = calibrated(size)
-    ours = parity.ours_for(graph, calibration.stats, kind)
+    ours = parity.ours_for(graph, calibration.stats, "entropy")
     sources = {name: graph.calibrated.carried.get(name, name) for name in ours.scales}
     found = {source: rules.scale(values[source], changed) for source in set(sources.values()) & set(values)}
     scales = {name: found.get(source, ours.scales[name]) for name, source in sources.items()}
     theirs = CalibrationCache("8600", "EntropyCalibration2", scales)
-    limits = parity.limits_of(graph, calibration.stats)
-    return list(parity.compare(ours, theirs, kind, limits, frozenset({"image"})))
-
-
-def verdicts(findings: list[Finding]) -> set[str]:
-    return {finding.verdict for finding in findings}
+    limits, notes = parity.limits_of(graph, calibration.stats), {}
+    return parity.differences(ours, theirs, "entropy", limits, frozenset({"image"}), notes.__setitem__), notes
 
 
 @pytest.mark.parametrize("size", [4, 16])
 def test_parity_agrees_with_the_rules_as_believed(size: int) -> None:
-    findings = judged(size, None)
-    assert verdicts(findings) == {"ok"}
-    assert any("keep fewer than" in finding.question for finding in findings)  # the demo has such a tensor
+    assert judged(size, None)[0] == []
 
 
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("start=129", 16),
         ("threshold=edge of the bin", 16),
         ("threshold=edge of the next bin", 16),
         ("growth=times 4", 4),
@@ -469,17 +516,14 @@ def test_parity_agrees_with_the_rules_as_believed(size: int) -> None:
     ],
 )
 def test_parity_fails_for_a_broken_rule(name: str, size: int) -> None:
-    assert "differs" in verdicts(judged(size, RULES[name]))
+    assert judged(size, RULES[name])[0]
 
 
 @pytest.mark.parametrize("name", ["threshold=edge of the bin", "threshold=edge of the next bin"])
 def test_half_a_bin_shows_in_every_tensor_and_not_in_the_inputs_alone(name: str) -> None:
-    (bins,) = [finding for finding in judged(16, RULES[name]) if finding.question.startswith("|Δm|")]
-    assert bins.verdict == "differs"
-    assert bins.got["same"] <= 2  # two constants, which are ours in both caches here
-
-
-SMALL = Context(None, [], Path(), ["a double, so that the smallest case will do"], math.inf)
+    found, notes = judged(16, RULES[name])
+    assert notes["bins"]["same"] <= 2  # two constants, which are ours in both caches here
+    assert any("keep the same bin" in line for line in found)
 
 
 def louder(stats: ActivationStats) -> ActivationStats:
@@ -500,48 +544,23 @@ def louder(stats: ActivationStats) -> ActivationStats:
     return replace(stats, tensors=tensors)
 
 
-@pytest.fixture
-def parity_on_a_louder_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT follows our rules exactly, on a GPU whose activations are not the CPU's."""
-
-    def collected(graph: Any, batches: Any) -> ActivationStats:
-        return louder(calibrate(graph, batches).stats)
-
-    @contextmanager
-    def collecting(graph: Any) -> Iterator[Any]:
-        yield partial(collected, graph)
-
-    def calibrated(context: Context, model: networks.Model, batches: Any, algorithm: str) -> CalibrationCache:
-        kinds = {name: kind for kind, name in parity.ALGORITHMS.items()}
-        graph = open_model(model.path)
-        return parity.ours_for(graph, collected(graph, batches), kinds[algorithm])
-
-    monkeypatch.setattr(parity, "collecting_on_gpu", collecting)
-    monkeypatch.setattr(parity, "calibrated", calibrated)
-
-
-@pytest.mark.usefixtures("parity_on_a_louder_gpu")
 def test_ranges_of_the_gpu_tell_other_activations_from_another_rule() -> None:
-    found = list(parity.model_parity(networks.demo_model(), SMALL))
-    bins = {finding.question: finding.verdict for finding in found if "|Δm|" in finding.question}
-    (cpu,) = [verdict for question, verdict in bins.items() if parity.ON_GPU not in question]
-    (gpu,) = [verdict for question, verdict in bins.items() if question.startswith(f"{parity.ON_GPU}, batch 16, given")]
-    assert (cpu, gpu) == ("differs", "ok")
-    assert {finding.verdict for finding in found if finding.question.startswith(parity.ON_GPU)} == {"ok"}
-
-
-@pytest.mark.usefixtures("parity_on_a_louder_gpu")
-def test_where_no_ranges_can_be_collected_on_the_gpu_parity_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def collecting(graph: Any) -> Iterator[Any]:
-        raise BackendError("no NVRTC")
-        yield
-
-    monkeypatch.setattr(parity, "collecting_on_gpu", collecting)
-    *others, last = parity.model_parity(networks.demo_model(), SMALL)
-    assert (last.question, last.verdict) == (parity.ON_GPU, "skipped")
-    assert last.got == "no ranges can be collected on this GPU: no NVRTC"
-    assert len(others) > 9
+    """TensorRT follows our rules exactly, on a GPU whose activations are not the CPU's."""
+    graph, calibration, _ = calibrated(16)
+    cpu, gpu = calibration.stats, louder(calibration.stats)
+    theirs = parity.ours_for(graph, gpu, "entropy")
+    found = {
+        where: parity.differences(
+            parity.ours_for(graph, stats, "entropy"),
+            theirs,
+            "entropy",
+            parity.limits_of(graph, stats),
+            parity.inputs_of(graph),
+        )
+        for where, stats in (("cpu", cpu), ("gpu", gpu))
+    }
+    assert found["cpu"]
+    assert found["gpu"] == []
 
 
 def small(**scales: float) -> CalibrationCache:
@@ -549,29 +568,73 @@ def small(**scales: float) -> CalibrationCache:
 
 
 @pytest.mark.parametrize(
-    ("kind", "theirs"),
+    ("kind", "theirs", "words"),
     [
-        ("minmax", small(x=1.0, a=2.0, b=3.01)),  # one of three, by a third of a percent
-        ("minmax", small(x=np.nextafter(np.float32(1), np.float32(2)), a=2.0, b=3.0)),  # an input, by one bit
-        ("minmax", small(x=1.0, a=2.0, b=3.0, c=1.0)),  # a tensor that we do not have
-        ("minmax", small(a=2.0, b=3.0)),  # no input to look at
-        ("minmax", small()),  # nothing
-        ("minmax", small(x=1.0, a=np.inf, b=3.0)),
-        ("legacy", small(x=1.0, a=2.1, b=3.2)),
+        ("minmax", small(x=1.0, a=2.0, b=3.01), "1 of 3 tensors are off by more than 0.001"),
+        ("minmax", small(x=np.nextafter(np.float32(1), np.float32(2)), a=2.0, b=3.0), "3f800001, and 3f800000 with us"),
+        ("minmax", small(x=1.0, a=2.0, b=3.0, c=1.0), "1 tensors that TensorRT calibrates are not in our cache"),
+        ("minmax", small(a=2.0, b=3.0), "no network input"),
+        ("minmax", small(), "holds no tensor"),
+        ("minmax", small(x=1.0, a=np.inf, b=3.0), "1 of 3 tensors are off"),
+        ("legacy", small(x=1.0, a=2.1, b=3.2), "2 of 3 tensors are off by more than 0.02"),
     ],
 )
-def test_parity_of_other_calibrators_can_fail(kind: str, theirs: CalibrationCache) -> None:
+def test_parity_of_other_calibrators_can_fail(kind: str, theirs: CalibrationCache, words: str) -> None:
     ours = small(x=1.0, a=2.0, b=3.0)
-    assert "differs" in verdicts(list(parity.compare(ours, theirs, kind, {}, frozenset({"x"}))))
-    assert verdicts(list(parity.compare(ours, ours, kind, {}, frozenset({"x"})))) == {"ok"}
+    assert words in "; ".join(parity.differences(ours, theirs, kind, {}, frozenset({"x"})))
+    assert parity.differences(ours, ours, kind, {}, frozenset({"x"})) == []
 
 
 def test_tensors_that_the_parser_makes_are_no_lack_of_ours() -> None:
-    theirs = CalibrationCache(
-        "8600", "MinMaxCalibration", {"x": np.float32(1), "(Unnamed Layer* 3) [Shuffle]_output": 1}
-    )
-    (coverage, *_) = parity.compare(small(x=1.0), theirs, "minmax", {}, frozenset({"x"}))
-    assert coverage.verdict == "ok"
+    scales = {"x": np.float32(1), "(Unnamed Layer* 3) [Shuffle]_output": np.float32(1)}
+    theirs = CalibrationCache("8600", "MinMaxCalibration", scales)
+    assert parity.differences(small(x=1.0), theirs, "minmax", {}, frozenset({"x"})) == []
+
+
+# --- layers with weights on the grid
+
+
+@pytest.mark.parametrize("name", layers.LAYERS)
+def test_every_way_to_compute_a_layer_is_told_from_all_others(name: str) -> None:
+    layer = layers.LAYERS[name]
+    ways = layers.answers(layer, layers.data_of(layer), layers.weights_on_the_grid(layer))
+    for way, answer in ways.items():
+        assert layers.explained_by(answer, ways) == [way]
+        in_int8 = layers.quantized(answer, layers.output_step(ways))
+        assert layers.explained_by(in_int8, ways) == [f"{way}, output in INT8"]
+    assert layers.explained_by(answer * np.float32(1.01), ways) == []
+
+
+@pytest.mark.parametrize("name", layers.LAYERS)
+def test_weights_on_the_grid_are_the_same_after_the_believed_way(name: str) -> None:
+    layer = layers.LAYERS[name]
+    weights = layers.weights_on_the_grid(layer)
+    way = layer.believed or "per output channel"
+    np.testing.assert_array_equal(layers.quantizations(layer, weights)[way], weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "words"),
+    [
+        ("Conv", [], "no way of quantizing would give this output"),
+        ("Conv", ["per tensor", "per input channel"], "would give this output"),
+        ("Conv", ["not in INT8"], "did not compute this Conv in INT8"),
+        ("Conv", ["per tensor, output in INT8"], "per tensor, output in INT8, and not per output channel"),
+        ("ConvTranspose", ["per output channel"], "and not per input channel"),
+        ("Gemm", ["per output channel, 128 steps"], "the largest weight is 128 steps"),
+    ],
+)
+def test_a_layer_that_is_computed_otherwise_fails(name: str, found: list[str], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        layers.check(layers.LAYERS[name], found)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("Conv", "per output channel"), ("ConvTranspose", "per input channel, output in INT8"), ("Gemm", "per tensor")],
+)
+def test_a_layer_that_is_computed_as_believed_passes(name: str, way: str) -> None:
+    layers.check(layers.LAYERS[name], [way])
 
 
 # --- what is kept of a build
@@ -580,75 +643,32 @@ def test_tensors_that_the_parser_makes_are_no_lack_of_ours() -> None:
 def test_what_is_kept_of_a_log_is_not_where_memory_went() -> None:
     memory = [f"INFO: [MemUsageChange] Init CUDA: CPU +{number}" for number in range(40)]
     wanted = ["WARNING: Missing scale and zero-point for tensor y", "INFO: Calibration Profile is not defined."]
-    assert building.telling([wanted[0], *memory, wanted[1], *memory]) == wanted
+    assert builds.telling([wanted[0], *memory, wanted[1], *memory]) == wanted
 
 
 @pytest.mark.parametrize("works", [0, None, "never"])
 def test_a_build_that_fails_at_the_fastest_level_is_tried_at_tensorrts_own(
     works: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    levels = []
+    tried = []
 
-    def build(context: Context, model: bytes, calibrator: Any, *, level: int | None, **_: Any) -> None:
-        levels.append(level)
+    def build(model: bytes, calibrator: Any, *, level: int | None, **_: Any) -> None:
+        tried.append(level)
         calibrator.read_calibration_cache()
         if level != works:
-            raise building.BuildFailed("no kernel")
+            raise builds.BuildFailed("no kernel")
         calibrator.write_calibration_cache(b"TRT-8600-EntropyCalibration2\n")
 
-    monkeypatch.setattr(building, "build", build)
-    monkeypatch.setattr(building, "device", lambda: None)
-    monkeypatch.setattr(building, "_log", list)
-    context = Context(SimpleNamespace(IInt8EntropyCalibrator2=object), [], Path(), [], 0.0)
-    record = building.observe(context, b"", []).record()
-    assert levels == ([0] if works == 0 else [0, None])
-    assert record["built"] is (works != "never")
-    assert record["cache"] == (None if works == "never" else "TRT-8600-EntropyCalibration2\n")
-    assert record["calls"].count("read_calibration_cache") == 1
+    class Bindings:
+        IInt8EntropyCalibrator2 = object
 
-
-# --- findings
-
-
-def test_doubles_turn_agreement_and_difference_alike_into_not_measured() -> None:
-    for finding in (compared("q", 1, 1), compared("q", 1, 2), measured("q", 1)):
-        assert as_rehearsed(finding) == replace(finding, verdict="not measured")
-
-
-def test_a_question_that_raises_is_a_finding_and_the_next_is_asked() -> None:
-    def raises() -> Finding:
-        raise ValueError("planned")
-
-    (finding,) = attempt("q", raises)
-    assert (finding.verdict, finding.got) == ("error", "ValueError: planned")
-    assert "raise ValueError" in " ".join(finding.details["trace"])
-
-
-@pytest.mark.parametrize(
-    ("found", "word"),
-    [
-        (["ok", "measured", "skipped"], "ok"),
-        (["ok", "differs"], "differs"),
-        (["differs", "error"], "error"),
-        (["skipped", "measured"], "measured"),
-        (["skipped"], "skipped"),
-        ([], "empty"),
-    ],
-)
-def test_the_worst_finding_names_the_step(found: list[str], word: str) -> None:
-    assert status({"verdict": verdict} for verdict in found) == word
-
-
-def test_a_page_keeps_its_table_whatever_is_in_a_cell() -> None:
-    finding = {"question": "a | b", "verdict": "ok", "got": "<x>\ny" + "z" * 400}
-    data = {"date": "d", "dry_run": False, "tensorrt": "8", "gpu": {}, "steps": {}}
-    data["steps"] = {"s": {"what": "w", "status": "ok", "seconds": 1, "findings": [finding]}}
-    (row,) = [line for line in markdown(data) if line.startswith("| a")]
-    assert row.startswith("| a \\| b | ok | &lt;x> yz")
-    assert len(row) < 250
-
-
-def test_a_context_is_small_for_doubles_alone() -> None:
-    real = Context(None, [], Path(), [], 0.0)
-    assert not real.small
-    assert replace(real, doubles=["libcuda.so.1"]).small
+    monkeypatch.setenv("TRTCAL_MEMORY", "host")
+    monkeypatch.setattr(builds, "build", build)
+    monkeypatch.setattr(builds, "_log", list)
+    monkeypatch.setattr(builds.versions, "tensorrt", lambda: Bindings)
+    observed, kept = builds.observe([]), {}
+    observed.keep(kept.__setitem__)
+    assert tried == ([0] if works == 0 else [0, None])
+    assert kept["built"] is (works != "never")
+    assert kept["cache"] == (None if works == "never" else "TRT-8600-EntropyCalibration2\n")
+    assert kept["calls"].count("read_calibration_cache") == 1

@@ -14,9 +14,15 @@
  *     (j + 1) * (sum of row r of all inputs)
  *
  * unless trtfake_set_executor() has been given a function that computes: it gets the ONNX file and the ranges that the
- * engine was built from, which are in the plan as well (tests/fakecuda/ortexec.py).
+ * engine was built from, which are in the plan as well (tests/helpers/fakecuda/ortexec.py).
  *
- * A dynamic axis of an output other than the first is as long as that axis of the first input.  It computes in
+ * The ranges that it writes are the largest |x| of each input, unless trtfake_set_calibrator() has been given a function
+ * that finds ranges of all tensors: it gets each batch as TensorRT would read it, and at the end gives the cache's lines
+ * (tests/helpers/fakecuda/ortcalibrate.py).
+ *
+ * A tensor that is no output of the file has the shape that its value_info says, which a function may be given to add
+ * (trtfake_set_shapes), and without one none.  A dynamic axis of
+ * an output other than the first is as long as that axis of the first input.  It computes in
  * enqueueV3(), once the work queued before it on that stream is done, and only where a CUDA context is current.
  *
  * Its decisions (order of calls, which cache it takes, its messages) are this file's, not TensorRT's: a test on
@@ -130,8 +136,13 @@ static void node(O *net, Buf b) {
     O *l = add_layer(net, type, name);
     for (int i = 0; i < ni; i++) { O *t = i ? tensor_named(net, in[i]) : first; if (t) l->in[l->nin++] = t; }
     for (int i = 0; i < no; i++) { O *t = make(K_TENSOR); snprintf(t->name, sizeof t->name, "%s", out[i]); l->out[l->nout++] = t; } }
+/* A model and its bytes -> the same with the shapes of all tensors, for which TensorRT's parser needs no value_info. */
+typedef const void *(*Shapes)(const void *model, size_t nmodel, size_t *n);
+static Shapes infer;
+void trtfake_set_shapes(Shapes f) { infer = f; }
 static int onnx_scan(O *parser, const void *p, size_t size) {
     parser->net->model = copy_of(p, parser->net->nmodel = size);
+    if (infer) p = infer(p, size, &size);
     O *net = parser->net; Buf m = { p, (const uint8_t *)p + size }, g, s, s2; int n, r, graphs = 0; uint64_t v;
     char inits[256][64]; int ni = 0;
     while ((r = field(&m, &n, &v, &g)) > 0) if (n == 7) {                                  /* ModelProto.graph */
@@ -147,6 +158,9 @@ static int onnx_scan(O *parser, const void *p, size_t size) {
         }
         if (r < 0) break;
         for (b = g; (r = field(&b, &n, &v, &s)) > 0;) if (n == 1) node(net, s);
+        for (b = g; r >= 0 && (r = field(&b, &n, &v, &s)) > 0;) if (n == 13) {                  /* value_info: what layers give */
+            O seen = { .nin = 0 }, *t; if (value_info(s, &seen) < 0) { r = -1; break; }
+            if ((t = tensor_named(net, seen.name))) { t->dims = seen.dims; t->type = seen.type; } }
         for (b = g; r >= 0 && (r = field(&b, &n, &v, &s)) > 0;) if (n == 12 && net->nout < 64) {
             O seen = { .nin = 0 }, *t; if (value_info(s, &seen) < 0) { r = -1; break; }
             if (!(t = tensor_named(net, seen.name))) { t = make(K_TENSOR); memcpy(t->name, seen.name, sizeof t->name); }
@@ -157,6 +171,11 @@ static int onnx_scan(O *parser, const void *p, size_t size) {
     return 1; }
 
 /* -------------------------------------------------------------------- calibration --- */
+/* A batch: its number, shapes and data -> 0.  At the end: -1, the legacy calibrator's quantile, and room for the lines of
+ * the cache -> their bytes.  Anything below 0 is a failure. */
+typedef int (*Ranges)(const void *model, size_t nmodel, const char *algorithm, int batch, const Dims *shapes, void **data, double quantile, char *text, size_t room);
+static Ranges ranges;
+void trtfake_set_calibrator(Ranges f) { ranges = f; }
 typedef int (*CuRange)(unsigned long long *, size_t *, unsigned long long);
 typedef int (*CuD2H)(void *, unsigned long long, size_t);
 static size_t esize(int t) { static const size_t s[] = { 4, 2, 1, 4, 1, 1, 1, 2, 8, 1 }; return t < 10 ? s[t] : 4; }
@@ -197,6 +216,7 @@ static int calibrate_(O *b, O *net, O *cfg, void *cuda) {
         _Bool ok = get_batch(c, ptr, names, n); TR("getBatch #%d -> %d", batches, ok);
         if (!ok) break;
         batches++;
+        void *held[64] = { 0 }; Dims shapes[64];
         for (int i = 0; i < n; i++) {
             O *t = net->in[i], *prof = cfg->calprof ? cfg->calprof : cfg->lastprof; size_t vol = 1; Dims d = t->dims;
             for (int j = 0; prof && j < prof->np; j++) if (!strcmp(prof->pname[j], t->name)) d = prof->pdims[j][1];
@@ -206,15 +226,22 @@ static int calibrate_(O *b, O *net, O *cfg, void *cuda) {
             if (!q) { snprintf(msg, sizeof msg, "trtfake: calibrator gave no pointer for input %s", t->name); say(b, 1, msg); return 0; }
             if (range && (range(&base, &have, q) || q - base + need > have)) {
                 snprintf(msg, sizeof msg, "trtfake: binding %s=%#llx is not %zu bytes of live device memory", t->name, q, need); say(b, 1, msg); return 0; }
-            if (range && t->type <= 1) {                                   /* float inputs are calibrated in float32 */
-                float *f = malloc(need); if (!d2h(f, q, need)) for (size_t k = 0; k < vol; k++) if (fabsf(f[k]) > amax[i]) amax[i] = fabsf(f[k]);
-                free(f); }
+            float *f = calloc(1, need + 1); held[i] = f; shapes[i] = d; if (range) d2h(f, q, need);
+            if (range && t->type <= 1)                                     /* float inputs are calibrated in float32 */
+                for (size_t k = 0; k < vol; k++) if (fabsf(f[k]) > amax[i]) amax[i] = fabsf(f[k]);
         }
+        int failed = ranges && ranges(net->model, net->nmodel, alg_name, batches - 1, shapes, held, 0, 0, 0) < 0;
+        for (int i = 0; i < n; i++) free(held[i]);
+        if (failed) { say(b, 1, "trtfake: the calibrator's function failed"); return 0; }
     }
     snprintf(msg, sizeof msg, "trtfake: calibrated with %d batches of %d", batches, true_batch); say(b, 3, msg);
     if (!batches) { say(b, 1, "trtfake: calibration failure: no batches"); return 0; }
-    char out[16384]; int u = snprintf(out, sizeof out, "%s", head);
-    for (int i = 0; i < n; i++) { float s = amax[i] / 127; uint32_t x; memcpy(&x, &s, 4); u += snprintf(out + u, sizeof out - u, "%s: %x\n", net->in[i]->name, x); }
+    static char out[1 << 20]; int u = snprintf(out, sizeof out, "%s", head), more = 0;
+    if (ranges) {                                                         /* 5: getQuantile, of the legacy calibrator alone */
+        double quantile = a ? 0 : ((double (*)(void *))vt[5])(c);
+        if ((more = ranges(net->model, net->nmodel, alg_name, -1, 0, 0, quantile, out + u, sizeof out - u)) < 0) { say(b, 1, "trtfake: the calibrator's function failed"); return 0; }
+        u += more; }
+    else for (int i = 0; i < n; i++) { float s = amax[i] / 127; uint32_t x; memcpy(&x, &s, 4); u += snprintf(out + u, sizeof out - u, "%s: %x\n", net->in[i]->name, x); }
     net->cache = copy_of(out, net->ncache = u); wr(c, out, u); TR("writeCalibrationCache %d bytes", u);
     return 1; }
 
@@ -289,7 +316,7 @@ static void write_as(char *p, int type, size_t k, double v) {
     switch (type) { case 0: ((float *)p)[k] = (float)v; break; case 1: ((_Float16 *)p)[k] = (_Float16)v; break; case 2: ((int8_t *)p)[k] = (int8_t)v; break;
     case 3: ((int32_t *)p)[k] = (int32_t)v; break; case 4: case 5: ((uint8_t *)p)[k] = type == 4 ? v != 0 : (uint8_t)v; break; case 8: ((int64_t *)p)[k] = (int64_t)v; } }
 static size_t volume(Dims d, int from) { size_t n = 1; for (int k = from; k < d.nb; k++) n *= d.d[k]; return n; }
-typedef int (*Executor)(const void *model, size_t nmodel, const void *ranges, size_t nranges, const Dims *shapes, void **in, void **out);
+typedef int (*Executor)(const void *model, size_t nmodel, const void *ranges, size_t nranges, const Dims *shapes, void **in, const char **names, const size_t *bytes, int nout, void **out);
 static Executor executor;
 void trtfake_set_executor(Executor f) { executor = f; }
 static int run(O *c, void *stream) {
@@ -320,7 +347,8 @@ static int run(O *c, void *stream) {
         char *p = calloc(1, need + 1);
         for (size_t r = 0; r < out && r < rows; r++) for (size_t j = 0; j < row; j++) write_as(p, t->type, r * row + j, (double)(j + 1) * sums[r]);
         host[i] = p; bytes[i] = need; }
-    if (executor) failed = executor(e->model, e->nmodel, e->cache, e->ncache, shapes, host, host + e->nin);
+    const char *names[128]; for (int i = 0; i < e->nout; i++) names[i] = e->out[i]->name;
+    if (executor) failed = executor(e->model, e->nmodel, e->cache, e->ncache, shapes, host, names, bytes + e->nin, e->nout, host + e->nin);
     if (failed) say(e, 1, "trtfake: the executor failed");
     for (int i = 0; i < e->nin + e->nout; i++) { if (bytes[i] && !failed) h2d(c->addr[i], host[i], bytes[i]); free(host[i]); }
     free(sums); return !failed; }

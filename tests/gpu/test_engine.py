@@ -1,25 +1,37 @@
-"""Engines on a real TensorRT 8.5 to 10.16 and a GPU; skipped elsewhere."""
+"""Engines that are run: their answers, their accuracy by batch size and order, their latency by precision."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import nets
 import numpy as np
 import pytest
-from device import needs, without_gpu, without_tensorrt
+from builds import CAREFUL, build, calibrated, calibrating
+from device import needs, small, without_gpu, without_tensorrt
 from fakecuda.models import SHAPE, onnx_model
 
 from calibrators.memory import available
+from trtcal.cache.cache import CalibrationCache
 from trtcal.errors import BackendError, ModelError
+from trtcal.judging.accuracy import simulate
+from trtcal.model.open import open_model
 from trtcal.model.runner import OrtRunner
 
+pytestmark = [pytest.mark.gpu, pytest.mark.seconds(10), needs(without_tensorrt(), without_gpu())]
+
+Record = Callable[[str, object], None]
+
 DYNAMIC = {"image": [(size, *SHAPE) for size in (2, 4, 4)]}
-
-
-pytestmark = [pytest.mark.gpu, needs(without_tensorrt(), without_gpu())]
+JUDGED = 200 if small() else 1000  # images
+CALIBRATED = 64 if small() else 512
+BATCH = 100
+NEAR = 0.03  # of top-1 between an engine and its simulation, which differ by chance from one kernel to another
+LABELLED = [name for name in nets.names() if name == "demo" or name not in ("residual", "branches")]
 
 
 @pytest.fixture
@@ -71,6 +83,7 @@ def test_what_is_no_engine_is_refused_in_tensorrts_words(model: Path, tmp_path: 
             Engine(tmp_path / f"{name}.engine")
 
 
+@pytest.mark.beyond_doubles("know no shape that depends on data")
 def test_outputs_whose_size_the_data_decide_are_answered_whole(tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto
@@ -122,8 +135,9 @@ def test_engines_are_evaluated_and_swept(run: Callable[..., tuple[int, str, str]
 
     shutil.copy(model_path(), tmp_path / "m.onnx")
     x, y = labelled_images()
-    np.savez(tmp_path / "l.npz", image=x[:200], labels=y[:200])
-    np.save(tmp_path / "c.npy", calibration_images()[:64])
+    count = 40 if small() else 200
+    np.savez(tmp_path / "l.npz", image=x[:count], labels=y[:count])
+    np.save(tmp_path / "c.npy", calibration_images()[: 12 if small() else 64])
     assert run("calibrate", "m.onnx", "--data", "c.npy", "--method", "minmax", "-o", "c.cache")[0] == 0
     shape = ("--minShapes", "image:1x1x28x28", "--optShapes", "image:8x1x28x28", "--maxShapes", "image:8x1x28x28")
     build = ("build", "-o", "m.onnx", *shape, "--no-latency")
@@ -135,9 +149,102 @@ def test_engines_are_evaluated_and_swept(run: Callable[..., tuple[int, str, str]
     assert found["agreement"]["logits"]["sqnr_db"] > 5
     assert found["scores"]["top1"]["value"] > 0.8
     assert found["latency"].keys() == {"int8.engine", "fp16.engine"}
-    small = ("--batch-sizes", "4", "--orders", "given", "--growths", "double", "--methods", "entropy,minmax")
-    code, _, err = run("sweep", "m.onnx", "--data", "c.npy", "--eval-data", "l.npz", "--engine", "-o", "s", *small)
+    few = ("--batch-sizes", "4", "--orders", "given", "--growths", "double", "--methods", "entropy,minmax")
+    code, _, err = run("sweep", "m.onnx", "--data", "c.npy", "--eval-data", "l.npz", "--engine", "-o", "s", *few)
     assert code == 0, err
     trials = json.loads((tmp_path / "s" / "trials.json").read_text())["trials"]
     assert [trial["error"] for trial in trials] == [None, None]
     assert all(trial["accuracy"] > 0.7 for trial in trials)
+
+
+def labelled(model: nets.Model) -> tuple[list[nets.Batch], np.ndarray]:
+    if model.load_labelled is None:
+        pytest.skip(f"{model.name} has no labelled data")
+    inputs, labels = model.load_labelled()
+    batches = [
+        {name: np.ascontiguousarray(array[begin : begin + BATCH]) for name, array in inputs.items()}
+        for begin in range(0, min(JUDGED, len(labels)) // BATCH * BATCH, BATCH)
+    ]
+    return batches, labels[: len(batches) * BATCH]
+
+
+def top1(runner: Callable[[nets.Batch], dict[str, np.ndarray]], batches: list[nets.Batch], labels: np.ndarray) -> float:
+    answers = [next(iter(runner(batch).values())) for batch in batches]
+    found = np.concatenate([answer.reshape(len(answer), -1).argmax(axis=1) for answer in answers])
+    return float((found == labels).mean())
+
+
+def int8(model: nets.Model, ranges: CalibrationCache, batch: nets.Batch, *, fp16: bool = False) -> bytes:
+    from calibrators import CachedCalibrator
+
+    with CachedCalibrator(ranges) as calibrator:
+        return calibrating(model.data, calibrator, batch, level=CAREFUL, fp16=fp16).plan
+
+
+@cache
+def float_top1(name: str) -> float:
+    from calibrators import Engine
+
+    model = nets.model(name)
+    batches, labels = labelled(model)
+    shapes = {name: array.shape for name, array in batches[0].items()}
+    with Engine(build(model.data, profiles=[shapes], level=CAREFUL).plan) as engine:
+        return top1(engine, batches, labels)
+
+
+RUNS = [("minmax", "MinMaxCalibration", 16, "given")]
+RUNS += [
+    ("entropy", "EntropyCalibration2", size, order) for size in (16, 64, 4, 1) for order in ("given", "largest last")
+]
+_seen: dict[tuple[str, bytes], tuple[float, float]] = {}
+
+
+@pytest.mark.seconds(15)
+@pytest.mark.parametrize("run", RUNS[: 2 if small() else None], ids=lambda run: f"{run[0]}, batch {run[2]}, {run[3]}")
+@pytest.mark.parametrize("name", LABELLED)
+def test_int8_engines_are_as_accurate_as_we_simulate_them(
+    name: str, run: tuple[str, str, int, str], record_property: Record
+) -> None:
+    from calibrators import Engine
+
+    model, (_, algorithm, size, order) = nets.model(name), run
+    batches, labels = labelled(model)
+    record_property("top-1 in FP32", float_top1(name))
+    data = model.batches(model.orders(CALIBRATED)[order], size)
+    ranges = calibrated(model.data, data, algorithm)
+    if (name, ranges.format()) not in _seen:  # often two orders give the same ranges
+        with simulate(open_model(model.path).whole, ranges.scales, optimization="extended") as runner:
+            expected = top1(runner, batches, labels)
+        with Engine(int8(model, ranges, batches[0])) as engine:
+            _seen[name, ranges.format()] = top1(engine, batches, labels), expected
+    got, expected = _seen[name, ranges.format()]
+    record_property("top-1 in INT8", got)
+    record_property("top-1 as simulated", expected)
+    assert abs(got - expected) <= NEAR
+
+
+@cache
+def large_ranges() -> CalibrationCache:
+    model = nets.large(small=small())
+    return calibrated(model.data, model.batches(range(16), 16), "MinMaxCalibration")
+
+
+@pytest.mark.seconds(20)
+@pytest.mark.parametrize("precision", ["FP32 with TF32", "FP16", "INT8", "INT8 beside FP16"])
+@pytest.mark.parametrize("size", [16, 1])
+def test_a_network_of_a_resnet_18s_size_answers_in(size: int, precision: str, record_property: Record) -> None:
+    from calibrators import Engine
+
+    model = nets.large(small=small())
+    batch = model.batches(range(size), size)[0]
+    fp16 = "FP16" in precision
+    if "INT8" in precision:
+        plan = int8(model, large_ranges(), batch, fp16=fp16)
+    else:
+        shapes = {name: array.shape for name, array in batch.items()}
+        plan = build(model.data, profiles=[shapes], level=CAREFUL, fp16=fp16, tf32=True).plan
+    with Engine(plan) as engine:
+        found = engine.latency(batch, warmup=20, runs=100)
+        record_property("layers by precision", engine.layers())
+    record_property("milliseconds", {key: round(value, 4) for key, value in vars(found).items()})
+    assert 0 < found.p50_ms <= found.p99_ms

@@ -1,23 +1,27 @@
-"""The promises that a fake cannot show, on a real TensorRT 8.5 to 10.16 and a GPU; skipped elsewhere."""
+"""Our calibrators under a real builder: what they feed, what they guard, and what TensorRT makes of it."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nets
 import numpy as np
 import pytest
+from builds import build, calibrating
 from device import needs, without_gpu, without_tensorrt
 from fakecuda.models import SHAPE
 
 from calibrators.memory import available
 from trtcal.cache.cache import CalibrationCache
 from trtcal.calibration.calibrate import calibrate
-from trtcal.errors import DataError
+from trtcal.errors import DataError, NonFiniteError, TrtcalError
 
-pytestmark = [pytest.mark.gpu, needs(without_tensorrt(), without_gpu())]
+pytestmark = [pytest.mark.gpu, pytest.mark.seconds(8), needs(without_tensorrt(), without_gpu())]
 
 
 def batches(count: int = 4, size: int = 4) -> list[dict[str, np.ndarray]]:
@@ -65,6 +69,50 @@ def test_ranges_of_our_own_are_taken(model: Path) -> None:
     assert build_engine(model, calibrator=calibrator).plan
 
 
+WIDTH = 256
+
+
+def ones_layer(count: int, rows: int = 4) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return [{"x": random.normal(size=(rows, 1, 1, WIDTH)).astype(np.float32)} for _ in range(count)]
+
+
+def failing() -> Iterator[dict[str, np.ndarray]]:
+    yield from ones_layer(2)
+    raise OSError("planned")
+
+
+def spoilt() -> list[dict[str, np.ndarray]]:
+    batches = ones_layer(3)
+    batches[2]["x"].flat[5] = np.nan
+    return batches
+
+
+# What is fed to a network of 4 rows -> the batches, and what that is to raise.
+FEEDS: dict[str, tuple[Callable[[], Iterable[dict[str, np.ndarray]]], type[TrtcalError] | None]] = {
+    "all is well": (lambda: ones_layer(3), None),
+    "the loader raises in batch 3": (failing, DataError),
+    "batches of 2": (lambda: ones_layer(3, rows=2), DataError),
+    "batches of 8": (lambda: ones_layer(3, rows=8), DataError),
+    "a last, shorter batch": (lambda: [*ones_layer(2), *ones_layer(1, rows=2)], DataError),
+    "a nan in batch 3": (spoilt, NonFiniteError),
+    "no batches": (lambda: [], DataError),
+}
+
+
+@pytest.mark.seconds(3)
+@pytest.mark.parametrize("kind", ["EntropyCalibrator", "MinMaxCalibrator"])
+@pytest.mark.parametrize("what", FEEDS)
+def test_a_feed_that_fails_is_an_error_and_leaves_no_cache(what: str, kind: str, tmp_path: Path) -> None:
+    import calibrators
+
+    feed, error = FEEDS[what]
+    calibrator = getattr(calibrators, kind)(feed(), cache=tmp_path / "c.cache", policy="write")
+    with contextlib.nullcontext() if error is None else pytest.raises(error), calibrator:
+        build(nets.one_layer(4, WIDTH), calibrator, expect=True)
+    assert (tmp_path / "c.cache").exists() == (error is None)
+
+
 def test_a_failing_feed_leaves_neither_cache_nor_engine(model: Path, tmp_path: Path) -> None:
     from calibrators import EntropyCalibrator, build_engine
 
@@ -77,17 +125,21 @@ def test_a_failing_feed_leaves_neither_cache_nor_engine(model: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_torch_on_the_gpu_feeds_and_lives_on(model: Path) -> None:
+def test_torch_on_the_gpu_feeds_and_lives_on() -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("torch without CUDA")
-    from calibrators import MinMaxCalibrator, build_engine
+    from calibrators import EntropyCalibrator
 
-    before = torch.ones(4, device="cuda")
-    data = [{"image": torch.from_numpy(batch["image"]).cuda()} for batch in batches()]
-    host, device = (build_engine(model, calibrator=MinMaxCalibrator(feed)) for feed in (batches(), data))
-    assert host.ranges == device.ranges
-    assert (before + 1).sum().item() == 8
+    held, scales = torch.arange(1 << 20, device="cuda", dtype=torch.float32), []
+    host = ones_layer(4)
+    for data in (host, [{"x": torch.from_numpy(batch["x"]).cuda()} for batch in host]):
+        with EntropyCalibrator(data) as calibrator:
+            calibrating(nets.one_layer(4, WIDTH), calibrator, host[0])
+        scales.append(calibrator.written.scales["x"])
+        held = held + 1  # its own kernels, between the builds
+    assert scales[0] == scales[1]
+    assert bool((held == torch.arange(1 << 20, device="cuda") + 2).all())
 
 
 def test_the_script_builds(model: Path, tmp_path: Path) -> None:

@@ -1,41 +1,28 @@
-"""Counting and collecting on a real GPU, against the CPU; skipped elsewhere.
+"""Device memory and the counting kernel on a GPU, against the CPU: what needs no TensorRT.
 
-The first half needs a GPU, cuda-bindings or PyCUDA, and NVRTC; the second TensorRT 8.5 to 10.16 besides:
-
-    pip install 'trtcal[cuda,tensorrt]' pytest hypothesis && python -m pytest tests/gpu -rs
+A GPU, cuda-bindings or PyCUDA, and NVRTC are enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from device import needs, without_kernels, without_tensorrt
+from device import needs, small, without_kernels
 from fakecuda.hostkernels import Shown
-from fakecuda.models import SHAPE
 
 from calibrators.buffers import Buffers
-from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Observer, Span, below
-from calibrators.memory import DeviceMemory, available, open_memory
-from trtcal.model.open import FloatRunner, open_model
+from calibrators.device_kernels import NOTHING, SUMMARY_BYTES, TABLE_BYTES, Observer, Span, below, throughput
+from calibrators.memory import DeviceMemory
+from trtcal.errors import BackendError
 from trtcal.passes.collect import collect
 from trtcal.ranges.growth import GROWTH, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
-from trtcal.samples.streams import batches_of
 
-pytestmark = [pytest.mark.gpu, needs(without_kernels())]
-tensorrt = needs(without_tensorrt())
+pytestmark = [pytest.mark.gpu, pytest.mark.seconds(2), needs(without_kernels())]
 
 HUGE = np.finfo(np.float32).max
-
-
-@pytest.fixture(params=[name for name in available() if name != "host"])
-def memory(request: pytest.FixtureRequest) -> Iterator[DeviceMemory]:
-    made = open_memory(request.param)
-    yield made
-    made.close()
 
 
 def on_the_cpu(values: np.ndarray, limit: float, num_bins: int) -> np.ndarray:
@@ -46,17 +33,17 @@ def on_the_cpu(values: np.ndarray, limit: float, num_bins: int) -> np.ndarray:
 
 
 def arrays() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
+    random, many = np.random.default_rng(0), 30_000 if small() else 3_000_000
     edges = (np.arange(NUM_BINS + 1) * 0.7 / NUM_BINS).astype(np.float32)
     odd = [0, -0.0, 1e-45, -3e-45, 1.2e-38, 1, -1, HUGE, -HUGE, *(2.0**e for e in range(-149, 128))]
     return {
-        "normal": random.normal(size=3_000_001).astype(np.float32),
-        "relu": np.maximum(random.normal(size=(7, 64, 112, 112)), 0).astype(np.float32),
+        "normal": random.normal(size=many + 1).astype(np.float32),
+        "relu": np.maximum(random.normal(size=(2 * many,)), 0).astype(np.float32),
         "edges": np.concatenate([edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, HUGE)]),
         "odd": np.array(odd, np.float32),
-        "one value": np.full(1_000_000, 0.7, np.float32),
-        "bits": random.integers(0, 0x7F800000, 2_000_000, dtype=np.uint32).view(np.float32),
-        "subnormal": random.integers(0, 0x00800000, 2_000_000, dtype=np.uint32).view(np.float32),
+        "one value": np.full(many, 0.7, np.float32),
+        "bits": random.integers(0, 0x7F800000, many, dtype=np.uint32).view(np.float32),
+        "subnormal": random.integers(0, 0x00800000, many, dtype=np.uint32).view(np.float32),
         "single": np.array([3.0], np.float32),
     }
 
@@ -109,55 +96,60 @@ def test_statistics_of_the_same_values_equal_the_cpus_to_the_byte(memory: Device
         x = batch["x"]
         return {"x": x, "relu": np.maximum(x, 0), "dead": np.maximum(-np.abs(x), 0), "wide": x[..., None] * [1, 30]}
 
-    x = np.rint(np.random.default_rng(0).laplace(size=(12, 100_000)) * 8).astype(np.float32) / 8
+    x = np.rint(np.random.default_rng(0).laplace(size=(12, 1_000 if small() else 100_000)) * 8).astype(np.float32) / 8
     batches = [{"x": x[i : i + size]} for i in range(0, len(x), size)]
     with Observer(memory) as observer, Shown(network, memory) as shown:
         found = observe_all(shown, observer, batches, growth)
     assert found.to_bytes() == collect(network, batches, growth=growth).to_bytes()
 
 
-def data(count: int = 4, size: int = 3) -> list[dict[str, np.ndarray]]:
-    random = np.random.default_rng(0)
-    return [{"image": random.normal(size=(size, *SHAPE)).astype(np.float32)} for _ in range(count)]
-
-
-@tensorrt
-@pytest.mark.parametrize("limit", [None, 1])
-@pytest.mark.parametrize("which", ["small", "demo"])
-def test_tensorrts_values_are_those_of_onnx_runtime_but_for_their_last_bits(
-    model: Path, memory: DeviceMemory, limit: int | None, which: str
-) -> None:
-    from calibrators.gpu_stats import collect_on_gpu
-    from trtcal import demo
-
-    batches = data()
-    if which == "demo":
-        model, images = demo.model_path(), demo.calibration_images()[:8]
-        batches = [{"image": images[:4]}, {"image": images[4:]}]
-    graph = open_model(model)
-    with FloatRunner(graph) as runner:
-        expected = collect(runner, batches_of(batches, graph.inputs))
+def test_bytes_come_back_from_the_device_as_they_were(memory: DeviceMemory) -> None:
+    values = np.random.default_rng(0).integers(0, 256, 1 << 20, dtype=np.uint8)
     before = memory.vacant()
-    found = collect_on_gpu(model, batches, memory=memory, limit=limit)
-    assert memory.vacant() > before - (256 << 20)  # TensorRT keeps some for itself
-    assert found.samples == expected.samples
-    assert list(found.tensors) == list(expected.tensors)
-    assert found.tensors["image"] == expected.tensors["image"]
-    for name, tensor in expected.tensors.items():
-        assert found.tensors[name].histogram.total == tensor.histogram.total
-        # TF32, which has 10 bits of mantissa, would be some 1e-3 off.
-        np.testing.assert_allclose(found.tensors[name].sample_amax, tensor.sample_amax, rtol=1e-4)
+    with Buffers(memory) as buffers:
+        there, beside = buffers.device(0, "x", values.nbytes), buffers.device(1, "x", values.nbytes)
+        staging, back = (buffers.staging(slot, "x", values.nbytes) for slot in (0, 1))
+        staging[:] = values
+        memory.upload(there, staging)
+        memory.copy(beside, there, values.nbytes)
+        memory.clear(there, values.nbytes // 2)
+        memory.download(back, beside)
+        memory.synchronize()
+        np.testing.assert_array_equal(back, values)
+        memory.download(back, there)
+        memory.synchronize()
+        assert not back[: values.nbytes // 2].any()
+        np.testing.assert_array_equal(back[values.nbytes // 2 :], values[values.nbytes // 2 :])
+        assert memory.extent(there + 5) >= values.nbytes - 5
+    assert memory.extent(there) == 0
+    assert memory.vacant() >= before - (2 << 20)
 
 
-@tensorrt
-def test_the_percentile_calibrator_collects_on_the_gpu(model: Path) -> None:
-    from calibrators import PercentileCalibrator, build_engine
-    from trtcal.calibration.calibrate import calibrate
+def test_more_than_the_device_has_is_an_error_and_nothing_is_lost(memory: DeviceMemory) -> None:
+    before = memory.vacant()
+    with pytest.raises(BackendError, match=r"(?i)memory"):
+        memory.allocate(1 << 50)
+    assert memory.vacant() >= before - (2 << 20)
 
-    calibrator = PercentileCalibrator(data(), model=model, percentile=99)
-    assert calibrator.collected_on == "gpu"
-    assert build_engine(model, calibrator=calibrator).plan
-    expected = calibrate(model, data(), "percentile:99").cache.scales
-    assert calibrator.to_hand_over is not None
-    for name, scale in expected.items():
-        assert calibrator.to_hand_over.scales[name] == pytest.approx(scale, rel=1e-3)
+
+@pytest.mark.seconds(15)
+def test_the_kernels_rate_is_measured_beside_a_copys(
+    memory: DeviceMemory, record_property: Callable[[str, object], None]
+) -> None:
+    """Bytes per second that are read, and read and written; the device's own copy is what there is to be had."""
+    nbytes, runs = 1 << (16 if small() else 28), 20
+    with Buffers(memory, slots=1) as buffers:
+        target, source = (buffers.device(0, name, nbytes) for name in ("target", "source"))
+
+        def work() -> None:
+            for _ in range(runs):
+                memory.copy(target, source, nbytes)
+
+        memory.elapsed(work)  # to warm up
+        copy = 2 * runs * nbytes / memory.elapsed(work) * 1000
+    with Observer(memory) as observer:
+        kernel = throughput(observer, elements=nbytes // 4, runs=runs)
+    for name, rate in {"copy": copy, "kernel": kernel}.items():
+        record_property(f"GB/s of the {name}", round(rate / 1e9, 1))
+    record_property("kernel / copy", round(kernel / copy, 3))
+    assert kernel > 0 < copy

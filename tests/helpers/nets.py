@@ -1,19 +1,22 @@
-"""The networks that are built: one layer for questions, two made here and the demo for parity, and models by path."""
+"""The networks that a GPU's tests build: one layer for questions, two made here, the demo, and models by path."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acceptance.findings import Skip
 from trtcal import demo
 
 OPSET = 13  # read by TensorRT 8.5 to 10
+GIVEN = "TRTCAL_GPU_MODELS"
+"""Variable that holds further models, as `by_path` takes them, one a line: ``--model`` of scripts/gpu_acceptance.py."""
 
 Batch = dict[str, np.ndarray]
 
@@ -37,6 +40,11 @@ class Model:
         """Number of samples."""
         return len(next(iter(self.samples.values())))
 
+    @property
+    def data(self) -> bytes:
+        """The file's bytes."""
+        return self.path.read_bytes()
+
     def batches(self, rows: Sequence[int] | np.ndarray, size: int) -> list[Batch]:
         """Rows of the samples, in this order, as full batches; what is left over is left out."""
         rows = np.asarray(rows)
@@ -51,13 +59,18 @@ class Model:
         return {"given": np.arange(loudness.size), "largest last": np.argsort(loudness, kind="stable")}
 
 
-def embedded(folder: Path) -> list[Model]:
-    """The models that are always there; the files of two of them are written to ``folder``."""
-    return [
-        demo_model(),
-        _made(folder, "residual", residual(), (3, 64, 64)),
-        _made(folder, "branches", branches(), (8, 16, 16)),
-    ]
+def names() -> list[str]:
+    """The models' names: the demo first, then those that are given, then two that are made here."""
+    return ["demo", *(Path(text.split(",")[0]).stem for text in os.environ.get(GIVEN, "").splitlines()), *_MADE]
+
+
+@cache
+def model(name: str) -> Model:
+    """One of `names` -> the model."""
+    for text in os.environ.get(GIVEN, "").splitlines():
+        if (given := by_path(text)).name == name:
+            return given
+    return demo_model() if name == "demo" else _made(name, *_MADE[name]())
 
 
 def by_path(text: str) -> Model:
@@ -79,14 +92,6 @@ def by_path(text: str) -> Model:
     return Model(path.stem, path, lambda: _npz(data), load_labelled if labelled.is_file() else None)
 
 
-def named(models: Sequence[Model], name: str) -> Model:
-    """The model of this name; Skip without it."""
-    for model in models:
-        if model.name == name:
-            return model
-    raise Skip(f"there is no model {name!r}; give it by --model")
-
-
 def _npz(path: Path) -> dict[str, np.ndarray]:
     with np.load(path) as arrays:
         return dict(arrays.items())
@@ -102,15 +107,22 @@ def demo_model() -> Model:
     return Model("demo", demo.model_path(), lambda: {"image": demo.calibration_images()}, _demo_labelled)
 
 
-def large(folder: Path, *, small: bool) -> Model:
+@cache
+def large(*, small: bool) -> Model:
     """A network with about the work of a ResNet-18 for timings; a tiny one where nobody looks at them."""
     if small:
-        return _made(folder, "large", residual((8, 16), 1, 32), (3, 32, 32))
-    return _made(folder, "large", residual((64, 128, 256, 512), 2, 224), (3, 224, 224))
+        return _made("large", residual((8, 16), 1, 32), (3, 32, 32))
+    return _made("large", residual((64, 128, 256, 512), 2, 224), (3, 224, 224))
 
 
-def _made(folder: Path, name: str, model: bytes, shape: tuple[int, ...]) -> Model:
-    path = folder / f"{name}.onnx"
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Of the models' files, for as long as the process lives."""
+    return tempfile.TemporaryDirectory(prefix="gpu-tests-")
+
+
+def _made(name: str, model: bytes, shape: tuple[int, ...]) -> Model:
+    path = Path(_folder().name) / f"{name}.onnx"
     path.write_bytes(model)
 
     def load() -> dict[str, np.ndarray]:
@@ -157,6 +169,12 @@ def branches() -> bytes:
     last = graph.add("Softmax", [graph.add("MatMul", [last, graph.weights(32, 16)])], axis=1)
     graph.add("MatMul", [last, graph.weights(16, 10)], output="y")
     return graph.finish(("N", 8, 16, 16))
+
+
+_MADE: dict[str, Callable[[], tuple[bytes, tuple[int, ...]]]] = {
+    "residual": lambda: (residual(), (3, 64, 64)),
+    "branches": lambda: (branches(), (8, 16, 16)),
+}
 
 
 class _Graph:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+import nets
 import numpy as np
 
-from acceptance.findings import Context
-from acceptance.machine import Device, device
-from acceptance.networks import one_layer
 from calibrators import versions
+from calibrators.buffers import Buffers
+from calibrators.memory import open_memory
+from trtcal.cache.cache import CalibrationCache
 
 LEVELS = (0, None)
 """Optimization levels to build at, one after the other: at 0 a layer may be left without any kernel, and then "no plan"
 is the level's answer and not the calibration's."""
+CAREFUL = 2  # the level for engines that are judged: INT8 kernels are looked for
+LEGACY = 0.9999  # the legacy calibrator's quantile, with a regression cutoff of 1
 
 _WORKSPACE = 1 << 30
 _TIMINGS: dict[str, bytes] = {}  # what TensorRT has timed in this process, for the next build
@@ -28,7 +32,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class BuildFailed(Exception):
-    """TensorRT built no plan; the message holds the end of its log."""
+    """TensorRT built no plan; the message holds what its log says of it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,6 @@ class Built:
 
 
 def build(
-    context: Context,
     model: bytes,
     calibrator: Any = None,
     *,
@@ -49,6 +52,7 @@ def build(
     calibrate_with: Shapes | None = None,
     fp16: bool = False,
     tf32: bool = False,
+    int8_layers: bool = False,
     level: int | None = 0,
     expect: bool = False,
 ) -> Built:
@@ -56,20 +60,34 @@ def build(
 
     ``profiles``: OPT shapes of each, which go from one row to that many; ``calibrate_with``: those of the calibration
     profile, None to set none. ``level`` is TensorRT's optimization level: 0 takes the first kernel that works, enough
-    where only the ranges are wanted; None is its own default. ``expect`` tells one of our calibrators what the network
-    reads.
+    where only the ranges are wanted; None is its own default. ``int8_layers`` asks for INT8 in every layer that can.
+    ``expect`` tells one of our calibrators what the network reads.
     """
     from calibrators.trtlog import LOG
 
-    trt = context.trt
+    trt = versions.tensorrt()
     LOG.clear()
-    builder = _builder(trt)
+    builder = _builder()
     network = versions.create_network(trt, builder)
     parser = trt.OnnxParser(network, LOG)
     if not parser.parse(model):
         raise BuildFailed("; ".join(parser.get_error(number).desc() for number in range(parser.num_errors)))
     config = builder.create_builder_config()
-    configure(trt, config, fp16=fp16, tf32=tf32, level=level)
+    versions.set_workspace(trt, config, _WORKSPACE)
+    versions.set_detailed(trt, config)
+    if fp16:
+        versions.set_flag(trt, config, "FP16")
+    if not tf32:  # on by default; its activations differ from a CPU's in the third digit
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if level is not None and hasattr(config, "builder_optimization_level"):  # new in 8.6
+        config.builder_optimization_level = level
+    versions.leave_out_tactics(trt, config)
+    if int8_layers:
+        config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+        for number in range(network.num_layers):
+            layer = network.get_layer(number)
+            if layer.type != trt.LayerType.CONSTANT:
+                layer.precision = trt.int8
     for shapes in profiles:
         config.add_optimization_profile(_profile(builder, shapes))
     chosen = None if calibrate_with is None else _profile(builder, calibrate_with)
@@ -93,25 +111,18 @@ def build(
     return Built(bytes(plan), _log(), seconds)
 
 
+def calibrating(model: bytes, calibrator: Any, batch: Mapping[str, np.ndarray], **options: Any) -> Built:
+    """As `build`, calibrated and run with the shapes of a batch; ``expect`` unless it is told otherwise."""
+    shapes = {name: array.shape for name, array in batch.items()}
+    return build(model, calibrator, profiles=[shapes], calibrate_with=shapes, **{"expect": True, **options})
+
+
 @functools.cache
-def _builder(trt: Any) -> Any:
+def _builder() -> Any:
     """The one builder of this process: making one loads TensorRT's kernels, which takes seconds."""
-    from calibrators.trtlog import LOG, made
+    from calibrators.trtlog import new_builder
 
-    return made(lambda: trt.Builder(LOG), "a builder")
-
-
-def configure(trt: Any, config: Any, *, fp16: bool, tf32: bool, level: int | None) -> None:
-    """How every build here is made, apart from its calibrator."""
-    versions.set_workspace(trt, config, _WORKSPACE)
-    versions.set_detailed(trt, config)
-    if fp16:
-        versions.set_flag(trt, config, "FP16")
-    if not tf32:  # on by default; its activations differ from a CPU's in the third digit
-        config.clear_flag(trt.BuilderFlag.TF32)
-    if level is not None and hasattr(config, "builder_optimization_level"):  # new in 8.6
-        config.builder_optimization_level = level
-    versions.leave_out_tactics(trt, config)
+    return new_builder()
 
 
 def _profile(builder: Any, shapes: Shapes) -> Any:
@@ -146,54 +157,61 @@ class Observed:
     threads: set[str] = field(default_factory=set)
     log: list[str] = field(default_factory=list)
 
-    def written_or_raise(self) -> bytes:
-        """The cache; BuildFailed with TensorRT's words where none was written."""
+    def scale(self, tensor: str = "x") -> np.float32 | None:
+        """The scale of a tensor in the cache, None without it; BuildFailed where no cache was written."""
         if self.written is None:
             raise BuildFailed(f"no cache was written after {self.calls}: {'; '.join(telling(self.log))}")
-        return self.written
+        return CalibrationCache.parse(self.written).scales.get(tensor)
 
-    def record(self) -> dict[str, Any]:
-        """What is kept of it beside an answer, so that the answer can be looked at again without a GPU."""
-        cache = None if self.written is None else self.written.decode(errors="replace")
-        return {"calls": self.calls, "cache": cache, "built": self.built, "log": telling(self.log)}
+    def keep(self, record_property: Callable[[str, object], None]) -> None:
+        """Put into the record what a wrong answer can be looked at by, without a GPU."""
+        record_property("calls", self.calls)
+        record_property("cache", None if self.written is None else self.written.decode(errors="replace"))
+        record_property("built", self.built)
+        record_property("log", telling(self.log))
 
 
 def observe(
-    context: Context,
-    model: bytes,
-    batches: Sequence[Mapping[str, np.ndarray]],
+    batches: Sequence[np.ndarray],
     *,
     algorithm: str = "EntropyCalibration2",
     claimed: int = 4,
     cache: bytes | None = None,
     fail_at: int | None = None,
-    quantile: float = 0.9999,
+    quantile: float = LEGACY,
     cutoff: float = 1.0,
     profiles: Sequence[int] = (),
     calibrate_with: int | None = None,
+    rows: int = 4,
+    width: int = 256,
 ) -> Observed:
-    """Build with a calibrator that does as a script of anybody's would, and writes down what it is asked.
+    """Batches of x, (rows, 1, 1, width) -> what TensorRT did with them in a network of one layer.
 
-    ``claimed``: what get_batch_size answers. ``fail_at``: the batch, from 0, in which it raises. ``profiles``: OPT
-    batches of a network whose batch axis is made dynamic, and ``calibrate_with`` that of the calibration profile.
+    The calibrator does as a script of anybody's would, and writes down what it is asked. ``claimed``: what its
+    get_batch_size answers. ``fail_at``: the batch, from 0, in which it raises. ``profiles``: OPT batches of a network
+    whose batch axis is made dynamic, and ``calibrate_with`` that of the calibration profile. ``rows`` and ``width`` are
+    the network's where there are no batches.
     """
-    shapes, chosen = [], None
-    if profiles:
-        width = batches[0]["x"].shape[-1]
-        model, shapes = one_layer(None, width), [{"x": (rows, 1, 1, width)} for rows in profiles]
-        chosen = None if calibrate_with is None else {"x": (calibrate_with, 1, 1, width)}
+    if len(batches):
+        rows, width = len(batches[0]), batches[0].shape[-1]
+    model = nets.one_layer(None if profiles else rows, width)
+    shapes = [{"x": (size, 1, 1, width)} for size in profiles]
+    chosen = None if calibrate_with is None else {"x": (calibrate_with, 1, 1, width)}
     for level in LEVELS:
         observed = Observed()
-        calibrator = _observer(
-            context.trt, observed, device(), batches, algorithm, claimed, cache, fail_at, quantile, cutoff
-        )
-        try:
-            build(context, model, calibrator, profiles=shapes, calibrate_with=chosen, level=level)
-            observed.built = True
-        except BuildFailed:
-            pass
-        finally:
-            calibrator.release()
+        with closing(open_memory()) as memory, Buffers(memory, slots=1) as buffers:
+
+            def place(batch: np.ndarray, memory: Any = memory, buffers: Buffers = buffers) -> int:
+                address = buffers.place_host(0, "x", batch, np.dtype(np.float32), lambda _: None)
+                memory.synchronize()
+                return address
+
+            calibrator = _observer(observed, batches, place, algorithm, claimed, cache, fail_at, quantile, cutoff)
+            try:
+                build(model, calibrator, profiles=shapes, calibrate_with=chosen, level=level)
+                observed.built = True
+            except BuildFailed:
+                pass
         observed.log = _log()
         if observed.built:
             break
@@ -201,10 +219,9 @@ def observe(
 
 
 def _observer(
-    trt: Any,
     observed: Observed,
-    gpu: Device,
-    batches: Sequence[Mapping[str, np.ndarray]],
+    batches: Sequence[np.ndarray],
+    place: Callable[[np.ndarray], int],
     algorithm: str,
     claimed: int,
     cache: bytes | None,
@@ -212,18 +229,12 @@ def _observer(
     quantile: float,
     cutoff: float,
 ) -> Any:
-    base: Any = getattr(trt, versions.BASES[algorithm])
+    base: Any = getattr(versions.tensorrt(), versions.BASES[algorithm])
 
     class Observer(base):  # type: ignore[misc]
         def __init__(self) -> None:
             base.__init__(self)
             self.number = 0
-            self.held: list[int] = []
-
-        def release(self) -> None:
-            for address in self.held:
-                gpu.free(address)
-            self.held = []
 
         def get_batch_size(self) -> int:
             observed.calls.append("get_batch_size")
@@ -234,12 +245,10 @@ def _observer(
             observed.threads.add("main" if threading.current_thread() is threading.main_thread() else "another")
             if self.number == fail_at:
                 raise RuntimeError("planned")
-            self.release()
             if self.number == len(batches):
                 return None
-            batch, self.number = batches[self.number], self.number + 1
-            self.held = [gpu.upload(np.asarray(batch[name], np.float32)) for name in names]
-            return list(self.held)
+            self.number += 1
+            return [place(batches[self.number - 1])]
 
         def read_calibration_cache(self) -> bytes | None:
             observed.calls.append("read_calibration_cache")
@@ -264,3 +273,28 @@ def _observer(
             observed.calls.append("write_histogram_cache")
 
     return Observer()
+
+
+def calibrated(model: bytes, batches: list[nets.Batch], algorithm: str) -> CalibrationCache:
+    """A model and batches -> the cache that TensorRT writes, through our calibrators.
+
+    Where it writes one and then builds no plan, that is what was asked for all the same.
+    """
+    from calibrators import EntropyCalibrator, LegacyCalibrator, MinMaxCalibrator
+
+    kinds: dict[str, Any] = {
+        "EntropyCalibration2": EntropyCalibrator,
+        "MinMaxCalibration": MinMaxCalibrator,
+        "LegacyCalibration": functools.partial(LegacyCalibrator, quantile=LEGACY, cutoff=1.0),
+    }
+    reason = None
+    for level in LEVELS:
+        try:
+            with kinds[algorithm](batches) as calibrator:
+                calibrating(model, calibrator, batches[0], level=level)
+        except BuildFailed as error:
+            reason = error
+        if calibrator.written is not None:
+            return calibrator.written  # type: ignore[no-any-return]
+    assert reason is not None, "raise_if_failed() would have raised"
+    raise reason
