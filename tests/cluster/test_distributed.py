@@ -453,6 +453,10 @@ def test_the_commands_give_on_ray_what_they_give_here(cluster: Cluster, run: Any
         code, _, err = run("sweep", *data, "-o", name, "--batch-sizes", "1,4", "--seeds", "1", *options)
         assert code == 0, err
     assert (tmp_path / "here.cache").read_bytes() == (tmp_path / "ray.cache").read_bytes()
+    reports = [
+        run("sensitivity", *data, "--cache", "here.cache", "--json", *options)[1] for options in ((), ("--ray",))
+    ]
+    assert reports[0] == reports[1] != ""
     for file in ("trials.csv", "stats.npz", "drift.json"):
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "ray" / file).read_bytes(), file
 

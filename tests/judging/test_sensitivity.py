@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 from models import conv_model, images, make_model, save
 from onnx import helper
 
-from trtcal.errors import DataError, ModelError
+from trtcal.errors import BackendError, DataError, ModelError
 from trtcal.judging.accuracy import agreement, simulate
 from trtcal.judging.metrics import Outputs, metric
 from trtcal.judging.quantization_error import LayerDamage
 from trtcal.judging.sensitivity import Sensitivity, section, sensitivity
 from trtcal.model.file import save_model
 from trtcal.model.runner import OrtRunner
+from trtcal.passes.executor import Here
 from trtcal.qdq.insert import insert_qdq
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
@@ -184,6 +186,46 @@ def test_a_run_cut_short_has_measured_the_same_as_a_whole_one(model: Path) -> No
     assert measured
     for damage in measured:
         assert damage == layer(whole, damage.layer)
+
+
+class Elsewhere(Here):
+    """Tasks end in any order, and each works on what a pickle brings it."""
+
+    def spread(self, function: Any, items: Any) -> Any:
+        there = pickle.loads(pickle.dumps(function))
+        for number in np.random.default_rng(0).permutation(len(items)).tolist():
+            yield number, next(super().spread(there, [items[number]]))[1]
+
+
+def test_tasks_that_end_in_another_order_change_nothing(model: Path) -> None:
+    scales = ranges(pooled_model(), r2=0.3)
+    assert section(sensitivity(model, scales, batches(), executor=Elsewhere())) == section(
+        sensitivity(model, scales, batches())
+    )
+
+
+def test_a_task_that_fails_is_the_error(model: Path) -> None:
+    class Failing(Here):
+        def spread(self, function: Any, items: Any) -> Any:
+            yield 0, BackendError("the worker died")
+
+    with pytest.raises(BackendError, match="the worker died"):
+        sensitivity(model, ranges(pooled_model()), batches(), executor=Failing())
+
+
+def test_what_is_under_way_elsewhere_ends_with_the_time(model: Path) -> None:
+    class Counting(Here):
+        closed = False
+
+        def spread(self, function: Any, items: Any) -> Any:
+            try:
+                yield from super().spread(function, items)
+            finally:
+                self.closed = True
+
+    executor, seconds = Counting(), itertools.count()
+    sensitivity(model, ranges(pooled_model()), batches(), seconds=3.5, clock=lambda: next(seconds), executor=executor)
+    assert executor.closed
 
 
 def test_progress_counts_every_trial(model: Path) -> None:

@@ -17,8 +17,12 @@ from trtcal.cli.common import (
     Cache,
     Exclude,
     Model,
+    OnRay,
     Output,
     Placement,
+    RayAddress,
+    RayCpus,
+    executor_for,
     is_engine,
     open_engine,
     print_out,
@@ -143,6 +147,9 @@ def sensitivity(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Write the whole report here.")
     ] = None,
+    ray: OnRay = False,
+    ray_address: RayAddress = None,
+    ray_cpus: RayCpus = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the tensors and layers that INT8 hurts, and the few to leave in FP16; names for every builder."""
@@ -162,7 +169,7 @@ def sensitivity(
     scales = ranges_for(onnx, cache)
     judged_by = None if metric is None else (metric, named(metric))
     truth = None if metric is None else labels_of(batches, labels, [metric])
-    with say.progress("measuring", layers) as progress:
+    with executor_for(None, ray, ray_address, ray_cpus) as executor, say.progress("measuring", layers) as progress:
         result = measure(
             onnx,
             scales,
@@ -174,6 +181,7 @@ def sensitivity(
             layers=layers,
             seconds=math.inf if budget is None else budget,
             recover=recover,
+            executor=executor,
             progress=progress,
         )
     text = json.dumps(section(result), indent=2, allow_nan=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from trtcal.cluster.distributed import collect
 from trtcal.cluster.ray_cluster import Cluster
-from trtcal.passes.executor import Here, OpenRunner
+from trtcal.passes.executor import Ended, Here, OpenRunner
 from trtcal.ranges.stats import ActivationStats
 
 T = TypeVar("T")
@@ -33,6 +33,6 @@ class RayExecutor:
         """:meth:`trtcal.passes.executor.Executor.run_pass`; of the options, ``start`` is not known here."""
         return collect(open_runner, batches, cluster=self.cluster, workers=self.within_task.workers, **options)
 
-    def spread(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
+    def spread(self, function: Callable[[T], R], items: Sequence[T]) -> Ended[R]:
         """:meth:`trtcal.cluster.ray_cluster.Cluster.spread`."""
         return self.cluster.spread(function, items)

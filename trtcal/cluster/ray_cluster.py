@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
@@ -87,7 +87,7 @@ class Cluster:
                     *(wanted, kind, most),
                 )
 
-    def spread(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def spread(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
         """Call a function on each item, each as a task -> number of the item and what came of it, as they end.
 
         The function travels once and is kept by the worker processes, so it may hold on to what is slow to make. An

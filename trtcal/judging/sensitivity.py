@@ -16,7 +16,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,10 +38,14 @@ from trtcal.model.open import Source, open_model
 from trtcal.model.overwriting import json_of
 from trtcal.model.runner import OrtRunner
 from trtcal.model.topology import Graph
+from trtcal.passes.executor import Executor, Here
 from trtcal.qdq.insert import check_exclude, check_int8, insert_qdq, raised
 from trtcal.qdq.layer_names import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
 from trtcal.qdq.placement import PLACEMENTS, place
 from trtcal.samples.batches import Batches
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 FORMAT = "trtcal-sensitivity-1"
 REPORT = json_of("report of trtcal sensitivity", FORMAT)
@@ -96,6 +101,7 @@ def sensitivity(
     layers: int = LAYERS,
     seconds: float = math.inf,
     recover: float = RECOVER,
+    executor: Executor | None = None,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Sensitivity:
@@ -105,7 +111,8 @@ def sensitivity(
     is measured with ``labels`` and may be better high or low; where it loses nothing, noise counts. At most
     ``layers`` layers are measured one at a time, those with the worst estimates. No trial begins after
     ``seconds``, half of which the first two looks may use; what was measured until then is as without a limit.
-    The list of layers ends where ``recover`` of the loss is recovered.
+    The list of layers ends where ``recover`` of the loss is recovered. Layers that are measured one at a time are tasks
+    of the ``executor`` (default: here, one after the other).
 
     ValueError for options out of range or a metric without labels; ModelError where nothing becomes INT8.
     """
@@ -134,22 +141,31 @@ def sensitivity(
     count = min(layers, len(ranked))
     total, done = 1 + 2 * count + count, 0
 
-    def measure(left_out: Iterable[str]) -> Trial:
+    quantized = partial(_quantized, whole, scales, placement, tuple(exclude), reference)
+
+    def told(trial: Trial) -> Trial:
         nonlocal done
-        result = insert_qdq(whole, scales, placement=placement, exclude=[*exclude, *left_out])
-        with OrtRunner(result.model) as runner:
-            trial = _trial(reference, runner)
         done += 1
         if progress is not None:
             progress(done, max(total, done))
         return trial
 
+    def measure(left_out: Iterable[str]) -> Trial:
+        return told(quantized(tuple(left_out)))
+
     int8 = measure([])
+    pairs = [(damage.exclude, tuple(p for p in everything if p not in damage.exclude)) for damage in ranked[:count]]
+    trials = (executor or Here()).spread(quantized, [left_out for pair in pairs for left_out in pair])
+    found: dict[int, Trial] = {}
+    while len(found) < 2 * count and (len(found) % 2 or clock() - start <= seconds / 2):
+        number, trial = next(trials)
+        if isinstance(trial, Exception):
+            raise trial
+        found[number] = told(trial)
+    trials.close()
     for position, damage in enumerate(ranked[:count]):
-        if clock() - start > seconds / 2:
-            break
-        others = [pattern for pattern in everything if pattern not in damage.exclude]
-        ranked[position] = replace(damage, without=measure(damage.exclude), only=measure(others))
+        if {2 * position, 2 * position + 1} <= found.keys():
+            ranked[position] = replace(damage, without=found[2 * position], only=found[2 * position + 1])
 
     def recovered(trial: Trial) -> float:
         return _recovered(trial, int8, fp32)
@@ -168,6 +184,20 @@ def sensitivity(
         curve=curve,
         ended=ended,
     )
+
+
+def _quantized(
+    model: ModelProto,
+    scales: Mapping[str, np.float32],
+    placement: str,
+    exclude: tuple[str, ...],
+    reference: Reference,
+    left_out: tuple[str, ...],
+) -> Trial:
+    """Layers that stay in float besides those in ``exclude`` -> what the model loses with all others in INT8."""
+    result = insert_qdq(model, scales, placement=placement, exclude=[*exclude, *left_out])
+    with OrtRunner(result.model) as runner:
+        return _trial(reference, runner)
 
 
 def section(result: Sensitivity) -> dict[str, Any]:

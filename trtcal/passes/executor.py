@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +15,9 @@ from trtcal.ranges.stats import ActivationStats
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Ended = Generator[tuple[int, R | Exception], None, None]
+"""Numbers of items and what came of each, as they end; who does not want all of it closes it."""
 
 OpenRunner = Callable[[], AbstractContextManager[Any]]
 """Nothing -> the runner of a pass, once in each process: for instance ``partial(FloatRunner, model)``."""
@@ -36,7 +39,7 @@ class Executor(Protocol):
     ) -> ActivationStats:
         """The pass over the batches; ``options`` are those of :func:`trtcal.passes.collect.collect`."""
 
-    def spread(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
+    def spread(self, function: Callable[[T], R], items: Sequence[T]) -> Ended[R]:
         """Call a function on each item -> number of the item and what came of it, as they end.
 
         An exception is what came of that item.
@@ -63,12 +66,12 @@ class Here:
         with open_runner() as runner:
             return collect(runner, batches, workers=self.workers, **options)
 
-    def spread(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
+    def spread(self, function: Callable[[T], R], items: Sequence[T]) -> Ended[R]:
         """:meth:`Executor.spread`."""
         return one_by_one(function, items)
 
 
-def one_by_one(function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
+def one_by_one(function: Callable[[T], R], items: Sequence[T]) -> Ended[R]:
     """What :meth:`Executor.spread` does, within this thread."""
     for number, item in enumerate(items):
         try:
