@@ -201,7 +201,7 @@ class Scores:
                 total = float(metric(everything, np.concatenate(self._kept_labels)))
                 scores[name] = Score(total, math.nan, math.nan, CONFIDENCE, np.empty(0))
             else:
-                scores[name] = _score(np.concatenate(self._values[name]))
+                scores[name] = score_of(np.concatenate(self._values[name]))
         return Accuracy(scores, tuple(self.samples))
 
 
@@ -240,7 +240,7 @@ class Distances:
             norms = math.sqrt(power) * math.sqrt(other_power)
             cosine = inner / norms if norms else float(power == other_power)
             hits = np.concatenate(self._same[name]).astype(np.float64) if name in self._same else None
-            top1 = None if hits is None else _score(hits)
+            top1 = None if hits is None else score_of(hits)
             outputs[name] = OutputAgreement(decibels(power, noise), float(cosine), self._errors[name], top1)
         return Agreement(outputs, tuple(self.samples))
 
@@ -316,7 +316,7 @@ def difference(before: Score, after: Score) -> Score:
         raise ValueError(
             f"a difference needs scores of the same samples, got {before.values.size} and {after.values.size} values"
         )
-    return _score(after.values - before.values, after.confidence)
+    return score_of(after.values - before.values, after.confidence)
 
 
 def bootstrap(
@@ -361,7 +361,8 @@ def bootstraps(
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def _score(values: np.ndarray, confidence: float = CONFIDENCE) -> Score:
+def score_of(values: np.ndarray, confidence: float = CONFIDENCE) -> Score:
+    """One number per sample (n,) -> their mean, with its interval."""
     low, high = bootstrap(values, confidence=confidence)
     return Score(float(values.mean()), low, high, confidence, values)
 

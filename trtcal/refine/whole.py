@@ -1,0 +1,391 @@
+"""A float model -> one whose weights and biases survive INT8 better, judged as a whole.
+
+Weights of single layers improve in nearly every variant while a model gets worse, so the whole model decides: variants
+are compared on samples held back from everything else, and what does not help is not done.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trtcal.errors import DataError, ModelError
+from trtcal.judging.accuracy import Score, difference, score_of
+from trtcal.model.nodes import copied, op_name
+from trtcal.model.runner import OrtRunner
+from trtcal.model.topology import MOVES_VALUES, Graph
+from trtcal.qdq.insert import check_int8, insert_qdq
+from trtcal.refine.biases import Bias, channel_means, correctable, shifts, with_biases
+from trtcal.refine.layers import Weights, refinable
+from trtcal.refine.moments import grouped, moments
+from trtcal.refine.rounding import compensated, nearest
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+logger = logging.getLogger(__name__)
+
+MEMORY = 2 << 30  # bytes of second moments, and of tensors between two layers, at a time
+BIAS_SAMPLES = 32  # means settle sooner than second moments
+HELD_BACK = 4  # every so manieth sample judges,
+MOST_JUDGES = 48  # up to so many
+PARTS = 3  # of the layers, in order, that can be refined or not each
+SQUEEZES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+MOST_DB = 120.0  # no two float32 computations of one model are nearer
+
+Sample = Mapping[str, np.ndarray]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """One weight tensor: who reads it first, its SQNR in dB as INT8, and whether the result holds other weights.
+
+    ``before``: FP32's weights on the nearest step; ``after``: those of the result, against FP32's. Compensation trades
+    the error of the weights for that of the output, so ``after`` is the lower one where a layer was refined.
+    """
+
+    weights: str
+    layer: str
+    before: float
+    after: float
+    refined: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """A refined model and what it gains.
+
+    ``model`` is the original where nothing helped (``improved`` is False). ``before`` and ``after`` are the INT8
+    model's SQNR in dB against FP32 by sample, of the samples that neither calibrated nor chose; ``change`` is the mean
+    of the paired differences. ``activations``: the same with weights in FP32, which no refinement of weights can pass
+    by much.
+    ``variants`` has what was compared, on the samples that chose: name -> mean change in dB with its interval.
+    """
+
+    model: ModelProto
+    improved: bool
+    chosen: str
+    before: Score
+    after: Score
+    change: Score
+    activations: Score
+    variants: Mapping[str, Score]
+    layers: tuple[LayerChange, ...]
+    left: Mapping[str, str]
+    biases: int
+    samples: Mapping[str, int] = field(default_factory=dict)
+
+
+def refine(
+    model: ModelProto,
+    samples: Sequence[Sample],
+    scales: Mapping[str, np.float32],
+    *,
+    judges: Sequence[Sample] | None = None,
+    placement: str = "all",
+    transposed: bool = False,
+    memory: int = MEMORY,
+    kept: dict[str, np.ndarray] | None = None,
+    keep: Callable[[Mapping[str, np.ndarray]], None] = lambda rows: None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Refinement:
+    """Float model with its weights, samples (1, ...) each, scales of its activations -> :class:`Refinement`.
+
+    ``judges``: samples to choose and report on; by default every fourth of ``samples``, 48 at most, are held back for
+    it. The first half of them chooses, the second reports. ``placement`` is one of
+    :data:`trtcal.qdq.placement.PLACEMENTS`. ``transposed`` refines ConvTranspose as well, for a Q/DQ model. ``memory``:
+    bytes of second moments, and of tensors between two layers, that are held at a time. ``kept`` has refined weights of
+    an interrupted run, and ``keep`` is given those of this one after each group of layers.
+
+    Raises ModelError where the model has nothing to refine or nothing of it becomes INT8, DataError where there are too
+    few samples.
+    """
+    if judges is None:
+        judged = set(range(HELD_BACK - 1, len(samples), HELD_BACK))
+        if len(judged) > MOST_JUDGES:
+            spread = sorted(judged)
+            judged = {spread[i * len(spread) // MOST_JUDGES] for i in range(MOST_JUDGES)}
+        judges = [sample for number, sample in enumerate(samples) if number in judged]
+        samples = [sample for number, sample in enumerate(samples) if number not in judged]
+    if len(judges) < 4 or not samples:
+        raise DataError(
+            f"refining needs at least 4 samples to judge by and others to refine on, got {len(judges)} and "
+            f"{len(samples)}; give more samples"
+        )
+    graph = Graph(model)
+    weights, left = refinable(graph, transposed=transposed)
+    if not weights:
+        why = next(iter(left.values()), "no layer of it has constant weights")
+        raise ModelError(f"the model has no weights to refine: {why}")
+    watched = _watched(graph)
+    places = correctable(graph)
+
+    rows = dict(kept or {})
+    _round_all(model, graph, weights, samples, memory, rows, keep, progress)
+
+    work = _Work(model, scales, placement, watched)
+    few = _spread(list(samples), min(BIAS_SAMPLES, _that_fit(model, samples, memory)))
+    expected = _means(model, places, few)
+    choose, report = list(judges[: len(judges) // 2]), list(judges[len(judges) // 2 :])
+    reference = work.outputs(model, choose)
+
+    def measured(variant: ModelProto) -> np.ndarray:
+        return work.sqnr(work.int8(variant), choose, reference)
+
+    parts = [part.tolist() for part in np.array_split(np.arange(len(weights)), min(PARTS, len(weights)))]
+    tried: dict[str, tuple[ModelProto, np.ndarray]] = {}
+
+    def attempt(name: str, refined: Iterable[int], with_shift: bool) -> None:
+        variant = _with_weights(model, [weights[number] for number in refined], rows)
+        if with_shift:
+            found = shifts(work.int8(variant), places, expected, few)
+            variant = with_biases(variant, places, found)
+        tried[name] = variant, measured(variant)
+        progress("judging", len(tried), 4 + len(parts))
+
+    every = list(range(len(weights)))
+    tried["original"] = model, measured(model)
+    attempt("biases", [], True)
+    attempt("weights", every, False)
+    attempt("weights and biases", every, True)
+    best = _best(tried)
+    if best.startswith("weights") and len(parts) > 1:
+        whole = best
+        for number, part in enumerate(parts, 1):
+            others = [index for index in every if index not in part]
+            attempt(f"{whole}, but for part {number} of {len(parts)}", others, "biases" in whole)
+        best = _best(tried)
+    start = score_of(tried["original"][1])
+    variants = {name: difference(start, score_of(values)) for name, (_, values) in tried.items() if name != "original"}
+
+    reference = work.outputs(model, report)
+    before = score_of(work.sqnr(work.int8(model), report, reference))
+    chosen = tried[best][0]
+    after = before if best == "original" else score_of(work.sqnr(work.int8(chosen), report, reference))
+    change = difference(before, after)
+    if best != "original" and change.high < 0:  # what chose was luck
+        best, chosen, after, change = "original", model, before, difference(before, before)
+    activations = score_of(work.sqnr(_float_weights(work.int8(model)), report, reference))
+    return Refinement(
+        chosen,
+        best != "original",
+        best,
+        before,
+        after,
+        change,
+        activations,
+        variants,
+        _changes(graph, weights, chosen),
+        left,
+        len(places) if "biases" in best else 0,
+        {"refined on": len(samples), "biases": len(few), "chosen on": len(choose), "reported on": len(report)},
+    )
+
+
+class _Work:
+    """How INT8 models are made of variants and measured: by these scales, at these tensors."""
+
+    def __init__(
+        self, model: ModelProto, scales: Mapping[str, np.float32], placement: str, watched: Sequence[str]
+    ) -> None:
+        self._scales, self._placement, self._watched = scales, placement, tuple(watched)
+
+    def int8(self, variant: ModelProto) -> ModelProto:
+        """Float variant -> its Q/DQ model; ModelError where nothing becomes INT8."""
+        result = insert_qdq(variant, self._scales, placement=self._placement)
+        check_int8(result.layers, result.skipped, "the model")
+        return result.model
+
+    def outputs(self, model: ModelProto, samples: Iterable[Sample]) -> list[dict[str, np.ndarray]]:
+        """Model and samples -> what is compared, of each."""
+        with OrtRunner(_showing(model, self._watched), outputs=self._watched) as runner:
+            return [runner(sample) for sample in samples]
+
+    def sqnr(
+        self, int8: ModelProto, samples: Sequence[Sample], reference: Sequence[Mapping[str, np.ndarray]]
+    ) -> np.ndarray:
+        """INT8 model -> its SQNR in dB by sample, the mean over the tensors that are compared."""
+        found = []
+        with OrtRunner(_showing(int8, self._watched), outputs=self._watched) as runner:
+            for sample, expected in zip(samples, reference, strict=True):
+                answer = runner(sample)
+                found.append(np.mean([_sqnr_db(expected[name], answer[name]) for name in self._watched]))
+        return np.array(found)
+
+
+def _sqnr_db(expected: np.ndarray, found: np.ndarray) -> float:
+    expected, found = expected.astype(np.float64), found.astype(np.float64)
+    power, noise = float(np.square(expected).sum()), float(np.square(expected - found).sum())
+    if power == 0:
+        return MOST_DB if noise == 0 else 0.0
+    return min(MOST_DB, 10 * math.log10(power / noise)) if noise else MOST_DB
+
+
+def _watched(graph: Graph) -> list[str]:
+    """The tensors to compare: float outputs that layers with weights reach, taken before Softmax and Sigmoid.
+
+    Behind these an error of the logits is squeezed to nothing or blown up, as the sample has it.
+    """
+    reached: set[str] = set()
+    for node in graph.nodes:
+        if any(name in reached for name in node.input) or (
+            op_name(node) in ("Conv", "ConvTranspose", "Gemm", "MatMul") and not graph.fixed.issuperset(node.output)
+        ):
+            reached.update(node.output)
+    found = []
+    for value in graph.model.graph.output:
+        name = value.name
+        while (index := graph.producer.get(name)) is not None and (
+            op_name(graph.nodes[index]) in SQUEEZES or op_name(graph.nodes[index]) in MOVES_VALUES
+        ):
+            name = graph.nodes[index].input[0]
+        if name in reached and graph.dtype(name) == np.float32:
+            found.append(name)
+    if not found:
+        raise ModelError("no float output of the model depends on a layer with weights")
+    return list(dict.fromkeys(found))
+
+
+def _showing(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """Model -> a copy whose outputs are these tensors too."""
+    import onnx
+
+    shown = {value.name for value in model.graph.output}
+    model = copied(model)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in shown)
+    return model
+
+
+def _round_all(
+    model: ModelProto,
+    graph: Graph,
+    weights: Sequence[Weights],
+    samples: Sequence[Sample],
+    memory: int,
+    rows: dict[str, np.ndarray],
+    keep: Callable[[Mapping[str, np.ndarray]], None],
+    progress: Progress,
+) -> None:
+    """Weights -> ``rows`` has each of them rounded with compensation, group by group."""
+    rest = [each for each in weights if each.name not in rows]
+    groups = list(grouped(rest, memory))
+    done = 0
+    for group in groups:
+        shown = sorted({reader.source for each in group for reader in each.readers})
+        fed = {value.name for value in model.graph.input}
+
+        with OrtRunner(
+            _showing(model, [n for n in shown if n not in fed]), outputs=[n for n in shown if n not in fed]
+        ) as r:
+
+            def run(sample: Sample, runner: OrtRunner = r) -> Mapping[str, np.ndarray]:
+                nonlocal done
+                done += 1
+                progress("second moments", done, len(groups) * len(samples))
+                return {**sample, **runner(sample)}
+
+            found = moments(run, samples, len(samples), group)
+        for each in group:
+            progress("rounding", len(rows) + 1, len(weights))
+            rows[each.name] = compensated(each.to_rows(graph.array(each.name)), found.pop(each.name))
+        keep(rows)
+
+
+def _with_weights(model: ModelProto, refined: Iterable[Weights], rows: Mapping[str, np.ndarray]) -> ModelProto:
+    """Model -> a copy with these weights rounded."""
+    from onnx import numpy_helper
+
+    values = {each.name: each.from_rows(rows[each.name]) for each in refined}
+    model = copied(model)
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+    for node in model.graph.node:
+        if op_name(node) == "Constant" and node.output[0] in values:
+            attribute = next(a for a in node.attribute if a.name == "value")
+            attribute.t.CopyFrom(numpy_helper.from_array(values[node.output[0]], attribute.t.name))
+    return model
+
+
+def _means(model: ModelProto, places: Sequence[Bias], samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    """FP32's mean of each channel of the tensors whose biases can be changed."""
+    if not places:
+        return {}
+    names = [place.tensor for place in places]
+    totals: dict[str, np.ndarray] = {}
+    with OrtRunner(_showing(model, names), outputs=names) as runner:
+        for sample in samples:
+            answer = runner(sample)
+            for place in places:
+                mean = channel_means([answer[place.tensor]], place.channel)
+                totals[place.tensor] = totals.get(place.tensor, np.zeros_like(mean)) + mean
+    return {name: total / len(samples) for name, total in totals.items()}
+
+
+def _that_fit(model: ModelProto, samples: Sequence[Sample], memory: int) -> int:
+    """How many samples' tensors between two layers fit: as many as those of one at its widest cut allow, 1 at least."""
+    graph = Graph(model)
+    names = [name for node in graph.nodes for name in node.output if name and name not in graph.fixed]
+    shown = _showing(model, names)
+    with OrtRunner(shown) as runner:
+        runner.outputs = runner.floats(names)
+        sizes = {name: array.nbytes for name, array in runner(samples[0]).items()}
+    last_read = {name: max(readers) for name, readers in graph.readers.items()}
+    alive, widest = 0, 1
+    ends: dict[int, int] = {}
+    for index, node in enumerate(graph.nodes):
+        for name in node.output:
+            if name in sizes and name in last_read:
+                alive += sizes[name]
+                ends[last_read[name]] = ends.get(last_read[name], 0) + sizes[name]
+        widest = max(widest, alive)
+        alive -= ends.pop(index, 0)
+    return max(1, memory // (2 * widest))  # beside Q and DQ of the same tensors
+
+
+def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
+    return list(samples) if len(samples) <= most else [samples[i * len(samples) // most] for i in range(most)]
+
+
+def _best(tried: Mapping[str, tuple[ModelProto, np.ndarray]]) -> str:
+    """The variant with the highest mean; of equal ones, the one that changes less, which was tried before."""
+    return max(tried, key=lambda name: float(tried[name][1].mean()))
+
+
+def _float_weights(int8: ModelProto) -> ModelProto:
+    """Q/DQ model -> a copy in which weights are read as they are, and activations as INT8."""
+    graph = Graph(int8)
+    constants = {
+        graph.nodes[graph.producer[node.input[0]]].input[0]: node.output[0]
+        for node in graph.nodes
+        if node.op_type == "DequantizeLinear" and node.input[0] in graph.producer
+    }
+    back = {output: name for name, output in constants.items() if name in graph.constants}
+    model = copied(int8)
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = back.get(name, name)
+    return model
+
+
+def _changes(graph: Graph, weights: Sequence[Weights], chosen: ModelProto) -> tuple[LayerChange, ...]:
+    after = Graph(chosen)
+    rows = []
+    for each in weights:
+        old, new = each.to_rows(graph.array(each.name)), each.to_rows(after.array(each.name))
+        refined = not np.array_equal(old, new)
+        noise = float(np.square(old.astype(np.float64) - nearest(new)).sum())
+        power = float(np.square(old.astype(np.float64)).sum())
+        before = float(np.square(old.astype(np.float64) - nearest(old)).sum())
+        rows.append(LayerChange(each.name, each.layer, _db(power, before), _db(power, noise), refined))
+    return tuple(rows)
+
+
+def _db(power: float, noise: float) -> float:
+    return 10 * math.log10(power / noise) if noise else math.inf
