@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import DataError, ModelError
 from trtcal.judging.accuracy import Score, difference, score_of
 from trtcal.model.nodes import copied, op_name
-from trtcal.model.runner import OrtRunner
+from trtcal.model.open import Source, open_model
+from trtcal.model.runner import Optimization, OrtRunner
 from trtcal.model.topology import MOVES_VALUES, Graph
 from trtcal.qdq.insert import check_int8, insert_qdq
 from trtcal.refine.biases import Bias, channel_means, correctable, shifts, with_biases
 from trtcal.refine.layers import Weights, refinable
 from trtcal.refine.moments import grouped, moments
 from trtcal.refine.rounding import compensated, nearest
+from trtcal.samples.batches import Batches
+from trtcal.samples.streams import batches_of
+from trtcal.spec import InputSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -32,10 +37,12 @@ logger = logging.getLogger(__name__)
 
 MEMORY = 2 << 30  # bytes of second moments, and of tensors between two layers, at a time
 BIAS_SAMPLES = 32  # means settle sooner than second moments
+LEAST = 8  # samples in all
 HELD_BACK = 4  # every so manieth sample judges,
 MOST_JUDGES = 48  # up to so many
 PARTS = 3  # of the layers, in order, that can be refined or not each
 SQUEEZES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+_JUDGED: Optimization = "extended"  # faster, and equal to the arithmetic as written to about 3e-6
 MOST_DB = 120.0  # no two float32 computations of one model are nearer
 
 Sample = Mapping[str, np.ndarray]
@@ -82,57 +89,109 @@ class Refinement:
     samples: Mapping[str, int] = field(default_factory=dict)
 
 
+class Singles:
+    """Batches -> their samples, (1, ...) each, as often as they are gone through; padding is left out."""
+
+    def __init__(
+        self, batches: Iterable[Any], inputs: Sequence[InputSpec], numbers: Collection[int] | None = None
+    ) -> None:
+        self._batches, self._inputs, self._numbers = batches, inputs, numbers
+        self._length: int | None = None if numbers is None else len(numbers)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        number = 0
+        batches = self._batches if isinstance(self._batches, Batches) else batches_of(self._batches, self._inputs)
+        for batch in batches:
+            for row in range(getattr(batch, "valid", len(next(iter(batch.values()))))):
+                if self._numbers is None or number in self._numbers:
+                    yield {name: np.asarray(array)[row : row + 1] for name, array in batch.items()}
+                number += 1
+
+    def __len__(self) -> int:
+        if self._length is None:
+            self._length = self._batches.num_samples if isinstance(self._batches, Batches) else sum(1 for _ in self)
+        return self._length
+
+    def part(self, numbers: Iterable[int]) -> Singles:
+        """Those of these numbers."""
+        return Singles(self._batches, self._inputs, frozenset(numbers))
+
+
+def held_back(number: int) -> tuple[list[int], list[int], list[int]]:
+    """So many samples -> the numbers of those to refine on, to choose by, and to report on.
+
+    Every fourth is held back, 48 at most, spread over all; they choose and report in turn. DataError for fewer than 8.
+    """
+    if number < LEAST:
+        raise DataError(f"refining needs {LEAST} samples or more, got {number}: some are held back to judge by")
+    judges = list(range(HELD_BACK - 1, number, HELD_BACK))
+    judges = (
+        [judges[i * len(judges) // MOST_JUDGES] for i in range(MOST_JUDGES)] if len(judges) > MOST_JUDGES else judges
+    )
+    taken = set(judges)
+    return [i for i in range(number) if i not in taken], judges[::2], judges[1::2]
+
+
 def refine(
-    model: ModelProto,
-    samples: Sequence[Sample],
-    scales: Mapping[str, np.float32],
+    model: Source,
+    batches: Iterable[Any],
     *,
-    judges: Sequence[Sample] | None = None,
+    scales: Mapping[str, np.float32] | None = None,
+    method: str = "mse",
     placement: str = "all",
     transposed: bool = False,
     memory: int = MEMORY,
-    kept: dict[str, np.ndarray] | None = None,
+    kept: Mapping[str, np.ndarray] | None = None,
     keep: Callable[[Mapping[str, np.ndarray]], None] = lambda rows: None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Refinement:
-    """Float model with its weights, samples (1, ...) each, scales of its activations -> :class:`Refinement`.
+    """Float model and batches ``{input: (N, ...)}`` -> the model with weights and biases that survive INT8 better.
 
-    ``judges``: samples to choose and report on; by default every fourth of ``samples``, 48 at most, are held back for
-    it. The first half of them chooses, the second reports. ``placement`` is one of
+    Batches are gone through several times; every fourth sample, 48 at most, is held back: half of these choose among
+    the variants, the other half says what was gained. ``scales`` are the activations' (amax / 127) by tensor; without,
+    the samples to refine on are calibrated by ``method``. ``placement`` is one of
     :data:`trtcal.qdq.placement.PLACEMENTS`. ``transposed`` refines ConvTranspose as well, for a Q/DQ model. ``memory``:
     bytes of second moments, and of tensors between two layers, that are held at a time. ``kept`` has refined weights of
     an interrupted run, and ``keep`` is given those of this one after each group of layers.
 
-    Raises ModelError where the model has nothing to refine or nothing of it becomes INT8, DataError where there are too
-    few samples.
+    Raises ModelError where the model has nothing to refine, or nothing of it becomes INT8; DataError where there are
+    fewer than 8 samples.
     """
-    if judges is None:
-        judged = set(range(HELD_BACK - 1, len(samples), HELD_BACK))
-        if len(judged) > MOST_JUDGES:
-            spread = sorted(judged)
-            judged = {spread[i * len(spread) // MOST_JUDGES] for i in range(MOST_JUDGES)}
-        judges = [sample for number, sample in enumerate(samples) if number in judged]
-        samples = [sample for number, sample in enumerate(samples) if number not in judged]
-    if len(judges) < 4 or not samples:
-        raise DataError(
-            f"refining needs at least 4 samples to judge by and others to refine on, got {len(judges)} and "
-            f"{len(samples)}; give more samples"
-        )
+    opened = open_model(model)
+    every = Singles(batches, opened.inputs)
+    on, choosing, reporting = held_back(len(every))
+    samples = every.part(on)
+    if scales is None:
+        scales = calibrate(opened, [{**sample} for sample in samples], method).cache.scales
+    single = opened.with_batch_size(1).whole
+    work = _Work(scales, placement, single)
+    parts = samples, list(every.part(choosing)), list(every.part(reporting))
+    made = _refined(single, work, *parts, transposed, memory, dict(kept or {}), keep, progress)
+    return replace(made, model=_transplanted(single, made.model, opened.whole))
+
+
+def _refined(
+    model: ModelProto,
+    work: _Work,
+    samples: Singles,
+    choose: Sequence[Sample],
+    report: Sequence[Sample],
+    transposed: bool,
+    memory: int,
+    rows: dict[str, np.ndarray],
+    keep: Callable[[Mapping[str, np.ndarray]], None],
+    progress: Progress,
+) -> Refinement:
     graph = Graph(model)
     weights, left = refinable(graph, transposed=transposed)
     if not weights:
         why = next(iter(left.values()), "no layer of it has constant weights")
         raise ModelError(f"the model has no weights to refine: {why}")
-    watched = _watched(graph)
     places = correctable(graph)
-
-    rows = dict(kept or {})
     _round_all(model, graph, weights, samples, memory, rows, keep, progress)
 
-    work = _Work(model, scales, placement, watched)
-    few = _spread(list(samples), min(BIAS_SAMPLES, _that_fit(model, samples, memory)))
+    few = _spread(samples, min(BIAS_SAMPLES, _that_fit(model, choose[0], memory)))
     expected = _means(model, places, few)
-    choose, report = list(judges[: len(judges) // 2]), list(judges[len(judges) // 2 :])
     reference = work.outputs(model, choose)
 
     def measured(variant: ModelProto) -> np.ndarray:
@@ -191,10 +250,8 @@ def refine(
 class _Work:
     """How INT8 models are made of variants and measured: by these scales, at these tensors."""
 
-    def __init__(
-        self, model: ModelProto, scales: Mapping[str, np.float32], placement: str, watched: Sequence[str]
-    ) -> None:
-        self._scales, self._placement, self._watched = scales, placement, tuple(watched)
+    def __init__(self, scales: Mapping[str, np.float32], placement: str, model: ModelProto) -> None:
+        self._scales, self._placement, self._watched = scales, placement, tuple(_watched(Graph(model)))
 
     def int8(self, variant: ModelProto) -> ModelProto:
         """Float variant -> its Q/DQ model; ModelError where nothing becomes INT8."""
@@ -204,7 +261,7 @@ class _Work:
 
     def outputs(self, model: ModelProto, samples: Iterable[Sample]) -> list[dict[str, np.ndarray]]:
         """Model and samples -> what is compared, of each."""
-        with OrtRunner(_showing(model, self._watched), outputs=self._watched) as runner:
+        with OrtRunner(_showing(model, self._watched), outputs=self._watched, optimization=_JUDGED) as runner:
             return [runner(sample) for sample in samples]
 
     def sqnr(
@@ -212,7 +269,7 @@ class _Work:
     ) -> np.ndarray:
         """INT8 model -> its SQNR in dB by sample, the mean over the tensors that are compared."""
         found = []
-        with OrtRunner(_showing(int8, self._watched), outputs=self._watched) as runner:
+        with OrtRunner(_showing(int8, self._watched), outputs=self._watched, optimization=_JUDGED) as runner:
             for sample, expected in zip(samples, reference, strict=True):
                 answer = runner(sample)
                 found.append(np.mean([_sqnr_db(expected[name], answer[name]) for name in self._watched]))
@@ -266,7 +323,7 @@ def _round_all(
     model: ModelProto,
     graph: Graph,
     weights: Sequence[Weights],
-    samples: Sequence[Sample],
+    samples: Singles,
     memory: int,
     rows: dict[str, np.ndarray],
     keep: Callable[[Mapping[str, np.ndarray]], None],
@@ -328,14 +385,14 @@ def _means(model: ModelProto, places: Sequence[Bias], samples: Sequence[Sample])
     return {name: total / len(samples) for name, total in totals.items()}
 
 
-def _that_fit(model: ModelProto, samples: Sequence[Sample], memory: int) -> int:
+def _that_fit(model: ModelProto, sample: Sample, memory: int) -> int:
     """How many samples' tensors between two layers fit: as many as those of one at its widest cut allow, 1 at least."""
     graph = Graph(model)
     names = [name for node in graph.nodes for name in node.output if name and name not in graph.fixed]
     shown = _showing(model, names)
     with OrtRunner(shown) as runner:
         runner.outputs = runner.floats(names)
-        sizes = {name: array.nbytes for name, array in runner(samples[0]).items()}
+        sizes = {name: array.nbytes for name, array in runner(sample).items()}
     last_read = {name: max(readers) for name, readers in graph.readers.items()}
     alive, widest = 0, 1
     ends: dict[int, int] = {}
@@ -349,8 +406,32 @@ def _that_fit(model: ModelProto, samples: Sequence[Sample], memory: int) -> int:
     return max(1, memory // (2 * widest))  # beside Q and DQ of the same tensors
 
 
-def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
-    return list(samples) if len(samples) <= most else [samples[i * len(samples) // most] for i in range(most)]
+def _spread(samples: Singles, most: int) -> list[Sample]:
+    """So many samples at most, spread over all."""
+    wanted = {i * len(samples) // most for i in range(most)} if len(samples) > most else range(len(samples))
+    return [sample for number, sample in enumerate(samples) if number in wanted]
+
+
+def _transplanted(single: ModelProto, refined: ModelProto, whole: ModelProto) -> ModelProto:
+    """What refining changed in a model for single samples -> changed in a copy of the model as it was."""
+    before = {tensor.name: tensor.SerializeToString() for tensor in single.graph.initializer}
+    changed = {t.name: t for t in refined.graph.initializer if before.get(t.name) != t.SerializeToString()}
+    nodes = {node.output[0]: node for node in refined.graph.node if node.output}
+    made = copied(whole)
+    for tensor in made.graph.initializer:
+        if tensor.name in changed:
+            tensor.CopyFrom(changed.pop(tensor.name))
+    made.graph.initializer.extend(changed.values())
+    for node in made.graph.node:
+        other = nodes.get(node.output[0]) if node.output else None
+        if other is None:
+            continue
+        if op_name(node) == "Constant":
+            node.CopyFrom(other)
+        elif len(other.input) == 3 and other.input[2] in changed:  # a bias that was not there
+            del node.input[:]
+            node.input.extend(other.input)
+    return made
 
 
 def _best(tried: Mapping[str, tuple[ModelProto, np.ndarray]]) -> str:
