@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # A room is a folder, or one of the few files that stand in trtcal/ itself.
 ROOMS = (
     *("errors", "spec", "doctor"),
-    *("files", "samples", "ranges", "model", "passes", "qdq", "cache", "calibration", "judging"),
+    *("files", "samples", "ranges", "model", "passes", "qdq", "cache", "calibration", "judging", "refine"),
     *("sweep", "cluster", "zoo", "demo", "cli", "__main__"),
 )
 
@@ -40,7 +40,7 @@ OWNERS: dict[str, set[str]] = {
     "PIL": {"samples.preprocess", "samples.contact_sheet"},
     "mlflow": {"sweep.tracking"},
     "numba": {"ranges.kernels"},
-    "onnx": {"model", "qdq", "cache.formats"},
+    "onnx": {"model", "qdq", "cache.formats", "refine"},
     "onnxruntime": {"model.runner"},
     "ray": {"cluster.ray_cluster"},
     "fsspec": {"files.remote"},

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from trtcal import __version__
-from trtcal.cli import build, cache, calibrate, examine, judge, quantize, report, sweep, zoo
+from trtcal.cli import build, cache, calibrate, examine, judge, quantize, refine, report, sweep, zoo
 from trtcal.cli.common import Output
 from trtcal.files import terminal
 
@@ -57,7 +57,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (calibrate, build, sweep, report, quantize, judge, examine, zoo):
+for module in (calibrate, build, sweep, report, quantize, refine, judge, examine, zoo):
     module.register(app)
 app.add_typer(cache.app, name="cache")
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtcal.model.nodes import copied, op_name
+from trtcal.model.nodes import copied, op_name, reads
 from trtcal.model.runner import OrtRunner
-from trtcal.model.topology import Graph, int_attribute, reads
+from trtcal.model.topology import Graph, int_attribute
 from trtcal.qdq.placement import WEIGHT_AXIS, layer_name
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import op_name
-from trtcal.model.topology import Graph, int_attribute, reads
+from trtcal.model.nodes import op_name, reads
+from trtcal.model.topology import Graph, int_attribute
 from trtcal.qdq.placement import WEIGHT_AXIS, label, layer_name
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ import numpy as np
 from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import DataError, ModelError
 from trtcal.judging.accuracy import Score, difference, score_of
+from trtcal.model.calibrated import with_outputs
 from trtcal.model.nodes import copied, op_name
 from trtcal.model.open import Source, open_model
 from trtcal.model.runner import Optimization, OrtRunner
@@ -164,15 +165,15 @@ def refine(
     if scales is None:
         scales = calibrate(opened, [{**sample} for sample in samples], method).cache.scales
     single = opened.with_batch_size(1).whole
-    work = _Work(scales, placement, single)
     parts = samples, list(every.part(choosing)), list(every.part(reporting))
-    made = _refined(single, work, *parts, transposed, memory, dict(kept or {}), keep, progress)
+    made = _refined(single, scales, placement, *parts, transposed, memory, dict(kept or {}), keep, progress)
     return replace(made, model=_transplanted(single, made.model, opened.whole))
 
 
 def _refined(
     model: ModelProto,
-    work: _Work,
+    scales: Mapping[str, np.float32],
+    placement: str,
     samples: Singles,
     choose: Sequence[Sample],
     report: Sequence[Sample],
@@ -187,6 +188,7 @@ def _refined(
     if not weights:
         why = next(iter(left.values()), "no layer of it has constant weights")
         raise ModelError(f"the model has no weights to refine: {why}")
+    work = _Work(scales, placement, model)
     places = correctable(graph)
     _round_all(model, graph, weights, samples, memory, rows, keep, progress)
 
@@ -261,7 +263,7 @@ class _Work:
 
     def outputs(self, model: ModelProto, samples: Iterable[Sample]) -> list[dict[str, np.ndarray]]:
         """Model and samples -> what is compared, of each."""
-        with OrtRunner(_showing(model, self._watched), outputs=self._watched, optimization=_JUDGED) as runner:
+        with OrtRunner(with_outputs(model, self._watched), outputs=self._watched, optimization=_JUDGED) as runner:
             return [runner(sample) for sample in samples]
 
     def sqnr(
@@ -269,7 +271,7 @@ class _Work:
     ) -> np.ndarray:
         """INT8 model -> its SQNR in dB by sample, the mean over the tensors that are compared."""
         found = []
-        with OrtRunner(_showing(int8, self._watched), outputs=self._watched, optimization=_JUDGED) as runner:
+        with OrtRunner(with_outputs(int8, self._watched), outputs=self._watched, optimization=_JUDGED) as runner:
             for sample, expected in zip(samples, reference, strict=True):
                 answer = runner(sample)
                 found.append(np.mean([_sqnr_db(expected[name], answer[name]) for name in self._watched]))
@@ -309,16 +311,6 @@ def _watched(graph: Graph) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _showing(model: ModelProto, names: Iterable[str]) -> ModelProto:
-    """Model -> a copy whose outputs are these tensors too."""
-    import onnx
-
-    shown = {value.name for value in model.graph.output}
-    model = copied(model)
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in shown)
-    return model
-
-
 def _round_all(
     model: ModelProto,
     graph: Graph,
@@ -338,7 +330,7 @@ def _round_all(
         fed = {value.name for value in model.graph.input}
 
         with OrtRunner(
-            _showing(model, [n for n in shown if n not in fed]), outputs=[n for n in shown if n not in fed]
+            with_outputs(model, [n for n in shown if n not in fed]), outputs=[n for n in shown if n not in fed]
         ) as r:
 
             def run(sample: Sample, runner: OrtRunner = r) -> Mapping[str, np.ndarray]:
@@ -376,7 +368,7 @@ def _means(model: ModelProto, places: Sequence[Bias], samples: Sequence[Sample])
         return {}
     names = [place.tensor for place in places]
     totals: dict[str, np.ndarray] = {}
-    with OrtRunner(_showing(model, names), outputs=names) as runner:
+    with OrtRunner(with_outputs(model, names), outputs=names) as runner:
         for sample in samples:
             answer = runner(sample)
             for place in places:
@@ -389,7 +381,7 @@ def _that_fit(model: ModelProto, sample: Sample, memory: int) -> int:
     """How many samples' tensors between two layers fit: as many as those of one at its widest cut allow, 1 at least."""
     graph = Graph(model)
     names = [name for node in graph.nodes for name in node.output if name and name not in graph.fixed]
-    shown = _showing(model, names)
+    shown = with_outputs(model, names)
     with OrtRunner(shown) as runner:
         runner.outputs = runner.floats(names)
         sizes = {name: array.nbytes for name, array in runner(sample).items()}

@@ -1,0 +1,240 @@
+"""From an ONNX file and samples to a refined ONNX file; an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtcal.errors import OutputError
+from trtcal.files.atomic import write_bytes
+from trtcal.files.html import document
+from trtcal.judging.accuracy import Score
+from trtcal.judging.evaluation import plain
+from trtcal.model.file import check_weights_output, save_model
+from trtcal.model.open import Source, open_model
+from trtcal.model.overwriting import HTML, ONNX, check_distinct, check_output, only_writer
+from trtcal.refine.whole import MEMORY, Progress, Refinement, refine
+from trtcal.samples.batches import Batches
+
+logger = logging.getLogger(__name__)
+
+MARK = "trtcal.refined"
+"""Key of the model's metadata that says what it was refined from."""
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedFile:
+    """The files written, the model first, and what was found."""
+
+    files: tuple[Path, ...]
+    found: Refinement
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nothing -> plain data for JSON."""
+        found = self.found
+        return {
+            "files": [str(file) for file in self.files],
+            "improved": found.improved,
+            "chosen": found.chosen,
+            "int8_sqnr_db": {
+                "before": _score(found.before),
+                "after": _score(found.after),
+                "change": _score(found.change),
+                "activations_alone": _score(found.activations),
+            },
+            "variants": {name: _score(score) for name, score in found.variants.items()},
+            "samples": dict(found.samples),
+            "biases": found.biases,
+            "layers": [
+                {
+                    "layer": row.layer,
+                    "weights": row.weights,
+                    "sqnr_db_before": plain(row.before),
+                    "sqnr_db_after": plain(row.after),
+                    "refined": row.refined,
+                }
+                for row in found.layers
+            ],
+            "left_alone": dict(found.left),
+        }
+
+
+def refine_to_file(
+    model: Source,
+    batches: Batches,
+    output: str | Path,
+    *,
+    scales: Mapping[str, np.float32] | None = None,
+    method: str = "mse",
+    placement: str = "all",
+    transposed: bool = False,
+    memory: int = MEMORY,
+    page: str | Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> RefinedFile:
+    """Float ONNX file and batches -> refined model at ``output``, by :func:`trtcal.refine.refine`.
+
+    Where nothing helps, the model is written as it was, and ``improved`` is False. ``page`` names an HTML page to write
+    with what was done. An interruption leaves ``<output>.partial.npz``, from which the next run with the same model,
+    samples and options goes on. OutputError where a file would be lost, and what refine() raises.
+    """
+    opened, output = open_model(model), Path(output)
+    check_output(output, ONNX, [opened])
+    if opened.has_external_data:
+        check_weights_output(output, [opened])
+    partial = partial_path(output)
+    if page is not None:
+        check_output(page, HTML, [opened])
+        check_distinct([("the refined model", output), ("the page", page), ("the checkpoint", partial)])
+    parts = {
+        "model": opened.sha256,
+        "samples": batches.key(),
+        "order": [batches.order, batches.seed, batches.batch_size],
+        "shapes": [str(spec) for spec in opened.inputs],
+        "transposed": transposed,
+    }
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    with only_writer(output):
+        kept = _read(partial, key)
+        if kept:
+            announce(f"{partial}: going on after the weights of {len(kept)} layers")
+        found = refine(
+            opened,
+            batches,
+            scales=scales,
+            method=method,
+            placement=placement,
+            transposed=transposed,
+            memory=memory,
+            kept=kept,
+            keep=lambda rows: _write(partial, key, rows),
+            progress=progress,
+        )
+        said = {"from_sha256": opened.sha256, "chosen": found.chosen, "version": _version()}
+        for entry in [entry for entry in found.model.metadata_props if entry.key == MARK]:
+            found.model.metadata_props.remove(entry)
+        found.model.metadata_props.add(key=MARK, value=json.dumps(said))
+        files = save_model(found.model, output, external=opened.has_external_data)
+        made = RefinedFile(files, found)
+        if page is not None:
+            write_bytes(page, to_page(made, opened.short_name).encode(errors="backslashreplace"))
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return made
+
+
+def partial_path(output: str | Path) -> Path:
+    """Where an interrupted run leaves what it has: ``refined.onnx`` -> ``refined.onnx.partial.npz``."""
+    output = Path(output)
+    return output.with_name(f"{output.name}.partial.npz")
+
+
+def to_page(made: RefinedFile, model: str) -> str:
+    """What was found, and the model's name -> a page that shows it."""
+    found = made.found
+    variants = [
+        (name, f"{score.value:+.2f}", f"{score.low:+.2f} to {score.high:+.2f}")
+        for name, score in found.variants.items()
+    ]
+    layers = [
+        (row.layer, f"{row.before:.1f}", f"{row.after:.1f}", "refined" if row.refined else "as it was")
+        for row in found.layers
+    ]
+    body = (
+        f"<p>{escape(headline(found))}</p>\n<p>{escape(reach(found))}</p>\n<h2>What was compared</h2>\n"
+        + _table(("Variant", "Change of INT8's SQNR, dB", "95% interval"), variants)
+        + "<h2>Layers</h2>\n<p>SQNR of the weights as INT8 against FP32's, dB. Compensation trades the error of single "
+        "weights for that of the layer's output.</p>\n" + _table(("Layer", "Before", "After", "Weights"), layers)
+    )
+    if found.left:
+        body += "<h2>Left alone</h2>\n" + _table(("Layer", "Why"), list(found.left.items()))
+    return document(f"Refined: {model}", body, _STYLE)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Heads and rows of text -> markup; the first cell of a row names it."""
+    head = "".join(f"<th scope=col>{escape(text)}" for text in heads)
+    lines = "".join(
+        f"<tr><th scope=row>{escape(name)}" + "".join(f"<td>{escape(cell)}" for cell in cells) + "\n"
+        for name, *cells in rows
+    )
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</thead>\n<tbody>\n{lines}</tbody></table></div>\n'
+
+
+_STYLE = """table { border-collapse: collapse; width: 100%; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+td { font-variant-numeric: tabular-nums; }
+"""
+
+
+def headline(found: Refinement) -> str:
+    """What was found -> one sentence: how much nearer INT8 is to FP32."""
+    samples = found.samples.get("reported on", 0)
+    if not found.improved:
+        return (
+            f"Nothing helped: INT8 stays {found.before.value:.1f} dB from FP32 on {samples} samples, and the model is "
+            f"written as it was."
+        )
+    return (
+        f"INT8 comes from {found.before.value:.1f} to {found.after.value:.1f} dB of FP32: {found.change.value:+.1f} dB "
+        f"({found.change.low:+.1f} to {found.change.high:+.1f}) on {samples} samples that neither calibrated nor "
+        f"chose; by {found.chosen}."
+    )
+
+
+def reach(found: Refinement) -> str:
+    """What was found -> one sentence: what refining weights could reach at most."""
+    return (
+        f"With INT8 activations and FP32 weights it is {found.activations.value:.1f} dB: what lies beyond is lost by "
+        f"activations alone, and another method of calibration or layers in float may bring it back."
+    )
+
+
+def _score(score: Score) -> dict[str, Any]:
+    return {"value": plain(score.value), "low": plain(score.low), "high": plain(score.high)}
+
+
+def _version() -> str:
+    from trtcal import __version__
+
+    return __version__
+
+
+def _write(path: Path, key: str, rows: Mapping[str, np.ndarray]) -> None:
+    """Refined weights so far -> the checkpoint; where it cannot be written, a warning."""
+    buffer = io.BytesIO()
+    names = list(rows)
+    arrays = {f"rows_{number}": rows[name] for number, name in enumerate(names)}
+    np.savez(buffer, head=np.frombuffer(json.dumps({"key": key, "names": names}).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+    try:
+        write_bytes(path, buffer.getvalue())
+    except OutputError as error:  # a full disk ends the convenience, not the run
+        logger.warning("%s; an interruption will cost what was done so far", error)
+
+
+def _read(path: Path, key: str) -> dict[str, np.ndarray]:
+    """The checkpoint -> what it has under this key; nothing where it is another's, damaged or missing."""
+    if not path.exists():
+        return {}
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            head = json.loads(archive["head"].tobytes())
+            if head["key"] != key:
+                logger.info("%s: left by a run over something else; starting over", path)
+                return {}
+            return {str(name): archive[f"rows_{number}"] for number, name in enumerate(head["names"])}
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        logger.warning("%s: cannot be used (%s); starting over", path, error)
+        return {}
