@@ -30,8 +30,7 @@ def test_second_moments_are_sums_over_all_positions_samples_and_layers_that_shar
     (each,) = network(groups)
     samples = [{"x": RNG.normal(size=(1, 4, 9, 9)).astype(np.float32)} for _ in range(3)]
     shown = [{**sample, "y": RNG.normal(size=(1, 4, 7, 7)).astype(np.float32)} for sample in samples]
-    answers = iter(shown)
-    found = moments(lambda sample: next(answers), samples, 3, [each])["w"]
+    found = moments(shown, 3, [each])["w"]
     expected = np.zeros((groups, each.k, each.k))
     for tensors in shown:
         for reader in each.readers:
@@ -45,7 +44,7 @@ def test_no_more_rows_than_wanted_are_taken_and_every_sample_gives_some(monkeypa
     monkeypatch.setattr(module, "MOST_ROWS", 40)
     (each,) = network()
     samples = [{"x": np.full((1, 4, 9, 9), 10.0**number, np.float32)} for number in range(4)]
-    found = moments(lambda sample: {**sample, "y": sample["x"] * 0}, samples, 4, [each])["w"]
+    found = moments([{**sample, "y": sample["x"] * 0} for sample in samples], 4, [each])["w"]
     # 40 rows over 4 samples and 2 layers are 5 each; y is zero.
     assert found[0, 0, 0] == pytest.approx(5 * sum(10.0 ** (2 * number) for number in range(4)), rel=1e-5)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +15,7 @@ import numpy as np
 from trtcal.errors import DataError, OutputError, StatsError
 from trtcal.files.atomic import write_bytes
 from trtcal.passes.collector import Collector, Progress, Seen
+from trtcal.passes.ordered import in_order
 from trtcal.ranges.both_grids import PairBuilder
 from trtcal.ranges.histogram import Histogram, abs_max
 from trtcal.ranges.stats import ActivationStats, parse
@@ -230,15 +229,4 @@ def run_rows(
     def run(row: int) -> tuple[int, dict[str, np.ndarray]]:
         return row, dict(runner({name: array[row : row + 1] for name, array in batch.items()}))
 
-    if workers <= 1:
-        yield from map(run, rows)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="trtcal-run") as pool:
-        under_way: deque[Future[tuple[int, dict[str, np.ndarray]]]] = deque()
-        for row in rows:
-            under_way.append(pool.submit(run, row))
-            # The caller's thread is one of the busy ones, so one row fewer runs while it has an answer.
-            if len(under_way) == workers:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+    return in_order(run, rows, workers)

@@ -19,6 +19,7 @@ import numpy as np
 from trtcal.model.nodes import copied, op_name, reads
 from trtcal.model.runner import OrtRunner
 from trtcal.model.topology import Graph, int_attribute
+from trtcal.passes.ordered import in_order
 from trtcal.qdq.placement import WEIGHT_AXIS, layer_name
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def shifts(
     places: Sequence[Bias],
     expected: Mapping[str, np.ndarray],
     samples: Sequence[Mapping[str, np.ndarray]],
+    workers: int = 1,
 ) -> dict[str, np.ndarray]:
     """Q/DQ model, its biases, FP32's means by tensor, samples -> what to add to each tensor's channels, float64.
 
@@ -146,9 +148,9 @@ def shifts(
             if name not in made and name in alive[0]
         ]
         kept = [name for name in made if last_read.get(name, -1) > cut or name in wanted]
-        with OrtRunner(_part(graph, part, needed, kept), name="INT8 model", outputs=kept) as runner:
-            for tensors in alive:
-                answer = runner({name: tensors[name] for name in needed})
+        with OrtRunner(_part(graph, part, needed, kept), name="INT8 model", outputs=kept, threads=1) as runner:
+            fed = ({name: tensors[name] for name in needed} for tensors in alive)
+            for tensors, answer in zip(alive, in_order(runner, fed, workers), strict=True):
                 for name in [name for name in tensors if last_read.get(name, -1) <= cut]:
                     del tensors[name]
                 tensors.update(answer)

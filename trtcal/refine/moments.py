@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,8 +12,6 @@ from trtcal.refine.layers import Weights
 MOST_ROWS = 16_000  # columns' positions a layer, spread over all samples
 ROWS_PER_K = 3  # enough for a layer with few weights a channel: second moments of k columns settle after a few times k
 LEAST_ROWS = 2_048
-
-Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 def grouped(weights: Sequence[Weights], memory: int) -> Iterator[list[Weights]]:
@@ -31,22 +29,19 @@ def grouped(weights: Sequence[Weights], memory: int) -> Iterator[list[Weights]]:
         yield group
 
 
-def moments(
-    run: Run, samples: Iterable[Mapping[str, np.ndarray]], number: int, group: Sequence[Weights]
-) -> dict[str, np.ndarray]:
-    """A runner that shows the layers' inputs, so many samples (1, ...) and weights -> (groups, k, k) float64 by weight.
+def moments(shown: Iterable[Mapping[str, np.ndarray]], number: int, group: Sequence[Weights]) -> dict[str, np.ndarray]:
+    """The inputs of layers, (1, ...) each, of so many samples, and weights -> (groups, k, k) float64 by weight.
 
     At most 16,000 positions of a layer's input are taken, as many of each sample, drawn by a generator that the layer's
     name and the sample's number seed: equal arguments give equal bytes where BLAS does.
     """
     found = {each.name: np.zeros((each.groups, each.k, each.k)) for each in group}
-    for position, sample in enumerate(samples):
-        shown = run(sample)
+    for position, tensors in enumerate(shown):
         for each in group:
             most = -(-min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_K * each.k)) // (number * len(each.readers)))
             for reader in each.readers:
                 rng = np.random.default_rng([zlib.crc32(reader.name.encode("utf-8", "surrogateescape")), position])
-                columns = np.asarray(reader.columns(shown[reader.source], most, rng), np.float32)
+                columns = np.asarray(reader.columns(tensors[reader.source], most, rng), np.float32)
                 if each.groups == 1:
                     found[each.name][0] += columns[0].T @ columns[0]
                 else:

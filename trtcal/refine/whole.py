@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from trtcal.model.nodes import copied, op_name
 from trtcal.model.open import Source, open_model
 from trtcal.model.runner import Optimization, OrtRunner
 from trtcal.model.topology import MOVES_VALUES, Graph
+from trtcal.passes.ordered import in_order
 from trtcal.qdq.insert import check_int8, insert_qdq
 from trtcal.refine.biases import Bias, channel_means, correctable, shifts, with_biases
 from trtcal.refine.layers import Weights, refinable
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 MEMORY = 2 << 30  # bytes of second moments, and of tensors between two layers, at a time
 BIAS_SAMPLES = 32  # means settle sooner than second moments
+WORKERS = os.cpu_count() or 1  # samples at once; results do not depend on it
 LEAST = 8  # samples in all
 HELD_BACK = 4  # every so manieth sample judges,
 MOST_JUDGES = 48  # up to so many
@@ -205,7 +208,7 @@ def _refined(
     def attempt(name: str, refined: Iterable[int], with_shift: bool) -> None:
         variant = _with_weights(model, [weights[number] for number in refined], rows)
         if with_shift:
-            found = shifts(work.int8(variant), places, expected, few)
+            found = shifts(work.int8(variant), places, expected, few, WORKERS)
             variant = with_biases(variant, places, found)
         tried[name] = variant, measured(variant)
         progress("judging", len(tried), 4 + len(parts))
@@ -263,19 +266,25 @@ class _Work:
 
     def outputs(self, model: ModelProto, samples: Iterable[Sample]) -> list[dict[str, np.ndarray]]:
         """Model and samples -> what is compared, of each."""
-        with OrtRunner(with_outputs(model, self._watched), outputs=self._watched, optimization=_JUDGED) as runner:
-            return [runner(sample) for sample in samples]
+        with _opened(model, self._watched, _JUDGED) as runner:
+            return list(in_order(runner, samples, WORKERS))
 
     def sqnr(
         self, int8: ModelProto, samples: Sequence[Sample], reference: Sequence[Mapping[str, np.ndarray]]
     ) -> np.ndarray:
         """INT8 model -> its SQNR in dB by sample, the mean over the tensors that are compared."""
-        found = []
-        with OrtRunner(with_outputs(int8, self._watched), outputs=self._watched, optimization=_JUDGED) as runner:
-            for sample, expected in zip(samples, reference, strict=True):
-                answer = runner(sample)
-                found.append(np.mean([_sqnr_db(expected[name], answer[name]) for name in self._watched]))
-        return np.array(found)
+        return np.array(
+            [
+                np.mean([_sqnr_db(expected[name], answer[name]) for name in self._watched])
+                for expected, answer in zip(reference, self.outputs(int8, samples), strict=True)
+            ]
+        )
+
+
+def _opened(model: ModelProto, names: Iterable[str], optimization: Optimization = "disabled") -> OrtRunner:
+    """Model and names of its tensors -> a runner that shows them; several samples run at once, one thread each."""
+    names = list(names)
+    return OrtRunner(with_outputs(model, names), outputs=names, optimization=optimization, threads=1)
 
 
 def _sqnr_db(expected: np.ndarray, found: np.ndarray) -> float:
@@ -326,20 +335,19 @@ def _round_all(
     groups = list(grouped(rest, memory))
     done = 0
     for group in groups:
-        shown = sorted({reader.source for each in group for reader in each.readers})
         fed = {value.name for value in model.graph.input}
+        shown = sorted({reader.source for each in group for reader in each.readers} - fed)
+        with _opened(model, shown) as runner:
+            answers = in_order(lambda sample, run=runner: {**sample, **run(sample)}, samples, WORKERS)  # type: ignore[misc]
 
-        with OrtRunner(
-            with_outputs(model, [n for n in shown if n not in fed]), outputs=[n for n in shown if n not in fed]
-        ) as r:
-
-            def run(sample: Sample, runner: OrtRunner = r) -> Mapping[str, np.ndarray]:
+            def counted(answers: Iterable[Sample] = answers) -> Iterator[Sample]:
                 nonlocal done
-                done += 1
-                progress("second moments", done, len(groups) * len(samples))
-                return {**sample, **runner(sample)}
+                for answer in answers:
+                    yield answer
+                    done += 1
+                    progress("second moments", done, len(groups) * len(samples))
 
-            found = moments(run, samples, len(samples), group)
+            found = moments(counted(), len(samples), group)
         for each in group:
             progress("rounding", len(rows) + 1, len(weights))
             rows[each.name] = compensated(each.to_rows(graph.array(each.name)), found.pop(each.name))
@@ -368,9 +376,8 @@ def _means(model: ModelProto, places: Sequence[Bias], samples: Sequence[Sample])
         return {}
     names = [place.tensor for place in places]
     totals: dict[str, np.ndarray] = {}
-    with OrtRunner(with_outputs(model, names), outputs=names) as runner:
-        for sample in samples:
-            answer = runner(sample)
+    with _opened(model, names) as runner:
+        for answer in in_order(runner, samples, WORKERS):
             for place in places:
                 mean = channel_means([answer[place.tensor]], place.channel)
                 totals[place.tensor] = totals.get(place.tensor, np.zeros_like(mean)) + mean
