@@ -3,10 +3,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from trtcal.ranges.thresholds import METHODS
 from trtcal.samples.batches import Batches
 from trtcal.samples.preprocess import PRESETS
 from trtcal.samples.sources import ArraySource
+from trtcal.sweep import run as sweep_run
 from trtcal.sweep import trials as sweep
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.plan import SweepPlan
@@ -324,6 +326,35 @@ def test_an_input_that_looks_wrong_is_remarked(run: Run, folder: Path) -> None:
     np.save(folder / "odd.npy", np.where(np.arange(8 * 192).reshape(8, 3, 8, 8) % 50, 0.01, 30).astype(np.float32))
     err = run("calibrate", "m.onnx", "--data", "odd.npy", "--method", "percentile:90", "-o", "o.cache")[2]
     assert "image is what the model is fed: trtcal contact-sheet shows whether it looks as it should" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "served"),
+    [
+        (("--method", "mse"), True),
+        (("--method", "entropy", "--growth", "power-of-two"), True),
+        (("--method", "entropy", "--batch-size", "4"), True),
+        (("--method", "entropy", "--batch-size", "2"), False),
+    ],
+)
+def test_what_a_sweep_advises_takes_its_statistics_where_they_serve(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], served: bool
+) -> None:
+    advise = sweep_run.recommend
+    monkeypatch.setattr(sweep_run, "recommend", lambda *given: replace(advise(*given), options=options))
+    grid = ("--batch-sizes", "2,4", "--orders", "given", "--no-accuracy", "-o", "s")
+    err = run("sweep", "m.onnx", "--data", "x.npy", "-b", "4", *grid)[2]
+    (line,) = (line for line in err.splitlines() if line.startswith("next, "))
+    trtcal, *command = shlex.split(line.split("here: ")[1])
+    assert (trtcal, "s/stats.npz" in command) == ("trtcal", served)
+    before = (folder / "s" / "stats.npz").read_bytes()
+    code, _, err = run(*command)
+    assert code == 0, err
+    assert ("the model need not run" in err) == served
+    assert (folder / "s" / "stats.npz").read_bytes() == before
+    made = CalibrationCache.load(folder / "model.cache")
+    assert run(*(word for word in command if word not in ("--stats", "s/stats.npz", "-o", "model.cache")))[0] == 0
+    assert CalibrationCache.load(folder / "calibration.cache") == made
 
 
 def test_a_sweep_is_judged_on_samples_of_the_shape_that_calibrates(run: Run, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,11 +121,7 @@ def sweep(
         return
     say(terminal.lines([advice.headline, *(f"- {sentence}" for sentence in (*advice.evidence, *run.sweep.notes))]))
     if advice.options:
-        more: list[str] = []
-        if "--batch-size" not in advice.options:
-            more = ["--batch-size", str(batches.batch_size)]
-            if "--growth" not in advice.options:  # by the same rule, the statistics serve every method
-                more += ["--stats", str(run.folder / "stats.npz")]
+        more = _rest_of(advice.options, batches.batch_size, run.folder / "stats.npz")
         file = f"./{model}" if str(model).startswith("-") else str(model)
         command = shlex.join(["trtcal", "calibrate", file, "--data", data, *advice.options, *more])
         say(terminal.line(f"next, with the other options for data as they were here: {command} -o model.cache"))
@@ -132,6 +129,18 @@ def sweep(
     if all(trial.error is not None for trial in run.sweep.trials):
         say(f"every trial failed, the first one with {run.sweep.trials[0].error}")
         raise typer.Exit(1)
+
+
+def _rest_of(options: Sequence[str], batch_size: int, stats: Path) -> list[str]:
+    """Options of a calibration that is advised -> those of the sweep's pass, and its statistics where they serve."""
+    from trtcal.calibration.calibrate import on_fine_grid
+
+    given = {"--growth": "double", **dict(zip(options[::2], options[1::2], strict=True))}
+    rest = [] if "--batch-size" in given else ["--batch-size", str(batch_size)]
+    same = given.get("--batch-size", str(batch_size)) == str(batch_size) and given["--growth"] == "double"
+    if same or on_fine_grid(given["--method"], given["--growth"]):
+        rest += ["--stats", str(stats)]
+    return rest
 
 
 def _judge(
