@@ -159,7 +159,7 @@ def _add_sample_option(data: argparse._ArgumentGroup, item: Field[Any]) -> None:
     text = {
         "batch_size": f"samples per batch, which the batch that really runs is made to be; default: {BATCH_SIZE} with "
         f"data; without, it fills a dynamic batch axis",
-        "samples": f"use so many samples; default: all, at most {MOST_SAMPLES}",
+        "samples": f"{item.metadata['help']} Default: all, at most {MOST_SAMPLES}.",
     }.get(item.name, item.metadata["help"])
     data.add_argument(
         *_ALIASES.get(item.name, ()),

@@ -139,7 +139,7 @@ def test_statistics_are_good_as_long_as_what_decides_them_is_the_same(
         np.save(tmp_path / "data" / f"{number}.npy", images(1, seed=number)[0])
 
     def used() -> Batches:
-        return Batches(ArrayFolder(tmp_path / "data", inputs=open_model(model).inputs), 2, samples=4)
+        return Batches(ArrayFolder(tmp_path / "data", inputs=open_model(model).inputs), 2, order=[0, 1, 2, 3])
 
     cache, stats = tmp_path / "c.cache", tmp_path / "s.npz"
     calibrate_to_file(model, used(), cache, stats=stats)

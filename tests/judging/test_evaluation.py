@@ -157,7 +157,7 @@ def test_a_batch_size_that_cannot_give_way_is_told(tmp_path: Path) -> None:
 
 
 def test_labels_come_from_the_samples_or_from_a_file(tmp_path: Path) -> None:
-    labelled = Batches(ArraySource({"image": images(3)}, labels=[2, 0, 1]), 2, samples=2)
+    labelled = Batches(ArraySource({"image": images(3)}, labels=[2, 0, 1]), 2, order=[0, 1])
     assert labels_of(labelled, None, ["top1"]) == (2, 0)
     assert labels_of(batches(), None, ["top1"]) is None
     (tmp_path / "l.csv").write_text("0,cat\n1,dog\n2,\n")
@@ -168,6 +168,15 @@ def test_labels_come_from_the_samples_or_from_a_file(tmp_path: Path) -> None:
     assert labels_of(labelled, tmp_path / "l.csv", ["top5"]) == {"0": 0, "1": 1}
     (tmp_path / "l.csv").write_text("0,7\n1,4\n2,1\n")
     assert labels_of(labelled, tmp_path / "l.csv", ["m.py:f"]) == {"0": 7, "1": 4, "2": 1}
+
+
+def test_scores_of_another_mix_of_classes_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    rare = Batches(ArraySource({"image": images(20)}, labels=[0] * 18 + [1] * 2), 2)
+    labels_of(rare, None, ["top1"])
+    assert not caplog.messages
+    labels_of(rare.part(4), None, ["top1"])
+    (said,) = caplog.messages
+    assert "spread over classes: 50% of them are of class 0, of all samples 90%" in said
 
 
 def test_a_sample_without_a_row_is_named(tmp_path: Path) -> None:

@@ -170,11 +170,11 @@ def test_a_stream_makes_the_same_batches_as_samples(
     if limit is not None:
         limit = min(limit, sum(sizes))
     stream = Batches(Flow(*sizes), size, partial=partial, samples=limit)  # type: ignore[arg-type]
-    samples = Batches(Numbers(sum(sizes)), size, partial=partial, samples=limit)  # type: ignore[arg-type]
+    # Cut short, a stream has the first of its samples, and never learns what else there was.
+    samples = Batches(Numbers(limit or sum(sizes)), size, partial=partial)  # type: ignore[arg-type]
     assert rows(stream) == rows(samples)
     assert stream.key() == samples.key()
-    # A stream cut short never learns what else there was.
-    assert stream.accounting() == replace(samples.accounting(), available=limit or sum(sizes))
+    assert stream.accounting() == replace(samples.accounting(), chosen="the first of a stream" if limit else "")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,7 @@ def test_a_stream_makes_the_same_batches_as_samples(
         (Accounting(16, 15, 1, 16, 1, 0), "15 of 16 samples: 1 batch of 16, last one padded with 1 repeat"),
         (Accounting(100, 96, 6, 16, 0, 4), "96 of 100 samples: 6 batches of 16, 4 left over and dropped"),
         (Accounting(8, 8, 2, 4, 0, 0), "8 samples: 2 batches of 4"),
+        (Accounting(9, 8, 2, 4, 0, 0, "evenly spaced"), "8 of 9 samples, evenly spaced: 2 batches of 4"),
     ],
 )
 def test_accounting_reads_as_a_sentence(accounting: Accounting, sentence: str) -> None:
@@ -210,10 +211,54 @@ def test_an_order_of_ones_own_may_repeat_and_leave_out() -> None:
     assert batches.labels == (1, 0, 1)
 
 
-def test_samples_are_taken_after_ordering() -> None:
-    batches = Batches(Numbers(9), 4, order="shuffled", seed=3, samples=4)
-    assert rows(batches) == [np.random.default_rng(3).permutation(9)[:4].tolist()]
+class Plain(Numbers):
+    """The same without classes."""
+
+    def label(self, index: int) -> int | None:
+        return None
+
+
+def test_a_part_is_spread_over_the_samples_in_their_order() -> None:
+    batches = Batches(Plain(9), 4, samples=4)
+    assert rows(batches) == [[1, 3, 5, 7]]
+    assert str(batches.accounting()) == "4 of 9 samples, evenly spaced: 1 batch of 4"
+    assert rows(Batches(Plain(9), 4, order=[8, 0, 7, 1, 6, 2], samples=3)) == [[0, 1, 2, 2]]
+    assert rows(Batches(Plain(9), 4, samples=9)) == rows(Batches(Plain(9), 4))
+
+
+def test_a_part_is_spread_over_the_classes() -> None:
+    sorted_by_class = Batches(ArraySource({"x": np.arange(40.0)[:, None]}, labels=np.arange(40) // 10), 4, samples=8)
+    assert rows(sorted_by_class) == [[2, 7, 12, 17], [22, 27, 32, 37]]
+    assert sorted_by_class.labels == (0, 0, 1, 1, 2, 2, 3, 3)
+    assert str(sorted_by_class.accounting()) == "8 of 40 samples, spread over 4 classes: 2 batches of 4"
+    known = Batches(Plain(8), 2, samples=2, labels={f"s{i}": "ab"[i > 5] for i in range(8)})
+    assert rows(known) == [[3, 7]]
+
+
+def test_a_part_is_taken_after_ordering() -> None:
+    batches = Batches(Plain(9), 4, order="shuffled", seed=3, samples=4)
+    assert rows(batches) == [np.random.default_rng(3).permutation(9)[[1, 3, 5, 7]].tolist()]
     assert str(batches.accounting()) == "4 of 9 samples: 1 batch of 4"
+
+
+def test_batches_have_a_part_of_their_own_samples_which_is_padded() -> None:
+    batches = Batches(Plain(21), 4, order=[*range(20, 0, -2)], partial="drop")
+    part = batches.part(3)
+    assert rows(part) == [[18, 12, 8, 8]]
+    assert str(part.accounting()) == "3 of 21 samples, evenly spaced: 1 batch of 4, last one padded with 1 repeat"
+    assert (batches.partial, batches.num_samples) == ("drop", 8)
+    assert rows(batches.part(99)) == rows(batches)  # and none of those that it drops
+    assert rows(Batches(Numbers(9), 3).part(3)) == [[3, 4, 5]]
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        batches.part(0)
+
+
+def test_a_part_of_a_stream_is_its_beginning() -> None:
+    stream = Batches(Flow(4, 4), 3, samples=6)
+    assert stream.num_samples == 6
+    assert rows(stream.part(4)) == [[0, 1, 2], [3, 3, 3]]
+    assert rows(stream.part(99)) == rows(stream) == [[0, 1, 2], [3, 4, 5]]
+    assert stream.part(4).labels == (0, 1, 2, 0)
 
 
 def test_more_samples_than_there_are_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -233,15 +278,16 @@ def test_every_iteration_yields_the_same(kind: str) -> None:
 def test_the_key_is_of_the_samples_used_and_of_an_explicit_order() -> None:
     key = Batches(Numbers(6), 2).key()
     assert len(key) == 64
-    assert key == Batches(Numbers(6), 3, partial="wrap").key() == Batches(Numbers(9), 2, samples=6).key()
+    assert key == Batches(Numbers(6), 3, partial="wrap").key()
     assert key == Batches(Numbers(6), 2, order="shuffled", seed=1).key()
     others = [
         Batches(Numbers(6), 2, order=[1, 0, 2, 3, 4, 5]),
-        Batches(Numbers(6), 2, samples=4),
+        Batches(Numbers(6), 2, samples=4),  # not the first four, nor are they known by that number alone
+        Batches(Numbers(4), 2),
         Batches(Numbers(6), 5, partial="drop"),
         Batches(Numbers(6, names="abcdef"), 2),
     ]
-    assert len({key, *(batches.key() for batches in others)}) == 5
+    assert len({key, *(batches.key() for batches in others)}) == 6
 
 
 # --- streams
@@ -251,7 +297,7 @@ def test_a_stream_may_keep_its_own_batches() -> None:
     batches = Batches(Flow(3, 2, 4), None, samples=8)
     assert rows(batches) == [[0, 1, 2], [3, 4], [5, 6, 7]]
     assert batches.batch_size == 3
-    assert batches.accounting() == Accounting(8, 8, 3, 3, 0, 0)
+    assert batches.accounting() == Accounting(8, 8, 3, 3, 0, 0, "the first of a stream")
 
 
 def test_an_endless_stream_is_cut_and_never_read_beyond() -> None:
@@ -467,10 +513,23 @@ def test_arrays_in_memory_go_through_unchanged() -> None:
 
 
 def test_samples_that_leave_most_classes_out_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    source = ArraySource({"x": np.zeros((40, 2), np.float32)}, labels=np.arange(40) // 10)
-    for order, samples in (("given", None), ("given", 40), ("given", 30), ("shuffled", 10), ("given", 1)):
+    source = ArraySource({"x": np.zeros((40, 2), np.float32)}, labels=np.arange(40) // 4)
+    for order, samples in (("given", None), ("given", 40), ("given", 6), ("shuffled", 10)):
         Batches(source, 4, order=order, samples=samples)  # type: ignore[arg-type]
-    Batches(ArraySource({"x": np.zeros((40, 2), np.float32)}), 4, samples=10)
+    Batches(ArraySource({"x": np.zeros((40, 2), np.float32)}), 4, samples=1)
+    Batches(source, 4).part(5)
     assert not caplog.records
-    Batches(source, 4, samples=20)
-    assert "the first 20 samples are of 2 of 4 classes; shuffled ones would be of more" in caplog.text
+    for order in ("given", "shuffled"):
+        Batches(source, 4, order=order, samples=5)  # type: ignore[arg-type]
+        assert caplog.messages.pop() == "5 samples are of 5 of 10 classes; more would be of more"
+    Batches(source, 4, samples=1)
+    assert caplog.messages[-1] == "1 sample is of 1 of 10 classes; more would be of more"
+
+
+def test_a_part_of_another_mix_of_classes_says_so() -> None:
+    rare = ArraySource({"x": np.zeros((40, 2), np.float32)}, labels=[0] * 36 + [1] * 4)
+    assert Batches(rare, 4, samples=8).mix == "50% of them are of class 0, of all samples 90%"
+    assert [Batches(rare, 4, samples=number).mix for number in (None, 40, 39)] == [None] * 3
+    assert Batches(rare, 4).part(2).mix is not None
+    even = ArraySource({"x": np.zeros((40, 2), np.float32)}, labels=np.arange(40) % 4)
+    assert Batches(even, 4, samples=8).mix is None

@@ -103,10 +103,16 @@ def test_labels_that_do_not_fit_the_samples_are_refused(text: str, message: str,
 
 
 def test_samples_that_are_not_used_need_no_label(labelled: Path) -> None:
-    options = SampleOptions(data=str(labelled / "l.npz"), labels=str(labelled / "l.csv"), samples=2)
-    used = options.open([ROW]).sample_names
-    (labelled / "l.csv").write_text("".join(f"{name},3\n" for name in used))
-    assert options.open([ROW]).labels == (3, 3)
+    (labelled / "l.csv").write_text("".join(f"{row},3\n" for row in range(8)))
+    options = SampleOptions(data=str(labelled / "l.npz"), labels=str(labelled / "l.csv"), batch_size=4, partial="drop")
+    assert options.open([ROW]).labels == (3,) * 8
+
+
+def test_a_part_is_spread_over_the_classes_that_a_file_says(labelled: Path) -> None:
+    (labelled / "l.csv").write_text("".join(f"{row},{'rare' if row > 7 else 'x'}\n" for row in range(10)))
+    options = SampleOptions(data=str(labelled / "l.npz"), labels=str(labelled / "l.csv"), samples=4)
+    assert options.open([ROW]).sample_names == ("l.npz[2]", "l.npz[6]", "l.npz[8]", "l.npz[9]")
+    assert replace(options, labels=None).open([ROW]).sample_names == tuple(f"l.npz[{row}]" for row in (1, 3, 6, 8))
 
 
 def test_at_most_so_many_unless_it_is_said_how_many(labelled: Path, caplog: pytest.LogCaptureFixture) -> None:

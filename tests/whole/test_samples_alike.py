@@ -293,6 +293,57 @@ def test_every_source_with_every_option_is_the_same_by_every_door(
     assert seen == ({True} if source in REFUSED else {True, False})
 
 
+@pytest.mark.parametrize(
+    ("words", "patched", "expected"),
+    [
+        (["sensitivity", "--cache", "c.cache"], "trtcal.judging.sensitivity.sensitivity", 64),
+        (["sensitivity", "--cache", "c.cache", "--samples", "10"], "trtcal.judging.sensitivity.sensitivity", 10),
+        (["evaluate", "--against", "m.onnx", "--samples", "10"], "trtcal.judging.evaluation.compare", 10),
+        (["calibrate", "--samples", "10"], "trtcal.calibration.file.calibrate_to_file", 10),
+        (["sweep", "--samples", "10"], "trtcal.sweep.run.run_sweep", 10),
+        (["sweep", "--eval-samples", "10"], "trtcal.sweep.cpu_judge.CpuJudge", 10),
+        (["sweep", "--eval-data", "sorted.npz", "--eval-samples", "10"], "trtcal.sweep.cpu_judge.CpuJudge", 10),
+    ],
+)
+def test_a_part_of_samples_sorted_by_class_has_all_classes_in_every_command(
+    words: list[str],
+    patched: str,
+    expected: int,
+    run: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    save(conv_model(), tmp_path / "m.onnx")
+    classes = np.repeat(np.arange(5), 40)
+    x = np.zeros((200, 3, 8, 8), np.float32)
+    np.savez(tmp_path / "sorted.npz", image=x, labels=classes)
+    (tmp_path / "c.cache").write_bytes(b"TRT-8601-EntropyCalibration2\nimage: 3c010a14\n")
+    found: list[Batches] = []
+
+    def stop(*arguments: Any, **_: Any) -> None:
+        found.extend(argument for argument in arguments if isinstance(argument, Batches))
+        raise DataError("opened")
+
+    monkeypatch.setattr(patched, stop)
+    assert run(words[0], "m.onnx", "--data", "sorted.npz", *words[1:])[0] == 2
+    labels = found[0].labels
+    assert labels is not None
+    assert labels == tuple(sorted(labels))
+    counts = np.bincount(labels)
+    assert (len(counts), counts.sum(), np.ptp(counts) <= 1) == (5, expected, True)
+
+
+def test_a_contact_sheet_shows_samples_of_all_classes(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    save(conv_model(), tmp_path / "m.onnx")
+    x = np.repeat(np.arange(4, dtype=np.float32), 30)[:, None, None, None] * np.ones((3, 8, 8), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "l.csv").write_text("".join(f"{row},{row // 30}\n" for row in range(120)))
+    for more in ([], ["--labels", "l.csv"], ["--count", 4], ["--samples", 60]):
+        code, _, err = run("contact-sheet", "m.onnx", "--data", "x.npy", "-o", "s.png", *more)
+        assert code == 0
+        assert " 0        1.5      1.118          3" in err  # least, mean, deviation and largest of 0, 1, 2 and 3
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_urls_are_opened_alike(door: str, urls: None, request: pytest.FixtureRequest) -> None:
     for source in URLS:

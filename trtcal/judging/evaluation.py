@@ -187,7 +187,10 @@ def labels_of(batches: Batches, path: str | os.PathLike[str] | None, metrics: It
     The file goes before what the samples say themselves. Its labels are class numbers, or class names numbered
     in sorted order, wherever one of the ``metrics`` counts classes; for metrics of the user's own alone, texts
     that are not all numbers stay texts. DataError for a file that does not fit, or a sample without a row.
+    A warning where the samples are a part that is spread over classes, and scores are of another mix than all have.
     """
+    if batches.mix is not None:
+        logger.warning("scores are of a part of the samples that is spread over classes: %s", batches.mix)
     if path is None:
         return batches.labels
     names = batches.sample_names

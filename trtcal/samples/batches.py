@@ -9,7 +9,7 @@ import copy
 import hashlib
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_che
 import numpy as np
 
 from trtcal.errors import DataError, TrtcalError
+from trtcal.samples.spread import spread
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ LABELS = ("labels", "label")  # what the classes are called beside the inputs
 T = TypeVar("T")
 
 _LOOK_AHEAD = 2  # batches decoded while the caller works on one
+_MIX = 0.1  # shares of a class that differ by more are worth a word
 
 
 class Batch(dict[str, np.ndarray]):
@@ -110,10 +112,12 @@ class Accounting:
     batch_size: int
     padded: int  # rows of the last batch that repeat other samples
     dropped: int  # samples of an incomplete last batch that was left out
+    chosen: str = ""  # how a part of them was, in words
 
     def __str__(self) -> str:
         of = f"{self.used} of {self.available}" if self.used != self.available else f"{self.used}"
-        text = f"{of} samples: {self.batches} {'batch' if self.batches == 1 else 'batches'} of {self.batch_size}"
+        how = f", {self.chosen}" if self.chosen else ""
+        text = f"{of} samples{how}: {self.batches} {'batch' if self.batches == 1 else 'batches'} of {self.batch_size}"
         if self.padded:
             text += f", last one padded with {self.padded} repeat{'s' if self.padded > 1 else ''}"
         if self.dropped:
@@ -126,9 +130,10 @@ class Batches:
 
     ``order``: ``given`` by the source, ``sorted`` by the bytes of the names, ``shuffled`` by
     ``numpy.random.default_rng(seed).permutation``, or a sequence of sample numbers. ``samples``
-    takes the first so many of that order. ``partial`` says what becomes of a last batch that is
-    not full: ``pad`` repeats its last sample, ``wrap`` takes samples from the beginning of the
-    order, ``drop`` leaves it out, ``error`` refuses.
+    takes so many of that order, spread over it and over the classes (`trtcal.samples.spread.spread`),
+    and keeps their order; of a stream, which may be endless, the first. ``partial`` says what becomes
+    of a last batch that is not full: ``pad`` repeats its last sample, ``wrap`` takes samples from the
+    beginning of the order, ``drop`` leaves it out, ``error`` refuses.
 
     ``labels``, sample to class, takes precedence over what the source says of classes.
 
@@ -164,14 +169,19 @@ class Batches:
         self.order = order if isinstance(order, str) else "explicit"
         self.seed = seed if self.order == "shuffled" else None  # no other order draws random numbers
         self._stream_length: int | None = None
+        self._chosen = ""
+        self.mix: str | None = None
+        """Where a part of the samples has other shares of classes than all: of which class, in words."""
         if isinstance(source, Samples):
             if batch_size is None:
                 raise ValueError("batch_size=None keeps a stream's batches; this source has single samples")
-            self._order = _ordered(source, order, seed)[:samples]
+            self._order = _ordered(source, order, seed)
             if samples is not None and samples > len(self._order):
                 logger.warning("%d samples asked for, %d there", samples, len(self._order))
-            elif samples is not None and self.order in ("given", "sorted"):
-                _warn_of_few_classes([self._class(index) for index in range(len(source))], self._order)
+            if samples is not None:
+                whole = self._order
+                self._take(samples)
+                _warn_of_few_classes({self._class(i) for i in whole}, {self._class(i) for i in self._order}, samples)
             _refuse_partial(source, len(self._order), batch_size, partial)
         elif self.order != "given":
             wanted = "taken by sample numbers" if self.order == "explicit" else self.order
@@ -239,18 +249,36 @@ class Batches:
         return made
 
     def part(self, samples: int) -> Batches:
-        """A number -> batches of so many of these samples, all where there are no more; the last batch is padded."""
+        """A number -> batches of so many of these samples, chosen as ``samples`` are; the last batch is padded."""
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         made = copy.copy(self)
         made.partial = "pad"
         if isinstance(self.source, Samples):
-            made._order = self._order[: self.num_samples][:samples]
+            made._order = self._order[: self.num_samples]
+            made._take(samples)
         else:
             made._limit = samples if self._limit is None else min(samples, self._limit)
             made._stream_length = None
             made.__dict__.pop("_survey", None)
         return made
+
+    def _take(self, samples: int) -> None:
+        """Keep so many of the samples, spread over their order and classes."""
+        if samples >= len(self._order):
+            return
+        classes = [self._class(index) for index in self._order]
+        places = spread(classes, samples)
+        there, taken = Counter(classes), Counter(classes[place] for place in places)
+        if there.keys() != {None}:
+            self._chosen = f"spread over {len(there)} class{'es' if len(there) > 1 else ''}"
+        elif self.order != "shuffled":
+            self._chosen = "evenly spaced"
+        now, before = ({one: count[one] / count.total() for one in there} for count in (taken, there))
+        most = max(there, key=lambda one: abs(now[one] - before[one]))
+        if abs(now[most] - before[most]) > _MIX:
+            self.mix = f"{now[most]:.0%} of them are of class {most}, of all samples {before[most]:.0%}"
+        self._order = [self._order[place] for place in places]
 
     def _class(self, index: int) -> int | str | None:
         assert isinstance(self.source, Samples)
@@ -272,12 +300,13 @@ class Batches:
             available, chosen = len(self.source), len(self._order)
         else:
             available = chosen = len(self._survey.names)
+        how = "the first of a stream" if chosen == self._limit and isinstance(self.source, Stream) else self._chosen
         if self._size is None:
-            return Accounting(available, chosen, len(self._survey.sizes), self.batch_size, 0, 0)
+            return Accounting(available, chosen, len(self._survey.sizes), self.batch_size, 0, 0, how)
         full, rest = divmod(chosen, self._size)
         if rest == 0 or self.partial == "drop":
-            return Accounting(available, chosen - rest, full, self._size, 0, rest)
-        return Accounting(available, chosen, full + 1, self._size, self._size - rest, 0)
+            return Accounting(available, chosen - rest, full, self._size, 0, rest, how)
+        return Accounting(available, chosen, full + 1, self._size, self._size - rest, 0, how)
 
     # --- streams
 
@@ -400,15 +429,12 @@ class _Counted(Iterator[T]):
         return item
 
 
-def _warn_of_few_classes(classes: Sequence[int | str | None], chosen: Sequence[int]) -> None:
-    """Sorted by class, the first samples of a set are of its first classes alone."""
-    every = set(classes) - {None}
-    some = {classes[index] for index in chosen} - {None}
-    if some and 2 * len(some) <= min(len(every), len(chosen)):
-        logger.warning(
-            "the first %d samples are of %d of %d classes; shuffled ones would be of more",
-            *(len(chosen), len(some), len(every)),
-        )
+def _warn_of_few_classes(every: set[int | str | None], some: set[int | str | None], samples: int) -> None:
+    """Of more classes than samples, some can have none."""
+    every, some = every - {None}, some - {None}
+    if every and 2 * len(some) <= len(every):
+        noun = "sample is" if samples == 1 else "samples are"
+        logger.warning("%d %s of %d of %d classes; more would be of more", samples, noun, len(some), len(every))
 
 
 def _ordered(source: Samples, order: Order | Sequence[int], seed: int) -> list[int]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from trtcal.errors import DataError
 from trtcal.files.atomic import write_bytes
-from trtcal.samples.batches import Batch
+from trtcal.samples.batches import Batch, Batches
 
 _TILE = 160  # pixels; pictures are scaled to fit
 _CAPTION = 14
@@ -51,7 +51,9 @@ def contact_sheet(
     input_name: str | None = None,
     count: int = 16,
 ) -> InputStatistics:
-    """Batches -> PNG file of the first ``count`` samples as the network sees them, and their statistics.
+    """Batches -> PNG file of ``count`` samples as the network sees them, and their statistics.
+
+    Of a `Batches` these are spread over its samples and their classes, of any other iterable they are the first.
 
     ``undo`` turns the array of one sample into an (H, W, 3) uint8 picture, as ``Preprocess.undo``
     does. Without it each picture is stretched from its own minimum to its own maximum; where there
@@ -60,6 +62,8 @@ def contact_sheet(
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
+    if isinstance(batches, Batches):
+        batches = batches.part(count)
     named = list(islice(_rows(batches, input_name), count))
     if not named:
         raise DataError("no samples to show; give the contact sheet at least one batch")

@@ -67,7 +67,12 @@ class SampleOptions:
         "[INPUT:]SIZES",
         default=(),
     )
-    samples: int | None = _option("Use the first so many samples of the order.", "N", least=1, otherwise="all")
+    samples: int | None = _option(
+        "Use so many samples, spread over all of them and over their classes; of a script, the first.",
+        "N",
+        least=1,
+        otherwise="all",
+    )
     order: str = _option("Order of the samples.", "given|sorted|shuffled", default="given")
     seed: int = _option("Seed of --order shuffled.", "N", default=0, least=0, otherwise="0")
     partial: str = _option("What becomes of a last batch that is not full.", "pad|wrap|drop|error", default="pad")
@@ -138,8 +143,8 @@ def open_both(
     """Options, and what else to evaluate on -> batches to calibrate with, and batches to evaluate on.
 
     ``eval_data`` is opened with the same options, and the labels are then those of its samples; without it, the
-    calibration samples serve. Of either, ``eval_samples`` so many. An evaluation leaves no sample out and takes none
-    twice, so its last batch is padded, whatever ``partial`` says of those that calibrate.
+    calibration samples serve. Of either, ``eval_samples`` so many, spread over them. An evaluation leaves no sample
+    out and takes none twice, so its last batch is padded, whatever ``partial`` says of those that calibrate.
     """
     if eval_data is None:
         batches = options.open(inputs)

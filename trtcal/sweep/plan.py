@@ -59,7 +59,9 @@ class SweepPlan:
         "PATH",
         otherwise="the calibration samples",
     )
-    eval_samples: int | None = option("Judge by the first so many of them.", "N", least=1, otherwise="all")
+    eval_samples: int | None = option(
+        "Judge by so many of them, spread over all and over their classes.", "N", least=1, otherwise="all"
+    )
     exclude: tuple[str, ...] = option(EXCLUDE, "NAME|OPTYPE|PATTERN", default=())
 
     def __post_init__(self) -> None:
