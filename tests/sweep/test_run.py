@@ -126,6 +126,7 @@ def test_the_settings_that_are_left_make_the_plan_again(model: Path, tmp_path: P
     assert "cret" not in text
     assert SweepPlan(**json.loads(text)["plan"]) == replace(plan, eval_data="https://host/d.npz")
     assert json.loads(text)["judged by"] == "a"
+    assert json.loads(text)["model and samples"]["samples_used"] == 12
 
 
 def test_settings_of_an_earlier_trtcal_are_replaced_by_force_alone(model: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def run_sweep(
         raise OutputError(f"{folder}: cannot be used as a folder: {error.strerror}") from error
     with only_writer(folder / "settings.json"):
         key = statistics_key(model, batches)
-        _take(folder, plan, {"model and samples": key, "judged by": judge_key}, resume, force)
+        _take(folder, plan, {"model and samples": json.loads(key), "judged by": judge_key}, resume, force)
         pass_ = _collected(model, batches, folder, key, resume, executor, progress)
         stats = pass_.stats
         if not usable(stats):
@@ -174,7 +174,7 @@ SETTINGS = json_of("record of a sweep's settings", FORMAT)
 OURS = ("report.html", "trials.csv", "trials.json", "stats.npz", "drift.json", "judgements.jsonl", "stats.partial.npz")
 
 
-def _take(folder: Path, plan: SweepPlan, keys: Mapping[str, str], resume: bool, force: bool) -> None:
+def _take(folder: Path, plan: SweepPlan, keys: Mapping[str, Any], resume: bool, force: bool) -> None:
     """Make sure that what is in the folder is ours to go on with or to replace; then it belongs to this sweep.
 
     That is its plan and, by ``keys``, the content of all that it is made from.
