@@ -287,10 +287,13 @@ def _mark(trt: Any, network: Any, model: Model, names: Iterable[str]) -> tuple[d
                 tensors[tensor.name] = tensor
     for tensor in [network.get_output(number) for number in range(network.num_outputs)]:
         network.unmark_output(tensor)
-    moved = [(node.input[0], node.output[0]) for node in model.proto.graph.node if op_name(node) in MOVES]
+    moved: dict[str, list[str]] = {}
+    for node in model.proto.graph.node:
+        if op_name(node) in MOVES:
+            moved.setdefault(node.input[0], []).append(node.output[0])
     outputs, others = {}, set()
     for name in names:
-        found = name if name in tensors else _moved_to(name, moved, tensors)
+        found = _moved_to(name, moved, tensors)
         if found is None:
             continue
         tensor = tensors[found]
@@ -329,13 +332,14 @@ def _dtypes(network: Any) -> dict[str, np.dtype]:
     return dtypes
 
 
-def _moved_to(name: str, moved: Sequence[tuple[str, str]], tensors: Mapping[str, Any]) -> str | None:
+def _moved_to(name: str, moved: Mapping[str, Sequence[str]], tensors: Mapping[str, Any]) -> str | None:
     """A tensor that TensorRT has under a name further down -> that name."""
-    for source, target in moved:
-        if source == name:
-            found = target if target in tensors else _moved_to(target, moved, tensors)
-            if found is not None:
-                return found
+    waiting = [name]
+    while waiting:
+        name = waiting.pop()
+        if name in tensors:
+            return name
+        waiting += reversed(moved.get(name, ()))
     return None
 
 

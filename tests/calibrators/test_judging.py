@@ -191,7 +191,7 @@ scales = calibrate("m.onnx", batches, "minmax").cache.scales
 amax = {name: scale * np.float32(127) for name, scale in scales.items()}
 judge = judging.EngineJudge(graph, batches)
 batch = next(iter(batches))
-pairs = insert_qdq(judge.proto, scales, placement="tensorrt").model
+pairs = insert_qdq(judge.ready, scales, placement="tensorrt").model
 with judge.quantized(scales) as engine, OrtRunner(pairs) as runner:
     same = bool(np.array_equal(engine(batch)["logits"], runner(batch)["logits"]))
     layers = engine.layers()

@@ -61,10 +61,9 @@ def qdq(
 def weights(model: Model, as_json: AsJson = False) -> None:
     """Show what INT8 costs each weight tensor, by max|w| and by methods that clip."""
     from trtcal.judging.evaluation import plain
-    from trtcal.model.open import open_model
     from trtcal.qdq.weights import WEIGHT_METHODS, weight_clipping_cost
 
-    rows = weight_clipping_cost(open_model(model).whole)
+    rows = weight_clipping_cost(model)
     if as_json:
         report = [
             {

@@ -152,7 +152,7 @@ def _judge(
     from trtcal.qdq.insert import check_exclude
     from trtcal.sweep.cpu_judge import CpuJudge
 
-    check_exclude(model.whole, plan.exclude)
+    check_exclude(model, plan.exclude)
     known = labels_of(judged, labels, [plan.metric])
     key = f"{judged_by(judged, known, plan.metric)} {list(plan.exclude)}"
     rule = named(plan.metric) if known is not None else None

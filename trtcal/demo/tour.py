@@ -74,6 +74,6 @@ def tour(path: str | Path, progress: Progress | None = None) -> Tour:
     with OrtRunner(model.whole) as runner:
         rows = {"FP32": evaluate(runner, judged, labels).scores["top1"]}
     for name, cache in caches.items():
-        with simulate(model.whole, cache.scales) as runner:
+        with simulate(model, cache.scales) as runner:
             rows[name] = evaluate(runner, judged, labels).scores["top1"]
     return Tour(file, rows)

@@ -24,13 +24,14 @@ import numpy as np
 
 from trtcal.errors import DataError, ModelError, NonFiniteError
 from trtcal.judging.metrics import METRICS, Metric, Outputs, class_scores
+from trtcal.model.open import Source
 from trtcal.model.runner import Optimization, OrtRunner
 from trtcal.qdq.insert import QdqResult, check_int8, insert_qdq
 from trtcal.qdq.weights import decibels
 from trtcal.samples.batches import Batch
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    pass
 
 Predict = Callable[[Mapping[str, np.ndarray]], Outputs]
 """Batch -> {output: array}; what any Runner is when called."""
@@ -91,7 +92,7 @@ class Agreement:
 
 
 def simulate(
-    model: ModelProto,
+    model: Source,
     scales: Mapping[str, np.float32],
     *,
     placement: str = "all",
@@ -110,7 +111,7 @@ def simulate(
 
 
 def int8_of(
-    model: ModelProto,
+    model: Source,
     scales: Mapping[str, np.float32],
     placement: str,
     exclude: Iterable[str],

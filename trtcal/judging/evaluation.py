@@ -139,12 +139,12 @@ def open_runner(
     """
     model = open_model(model)
     with blaming_batch_size(model, batches.batch_size):
-        whole = for_batches(model, batches.batch_size).whole
+        ready = for_batches(model, batches.batch_size)
         if scales is None:
-            return Opened(OrtRunner(whole))
+            return Opened(OrtRunner(ready.whole))
         exclude = tuple(exclude)
-        result = int8_of(whole, scales, placement, exclude, model.name)
-        candidates = int8_candidates(whole, placement=placement, exclude=exclude)
+        result = int8_of(ready, scales, placement, exclude, model.name)
+        candidates = int8_candidates(ready, placement=placement, exclude=exclude)
         return Opened(OrtRunner(result.model), len(result.layers), candidates, result.skipped)
 
 

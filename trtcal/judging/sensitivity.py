@@ -34,18 +34,17 @@ from trtcal.judging.quantization_error import (
     rounding_sqnr,
     tensor_damage,
 )
-from trtcal.model.open import Source, open_model
+from trtcal.model.open import Model, Source, open_model
 from trtcal.model.overwriting import json_of
 from trtcal.model.runner import OrtRunner
-from trtcal.model.topology import Graph
 from trtcal.passes.executor import Executor, Here
-from trtcal.qdq.insert import check_exclude, check_int8, insert_qdq, raised
+from trtcal.qdq.insert import check_exclude, check_int8, insert_qdq, quantizable
 from trtcal.qdq.layer_names import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
 from trtcal.qdq.placement import PLACEMENTS, place
 from trtcal.samples.batches import Batches
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    pass
 
 FORMAT = "trtcal-sensitivity-1"
 REPORT = json_of("report of trtcal sensitivity", FORMAT)
@@ -125,14 +124,14 @@ def sensitivity(
     start = clock()
     model = open_model(model)
     model.calibrated  # noqa: B018  refuses a model that is quantized, before anything else finds fault with it
-    check_exclude(model.whole, exclude)
+    check_exclude(model, exclude)
     kept = list(batches)
     with blaming_batch_size(model, batches.batch_size):
-        whole = raised(for_batches(model, batches.batch_size).whole)
-        with OrtRunner(whole) as runner:
+        ready = for_batches(model, batches.batch_size).with_weights()
+        graph = quantizable(ready)
+        with OrtRunner(graph.model) as runner:
             reference = Reference(runner, kept, labels, metric)
     fp32 = _value(reference.score())
-    graph = Graph(whole)
     plan = place(graph, scales, PLACEMENTS[placement], exclude)
     check_int8(plan.reads, plan.skipped.items(), model.name)
     sqnr_db = rounding_sqnr(model, plan, kept)
@@ -141,7 +140,7 @@ def sensitivity(
     count = min(layers, len(ranked))
     total, done = 1 + 2 * count + count, 0
 
-    quantized = partial(_quantized, whole, scales, placement, tuple(exclude), reference)
+    quantized = partial(_quantized, ready, scales, placement, tuple(exclude), reference)
 
     def told(trial: Trial) -> Trial:
         nonlocal done
@@ -187,7 +186,7 @@ def sensitivity(
 
 
 def _quantized(
-    model: ModelProto,
+    model: Model,
     scales: Mapping[str, np.float32],
     placement: str,
     exclude: tuple[str, ...],

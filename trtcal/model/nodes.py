@@ -184,6 +184,9 @@ class Names:
             self._taken.update(name for node in graph.node for name in (node.name, *node.input))
         self._count = 0
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._taken
+
     def new(self, name: str) -> str:
         """The name, or if it is in use one like it; it is in use from now on."""
         found = name

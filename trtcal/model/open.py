@@ -20,7 +20,7 @@ from trtcal.model.calibrated import CalibrationGraph, calibration_graph, with_ou
 from trtcal.model.file import load_weights
 from trtcal.model.names import NO_ORIGINALS, Originals
 from trtcal.model.prepare import prepared
-from trtcal.model.read import external_files, load_model, model_of, sha256_of
+from trtcal.model.read import check_weights, external_files, load_model, model_of, sha256_of
 from trtcal.model.runner import OrtRunner
 from trtcal.spec import InputSpec
 
@@ -86,10 +86,14 @@ class Model:
         """The model with all its weights in memory; ModelError where a file of them cannot be read."""
         return self.proto if self.path is None or not self.has_external_data else load_weights(self.proto, self.path)
 
-    @property
+    @cached_property
     def has_external_data(self) -> bool:
         """Do weights lie in files beside the model's?"""
-        return len(self.files) > 1
+        return bool(external_files(self.proto))
+
+    def with_weights(self) -> Model:
+        """The model with all its weights in memory, itself where they are: for processes that have no such files."""
+        return replace(self, proto=self.whole) if self.has_external_data else self
 
     def with_batch_size(self, size: int | None) -> Model:
         """The model for batches of ``size``, itself where it takes them; with None, for any number of samples."""
@@ -108,10 +112,11 @@ class Model:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def open_model(source: Source, name: str = "model") -> Model:
+def open_model(source: Source, name: str = "model", *, path: str | os.PathLike[str] | None = None) -> Model:
     """A path, the content of an ONNX file, a ModelProto or a Model -> a Model.
 
-    ``name`` stands for a model without a path in messages. ModelError, with the name, for what is damaged, not ONNX or
+    ``name`` stands for a model without a path in messages; ``path`` says which file's content is given: weights beside
+    that may be missing until somebody wants them. ModelError, with the name, for what is damaged, not ONNX or
     older than opset 9, and for weights in files that are missing or that nobody has loaded into a ModelProto.
     """
     if isinstance(source, Model):
@@ -124,7 +129,16 @@ def open_model(source: Source, name: str = "model") -> Model:
     if not isinstance(source, (bytes, bytearray, memoryview)) and not hasattr(source, "SerializeToString"):
         kind = type(source).__name__
         raise TypeError(f"expected a path, the content of an ONNX file, a ModelProto or a Model, got {kind}")
-    return _opened(model_of(source, name), name, ours=isinstance(source, bytes))
+    ours = isinstance(source, bytes)
+    if path is None:
+        return _opened(model_of(source, name), name, ours=ours)
+    path = Path(path)
+    proto = model_of(source, str(path), in_file=True)
+    names = external_files(proto)
+    for file in names:
+        if (path.parent / file).exists():
+            check_weights(path, file)
+    return _opened(proto, str(path), path, (path, *(path.parent / file for file in names)), ours=ours)
 
 
 def _opened(

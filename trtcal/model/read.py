@@ -47,10 +47,10 @@ def load_model_alone(path: str | Path) -> ModelProto:
     return model
 
 
-def model_of(source: ModelProto | bytes, name: str) -> ModelProto:
+def model_of(source: ModelProto | bytes, name: str, *, in_file: bool = False) -> ModelProto:
     """A model in memory, or the content of its file -> the model; ModelError, with the name, for what is wrong with it.
 
-    Its weights must be in it, since nobody knows where their files would be.
+    Unless it is what is ``in_file``, its weights must be in it, since nobody knows where their files would be.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -61,9 +61,9 @@ def model_of(source: ModelProto | bytes, name: str) -> ModelProto:
         try:
             model = onnx.load_model_from_string(bytes(source), format="protobuf")
         except DecodeError as error:
-            raise ModelError(f"{name}: is not an ONNX file: {error}") from error
+            raise ModelError(f"{name}: is not an ONNX model that can be read: {error}") from error
     _refuse_unusable(model, name)
-    for tensor in all_tensors(model):
+    for tensor in () if in_file else all_tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             array_of(tensor)  # which says so
     return model
@@ -72,6 +72,8 @@ def model_of(source: ModelProto | bytes, name: str) -> ModelProto:
 def _refuse_unusable(model: ModelProto, name: str) -> None:
     if not model.graph.node or not model.graph.output:
         raise ModelError(f"{name}: is not an ONNX model with nodes and outputs")
+    if not model.opset_import:
+        raise ModelError(f"{name}: names no opset, so what its ops mean is not known; export it again")
     opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), None)
     if opset is not None and opset < MIN_OPSET:
         raise ModelError(

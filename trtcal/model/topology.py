@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from trtcal.model.calibrated import CARRIES_SCALE
 from trtcal.model.nodes import array_of, constants_of, dtype_of, name_domain_alike, op_name, reads
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -23,6 +24,9 @@ POINTWISE = frozenset(
     | {"Identity", "Dropout"}
 )
 
+# What they make of a constant is none.
+RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike"})
+
 # The output is the input, moved about: with both of them INT8, one scale serves both.
 MOVES_VALUES = CARRIES_SCALE - {"AveragePool"}
 
@@ -33,14 +37,16 @@ class Graph:
     ``constants`` are initializers and Constant nodes, also behind an Identity; ``fixed`` are these and all
     that is computed from nothing else. ``readers`` counts a node as reader of what the bodies inside it (If,
     Loop, Scan) read. ``root`` maps each weighted and pointwise node to the node whose kernel computes it.
+    ``originals`` has the names that nodes have in the file, where these are others.
     """
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, originals: Mapping[str, str] | None = None) -> None:
         self.model = model
+        self.originals = originals or {}
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.outputs = frozenset(value.name for value in model.graph.output)
         self.constants = constants_of(model.graph)
-        self.fixed = {tensor.name for tensor in model.graph.initializer}
+        self.fixed = fixed_in(model.graph)
         self.producer: dict[str, int] = {}
         self.readers: dict[str, list[int]] = {}
         for index, node in enumerate(self.nodes):
@@ -48,8 +54,6 @@ class Graph:
                 self.readers.setdefault(name, []).append(index)
             for name in node.output:
                 self.producer[name] = index
-            if op_name(node) == "Constant" or (node.input and self.fixed.issuperset(reads(node))):
-                self.fixed.update(node.output)
         self.tensors = frozenset(
             {value.name for value in model.graph.input} | self.constants.keys() | self.producer.keys()
         )
@@ -102,6 +106,16 @@ class Graph:
             and name not in self.outputs
             and all(op_name(self.nodes[reader]) in POINTWISE for reader in self.readers[name])
         )
+
+
+def fixed_in(graph: GraphProto) -> set[str]:
+    """Sorted graph -> its constants, and what is computed from nothing else."""
+    fixed = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        computed = node.input and fixed.issuperset(reads(node)) and op_name(node) not in RANDOM
+        if computed or op_name(node) == "Constant":
+            fixed.update(node.output)
+    return fixed
 
 
 def int_attribute(node: NodeProto, name: str, default: int) -> int:

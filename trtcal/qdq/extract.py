@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trtcal.errors import ModelError
 from trtcal.model.folding import fixed_values
-from trtcal.model.functions import inlined
-from trtcal.model.nodes import bodies, copied, is_quantized, reads, replaced, subgraphs
+from trtcal.model.nodes import bodies, copied, reads, replaced
+from trtcal.model.open import Source, open_model
 from trtcal.model.topology import Graph
 from trtcal.qdq.reading import Levels, Reading, read_quantized
 
@@ -19,17 +18,16 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 
-def extract_scales(model: ModelProto, folder: str | Path | None = None) -> dict[str, np.float32]:
+def extract_scales(model: Source) -> dict[str, np.float32]:
     """Q/DQ model, of trtcal or of another tool -> scale of each quantized activation, in graph order.
 
     Names are those of :func:`strip_qdq`'s model. A tensor that is quantized several times gives its largest
-    scale. ``folder`` is where weights lie that the model keeps in files. ModelError where no activation is quantized,
-    or one not to int8 with a single scale and zero point 0: a calibration cache has no place for it; and as
-    :func:`trtcal.qdq.reading.read_quantized`.
+    scale. ModelError where no activation is quantized, or one not to int8 with a single scale and zero point 0: a
+    calibration cache has no place for it; and as :func:`trtcal.qdq.reading.read_quantized`.
     """
-    graph = Graph(_inlined(model))
+    model = open_model(model)
     scales: dict[str, np.float32] = {}
-    for name, levels in read_quantized(graph, folder).activations:
+    for name, levels in read_quantized(Graph(model.proto), model.folder).activations:
         _refuse_unlike_int8(name, levels)
         scales[name] = max(scales.get(name, np.float32(0)), np.float32(levels.scale.item()))
     if not scales:
@@ -37,7 +35,7 @@ def extract_scales(model: ModelProto, folder: str | Path | None = None) -> dict[
     return scales
 
 
-def strip_qdq(model: ModelProto) -> ModelProto:
+def strip_qdq(model: Source) -> ModelProto:
     """Q/DQ model, of trtcal or of another tool -> a copy without the pairs; the opset stays as it is.
 
     Float weights come back as they were; int8 weights and int32 biases are dequantized. Inputs and outputs that were
@@ -46,7 +44,7 @@ def strip_qdq(model: ModelProto) -> ModelProto:
     """
     from onnx import numpy_helper
 
-    graph = Graph(copied(_inlined(model)))
+    graph = Graph(copied(open_model(model).whole))
     reading = read_quantized(graph)
     constants = fixed_values(graph, reading.constants)
     for node in graph.nodes:
@@ -65,14 +63,6 @@ def strip_qdq(model: ModelProto) -> ModelProto:
     replaced(proto.value_info, [v for v in proto.value_info if v.name in known - reading.integers.keys()])
     del proto.quantization_annotation[:]
     return graph.model
-
-
-def _inlined(model: ModelProto) -> ModelProto:
-    """The model, its own functions put in their places where one of them quantizes."""
-    bodies_of = (body for function in model.functions for body in (function, *subgraphs(function)))
-    if not any(is_quantized(node) for body in bodies_of for node in body.node):
-        return model
-    return inlined(model)
 
 
 def _refuse_unlike_int8(name: str, levels: Levels) -> None:

@@ -59,7 +59,7 @@ def qdq_to_file(
     method = weight_method(weights)
     if model.has_external_data:
         check_weights_output(output, [model])
-    result = insert_qdq(model.whole, scales, placement=placement, exclude=exclude, weights=method)
+    result = insert_qdq(model, scales, placement=placement, exclude=exclude, weights=method)
     check_int8(result.layers, result.skipped, model.name)
     int8 = set(result.layers)
     layers = {layer_name(node): node.op_type for node in result.model.graph.node if layer_name(node) in int8}

@@ -14,15 +14,28 @@ Every tensor of the original keeps its name. ``x`` is written as before, and lay
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import STANDARD, bodies, copied, is_quantized, name_domain_alike, op_name, replaced, subgraphs
-from trtcal.model.topology import WEIGHTED, Graph
+from trtcal.model.constants import lifted
+from trtcal.model.nodes import (
+    STANDARD,
+    Names,
+    all_bodies,
+    bodies,
+    copied,
+    is_quantized,
+    name_domain_alike,
+    op_name,
+    replaced,
+    subgraphs,
+)
+from trtcal.model.open import Model, Source, open_model
+from trtcal.model.topology import WEIGHTED, Graph, fixed_in
 from trtcal.qdq.placement import PLACEMENTS, Weight, invalid_scale, label, layer_name, place
 from trtcal.qdq.reading import PAIR
 from trtcal.qdq.weights import WeightScales, weight_scales
@@ -54,7 +67,7 @@ class QdqResult:
 
 
 def insert_qdq(
-    model: ModelProto,
+    model: Source,
     scales: Mapping[str, np.float32],
     *,
     placement: str = "tensorrt",
@@ -65,8 +78,8 @@ def insert_qdq(
 
     ``placement`` is one of ``trtcal.qdq.placement.PLACEMENTS``. ``exclude`` names layers that stay in float: a
     node's name, op type or output, or a glob of such. Scales that cannot be used are skipped and reported.
-    Bodies of If, Loop and Scan and the model's own functions are left as they are, and reported. Equal
-    arguments give equal bytes.
+    Bodies of If, Loop and Scan are left as they are, and reported. Weights that are computed from constants become
+    constants. Equal arguments give equal bytes.
 
     ModelError if the model is quantized already, has weights in files that were not loaded, cannot be raised
     to opset 13, or has none of the tensors; ValueError for an unknown placement or an ``exclude`` that fits
@@ -74,8 +87,9 @@ def insert_qdq(
     """
     if placement not in PLACEMENTS:
         raise ValueError(f"unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
-    _refuse_quantized(model)
-    graph = Graph(raised(model))
+    model = open_model(model)
+    _refuse_quantized(model.proto)
+    graph = quantizable(model)
     unknown = [name for name in scales if name not in graph.tensors]
     if scales and len(unknown) == len(scales):
         raise ModelError(
@@ -96,7 +110,8 @@ def insert_qdq(
             node.input[position] = pairs.outputs[read]
         nodes.append(node)
     replaced(graph.model.graph.node, nodes)
-    skipped = plan.skipped | {name: _why_unknown(graph, name) for name in unknown} | dict(_out_of_reach(graph))
+    constants = fixed_in(model.proto.graph)
+    skipped = plan.skipped | {name: _why_unknown(constants, name) for name in unknown} | dict(_out_of_reach(graph))
     return QdqResult(
         graph.model,
         plan.scales,
@@ -113,17 +128,24 @@ def check_int8(layers: Collection[Any], skipped: Iterable[tuple[str, str]], name
         raise ModelError(f"{name}: nothing becomes INT8 with these ranges; {reasons[0]}")
 
 
-def int8_candidates(model: ModelProto, *, placement: str = "tensorrt", exclude: Iterable[str] = ()) -> int:
+def quantizable(model: Model) -> Graph:
+    """Float model -> a copy that pairs can go into, indexed: weights are there and constant, the opset has scales per
+    channel.
+    """
+    return Graph(raised(lifted(model.whole)), model.originals.nodes)
+
+
+def int8_candidates(model: Source, *, placement: str = "tensorrt", exclude: Iterable[str] = ()) -> int:
     """Float model -> how many layers :func:`insert_qdq` would make INT8 if every tensor had a range."""
-    graph = Graph(raised(model))
+    graph = quantizable(open_model(model))
     return len(place(graph, dict.fromkeys(graph.tensors, np.float32(1)), PLACEMENTS[placement], exclude).reads)
 
 
-def check_exclude(model: ModelProto, exclude: Iterable[str]) -> None:
+def check_exclude(model: Source, exclude: Iterable[str]) -> None:
     """Model and what :func:`insert_qdq` is to leave in float -> nothing; its ValueError, with the closest names."""
     exclude = tuple(exclude)
     if exclude:
-        place(Graph(raised(model)), {}, {}, exclude)
+        place(quantizable(open_model(model)), {}, {}, exclude)
 
 
 class _Pairs:
@@ -131,7 +153,7 @@ class _Pairs:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.names = set(graph.tensors) | {node.name for node in graph.nodes}
+        self.names = Names(graph.model)
         self.outputs: dict[str | Weight, str] = {}
         self.zero_points: dict[tuple[int, ...], str] = {}
 
@@ -165,12 +187,11 @@ class _Pairs:
     def _new(self, name: str) -> str:
         while name in self.names:
             name += "_"
-        self.names.add(name)
-        return name
+        return self.names.new(name)
 
 
 def _refuse_quantized(model: ModelProto) -> None:
-    for body in (model.graph, *subgraphs(model.graph)):
+    for body in all_bodies(model):
         for node in body.node:
             if is_quantized(node):
                 raise ModelError(
@@ -199,9 +220,9 @@ def raised(model: ModelProto) -> ModelProto:
         ) from error
 
 
-def _why_unknown(graph: Graph, name: str) -> str:
-    """Why a model has no tensor of this name; TensorRT calls a constant after its initializer."""
-    if name.removesuffix("_output") in graph.constants:
+def _why_unknown(constants: Container[str], name: str) -> str:
+    """Why no range of this name is used; TensorRT calls a constant after its initializer."""
+    if name in constants or name.removesuffix("_output") in constants:
         return CONSTANT
     return "no tensor of this model"
 
@@ -211,7 +232,7 @@ def _out_of_reach(graph: Graph) -> Iterator[tuple[str, str]]:
     functions = {(function.domain, function.name) for function in graph.model.functions}
     for node in graph.nodes:
         if (node.domain, node.op_type) in functions:
-            yield node.output[0], "made by a function of the model, which stays in float (inline it before)"
+            yield node.output[0], "made by a function of the model for another opset, which stays in float"
         for body in bodies(node):
             for inner in (body, *subgraphs(body)):
                 for layer in inner.node:

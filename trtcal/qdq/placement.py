@@ -263,16 +263,17 @@ def _extend_to_concats(graph: Graph, reads: dict[int, dict[int, str | Weight]], 
     """Let a Concat read int8 if only int8 is read of it: then INT8 layers can write into its output."""
 
     def is_int8_only(name: str) -> bool:
-        return (
-            name not in graph.outputs
-            and name in graph.readers
-            and all(
-                is_int8_only(graph.nodes[reader].output[0])
-                if graph.moved_from(graph.nodes[reader].output[0]) == name
-                else all(reads.get(reader, {}).get(position) == name for position in _positions(graph, reader, name))
-                for reader in graph.readers[name]
-            )
-        )
+        waiting = [name]  # and behind it what only moves its values
+        while waiting:
+            name = waiting.pop()
+            if name in graph.outputs or name not in graph.readers:
+                return False
+            for reader in graph.readers[name]:
+                if graph.moved_from(graph.nodes[reader].output[0]) == name:
+                    waiting.append(graph.nodes[reader].output[0])
+                elif any(reads.get(reader, {}).get(where) != name for where in _positions(graph, reader, name)):
+                    return False
+        return True
 
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]
@@ -336,15 +337,20 @@ def _matching(graph: Graph, patterns: Iterable[str]) -> set[int]:
         hits = {
             index
             for index, node in enumerate(graph.nodes)
-            if any(pattern == name or fnmatchcase(name, pattern) for name in (node.name, node.op_type, *node.output))
+            if any(pattern == name or fnmatchcase(name, pattern) for name in (*_called(graph, node), *node.output))
         }
         if not hits:
-            names = {name for node in graph.nodes for name in (node.name, node.op_type)}
+            names = {name for node in graph.nodes for name in _called(graph, node)}
             close = get_close_matches(pattern, names, n=3)
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise ValueError(f"exclude: no node has the name, op type or output {pattern!r}{hint}")
         matched |= hits
     return matched
+
+
+def _called(graph: Graph, node: NodeProto) -> tuple[str, ...]:
+    """What people call a node: its name, the one that the file gives to several nodes, and its op type."""
+    return node.name, graph.originals.get(node.name, node.name), node.op_type
 
 
 def _positions(graph: Graph, index: int, name: str) -> list[int]:

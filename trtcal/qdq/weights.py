@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtcal.model.constants import lifted
+from trtcal.model.open import Source, open_model
 from trtcal.model.topology import Graph
 from trtcal.qdq.placement import weights_of
 from trtcal.ranges.histogram import NUM_BINS, HistogramBuilder, abs_max
 from trtcal.ranges.thresholds import entropy
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    pass
 
 WeightScales = Callable[[np.ndarray, "int | None"], np.ndarray]
 """(weights, axis) -> float32 scales: one per index along ``axis``, or a single one where it is None."""
@@ -89,13 +91,13 @@ class WeightCost:
     sqnr_db: Mapping[str, float]
 
 
-def weight_clipping_cost(model: ModelProto) -> tuple[WeightCost, ...]:
+def weight_clipping_cost(model: Source) -> tuple[WeightCost, ...]:
     """Model -> what each of :data:`WEIGHT_METHODS` would make of each weight tensor, in the order of the graph.
 
     A weight that several layers share comes once per axis of its channels. Weights that are not finite
     float32 are left out.
     """
-    graph = Graph(model)
+    graph = Graph(lifted(open_model(model).whole))
     rows = []
     for weight, layer in weights_of(graph).items():
         array = graph.array(weight.name)

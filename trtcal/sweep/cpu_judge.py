@@ -34,14 +34,14 @@ class CpuJudge:
     ) -> None:
         self.model, self.batches, self.labels, self.metric = model, batches, labels, metric
         self.exclude = tuple(exclude)
-        self.proto = for_batches(model, batches.batch_size).whole
+        self.ready = for_batches(model, batches.batch_size).with_weights()
         self._reference: Reference | None = None
 
     def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
         """Tensor -> amax; how the model performs with these."""
         if self._reference is None:
             metric = None if self.metric is None else ("metric", self.metric)
-            with OrtRunner(self.proto) as runner:
+            with OrtRunner(self.ready.whole) as runner:
                 self._reference = Reference(runner, self.batches, self.labels, metric)
         scales = {
             name: value / np.float32(127) for name, value in carried(self.model, amax).items() if 0 < value < np.inf
@@ -59,4 +59,4 @@ class CpuJudge:
 
     def quantized(self, scales: Mapping[str, np.float32]) -> Runner:
         """Tensor -> scale; the model as INT8 with these."""
-        return simulate(self.proto, scales, exclude=self.exclude)
+        return simulate(self.ready, scales, exclude=self.exclude)

@@ -109,7 +109,7 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
     record = folder / "row.json"
     check_output(record, json_of("outcome of a zoo's row", ROW_FORMAT, "key"))
     model = open_model(row.model)
-    check_exclude(model.whole, row.exclude)
+    check_exclude(model, row.exclude)
     batches, judged = open_both(row, model.inputs, row.eval_data, row.eval_samples)
     metrics = {row.metric: named(row.metric)}
     # Of files what is in them counts, and not where they lie.

@@ -8,22 +8,15 @@ from typing import Any
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.formats.row import Format, cache_without_header
 from trtcal.errors import CacheFormatError, ModelError
-from trtcal.model.file import check_weights_output, load_whole_model, save_model
+from trtcal.model.file import check_weights_output, save_model
+from trtcal.model.open import open_model
 from trtcal.model.overwriting import ONNX, check_output, only_writer
-from trtcal.model.read import check_weights, external_files, refuse_damaged
 from trtcal.qdq.extract import extract_scales, strip_qdq
 
 
 def _parse(data: bytes, name: str) -> CalibrationCache:
-    import onnx
-
     try:
-        model = onnx.ModelProto.FromString(data)
-        refuse_damaged(model)
-        for file in external_files(model):  # of which scales are needed, where they are per channel
-            if (Path(name).parent / file).exists():
-                check_weights(Path(name), file)
-        scales = extract_scales(model, Path(name).parent)
+        scales = extract_scales(open_model(data, path=name))
     except ModelError as error:
         raise CacheFormatError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
     except Exception as error:  # whatever protobuf and ONNX say to bytes that make no sense to them
@@ -43,11 +36,11 @@ def save_float_model(path: str | Path, output: str | Path) -> tuple[Path, ...]:
     and OutputError where it cannot be written, or would be over the Q/DQ model or a file that is no model.
     """
     check_output(output, ONNX, [path])
-    model, external = load_whole_model(path)
-    if external:
-        check_weights_output(output, [path])
+    model = open_model(path)
+    if model.has_external_data:
+        check_weights_output(output, [model])
     with only_writer(output):
-        return save_model(strip_qdq(model), output, external=external, source=path)
+        return save_model(strip_qdq(model), output, external=model.has_external_data, source=path)
 
 
 QDQ = Format(
