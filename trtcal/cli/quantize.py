@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trtcal.cli.common import AsJson, Cache, Exclude, Model, Output, Placement, print_out
+from trtcal.cli.tables import Command
 from trtcal.files import terminal
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _SHOWN = 8  # reasons printed; --json has all
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command()(qdq)
+    app.command(cls=Command)(qdq)
     app.command()(weights)
 
 
@@ -30,7 +31,7 @@ def qdq(
     placement: Placement = "tensorrt",
     exclude: Exclude = None,
     weights: Annotated[
-        str, typer.Option(metavar="max|percentile:Q|entropy", help="How the weights' scales are found.")
+        str, typer.Option(metavar="NAME", help="How the weights' scales are found: {methods for weights}.")
     ] = "max",
     as_json: AsJson = False,
 ) -> None:

@@ -66,6 +66,12 @@ def _written_formats() -> str:
     return _or(name for name, row in FORMATS.items() if row.format is not None)
 
 
+def _weights() -> str:
+    from trtcal.qdq.weights import weight_methods
+
+    return weight_methods()
+
+
 TEXTS: dict[str, Callable[[], str]] = {
     "{methods}": _methods,
     "{methods that depend on batches}": _moved,
@@ -74,6 +80,7 @@ TEXTS: dict[str, Callable[[], str]] = {
     "{growths}": _growths,
     "{replayed growths}": _replayed,
     "{orders}": _orders,
+    "{methods for weights}": _weights,
     "{formats}": _formats,
     "{written formats}": _written_formats,
 }

@@ -11,19 +11,16 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtcal.errors import SettingError
 from trtcal.model.constants import lifted
 from trtcal.model.open import Source, open_model
 from trtcal.model.topology import Graph
 from trtcal.qdq.placement import weights_of
 from trtcal.ranges.histogram import NUM_BINS, HistogramBuilder, abs_max
-from trtcal.ranges.thresholds import entropy
-
-if TYPE_CHECKING:
-    pass
+from trtcal.ranges.thresholds import check_range, entropy
 
 WeightScales = Callable[[np.ndarray, "int | None"], np.ndarray]
 """(weights, axis) -> float32 scales: one per index along ``axis``, or a single one where it is None."""
@@ -40,8 +37,7 @@ def weight_scales(array: np.ndarray, axis: int | None) -> np.ndarray:
 
 def percentile_weight_scales(array: np.ndarray, axis: int | None, q: float) -> np.ndarray:
     """As :func:`weight_scales`, clipped at the smallest |w| that ``q`` percent of all weights do not exceed."""
-    if not 0 < q <= 100:
-        raise ValueError(f"percentile needs 0 < q <= 100, got {q}")
+    check_range(q, str(q))
     threshold = np.percentile(np.abs(array), q, method="inverted_cdf") if array.size else 0
     return _clipped(array, axis, threshold)
 
@@ -63,10 +59,14 @@ WEIGHT_METHODS: dict[str, WeightScales] = {
     "percentile:99.9": functools.partial(percentile_weight_scales, q=99.9),
     "entropy": entropy_weight_scales,
 }
+"""Columns of the table of weights; those without a number are all that there are."""
+
+WITH_PERCENT: dict[str, Callable[..., np.ndarray]] = {"percentile": percentile_weight_scales}
+"""Methods that take any number from 0 to 100 after a colon."""
 
 
 def weight_method(name: str) -> WeightScales:
-    """``max``, ``entropy`` or ``percentile:Q`` -> the function; ValueError for anything else."""
+    """Name of :func:`weight_methods`, Q a number -> the function; SettingError, a ValueError, for anything else."""
     if name in WEIGHT_METHODS:
         return WEIGHT_METHODS[name]
     kind, _, text = name.partition(":")
@@ -74,11 +74,16 @@ def weight_method(name: str) -> WeightScales:
         q = float(text)
     except ValueError:
         q = math.nan
-    if kind != "percentile" or math.isnan(q):
-        raise ValueError(f"unknown method for weights {name!r}; choose max, entropy or percentile:Q")
-    if not 0 < q <= 100:
-        raise ValueError(f"percentile needs 0 < q <= 100, got {q:g}")
-    return functools.partial(percentile_weight_scales, q=q)
+    if kind not in WITH_PERCENT or math.isnan(q):
+        raise SettingError(f"unknown method for weights {name!r}; choose {weight_methods()}")
+    check_range(q, f"{q:g}")
+    return functools.partial(WITH_PERCENT[kind], q=q)
+
+
+def weight_methods() -> str:
+    """Nothing -> ``max, entropy or percentile:Q``, as help and errors list them."""
+    plain = [name for name in WEIGHT_METHODS if name.partition(":")[0] not in WITH_PERCENT]
+    return f"{', '.join(plain)} or {', '.join(f'{name}:Q' for name in WITH_PERCENT)}"
 
 
 @dataclass(frozen=True)

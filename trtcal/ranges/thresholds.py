@@ -152,9 +152,9 @@ def _mse_grid(num_bins: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_range(q: float, text: str) -> None:
-    """ValueError for what is no percentile."""
+    """SettingError, which is a ValueError, for what is no percentile."""
     if not 0 < q <= 100:
-        raise ValueError(f"percentile needs 0 < q <= 100, got {text}")
+        raise SettingError(f"percentile needs 0 < q <= 100, got {text}")
 
 
 def _check_percent(q: float, text: str) -> None:
