@@ -7,6 +7,7 @@ import pytest
 
 from calibrators.options import knob, method, parser, ranges
 from calibrators.shapes import Range
+from trtcal.ranges.thresholds import usages
 
 REQUIRED = ["--onnx", "m.onnx", "--engine", "m.engine"]
 
@@ -137,7 +138,7 @@ def test_a_method_gets_the_arguments_that_were_given(
         (["--method", "percentile:"], "percentile needs a number after the colon, got ''"),
         (["--method", "entropy:"], "method entropy takes no parameter"),
         (["--method", "legacy:0.9"], "method legacy takes no parameter, got 'legacy:0.9'"),
-        (["--method", "max"], "method must be one of entropy, minmax, percentile:Q, mse, legacy, got 'max'"),
+        (["--method", "max"], f"method must be one of {', '.join(usages().values())}, legacy, got 'max'"),
     ],
 )
 def test_a_method_and_arguments_of_another_are_refused(flags: list[str], message: str) -> None:

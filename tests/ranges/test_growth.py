@@ -88,7 +88,7 @@ def test_the_power_of_two_grid_does_not_depend_on_order(values: list[float]) -> 
 
 
 def test_an_unknown_rule_is_refused_with_the_names() -> None:
-    with pytest.raises(ValueError, match=r"unknown growth rule 'tripple'; choose one of double, power-of-two"):
+    with pytest.raises(ValueError, match=f"unknown growth rule 'tripple'; choose one of {', '.join(GROWTH)}$"):
         growth_rule("tripple")
 
 

@@ -230,7 +230,7 @@ def test_unless_told_otherwise_limits_double_and_the_last_batch_is_padded() -> N
 
 
 def test_wrong_arguments_say_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match="unknown growth rule 'x'; choose one of double, power-of-two, square-max"):
+    with pytest.raises(ValueError, match=f"unknown growth rule 'x'; choose one of {', '.join(RULES)}$"):
         trajectory([1.0], "x")
     with pytest.raises(ValueError, match="2 samples make no batch of 3"):
         replay(stats_of(samples(2)), [0, 1], 3, partial="drop")

@@ -8,6 +8,7 @@ import pytest
 from sweeps import GRID, STATS, X, stats_of
 
 from trtcal import demo
+from trtcal.ranges.thresholds import method
 from trtcal.sweep import judge
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.recommend import enough_samples, find_outliers, recommend
@@ -59,7 +60,10 @@ def test_a_better_method_leads() -> None:
     assert advice.headline.startswith("Take mse: +20.00%")
     assert advice.options == ("--method", "mse")
     advice = recommend(
-        judged(lambda t: 0.9 if t.method == "entropy" and t.arrangement.growth == "power-of-two" else 0.7), STATS
+        judged(
+            lambda t: 0.9 if method(t.method).depends_on_batches and t.arrangement.growth == "power-of-two" else 0.7
+        ),
+        STATS,
     )
     assert advice.headline.startswith("Take the batch-invariant histogram: +20.00%")
     assert advice.options == ("--method", "entropy", "--growth", "power-of-two")

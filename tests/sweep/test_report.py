@@ -17,6 +17,7 @@ from sweeps import STATS
 
 from trtcal.errors import OutputError, StatsError
 from trtcal.judging import sensitivity
+from trtcal.ranges.measuring import MEASURED
 from trtcal.sweep import store as sweepfile
 from trtcal.sweep.judge import judged
 from trtcal.sweep.recommend import recommend
@@ -407,7 +408,7 @@ def test_scores_are_drawn_with_their_intervals_and_in_words(show: Show, content:
     assert page.run("document.querySelectorAll('#scores .whisker').length") > len(ORDERS)
     page.run("document.querySelector('#scores details').open = true")
     rows = texts(page, "#scores tbody tr")
-    first = next(t for t in content["trials"] if t["method"] == "entropy")
+    first = next(t for t in content["trials"] if t["method"] == MEASURED)
     shown = rows[0].split("\t")
     assert shown[0].startswith("entropy, given")
     assert shown[1].startswith(f"{first['accuracy']:.1%} ({first['accuracy_low']:.1%} to ")

@@ -7,6 +7,7 @@ import pytest
 from models import conv_model, images, save
 
 from trtcal.errors import BackendError
+from trtcal.ranges.thresholds import spelt
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep import tracking
@@ -24,7 +25,7 @@ PARAMETERS = {
     "batch_sizes": "1,4",
     "orders": "given,shuffled,largest-first,largest-last",
     "seeds": "2",
-    "methods": "entropy,minmax,percentile:99.9,percentile:99.99,percentile:99.999,mse",
+    "methods": ",".join(spelt(swept=True)),
     "growths": "double,power-of-two",
     "exact": "False",
     "accuracy": "True",

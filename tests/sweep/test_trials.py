@@ -8,6 +8,7 @@ from sweeps import GRID, STATS, X, network, stats_of
 from trtcal.errors import StatsError
 from trtcal.passes.collect import collect
 from trtcal.ranges.histogram import NUM_BINS
+from trtcal.ranges.measuring import MEASURED
 from trtcal.ranges.thresholds import METHODS, Method, entropy, entropy_bin, method, spelt
 from trtcal.sweep.emulation import groups, replay
 from trtcal.sweep.trials import (
@@ -152,7 +153,7 @@ def test_a_method_that_is_no_entropy_sees_the_batches_where_it_says_so(monkeypat
     result = sweep(STATS, GRID, ("half", "entropy", "half"), workers=2)
     for trial in result.trials:
         measures = result.measures[trial.arrangement]
-        expected = measures.amax if trial.method == "entropy" else np.float32(measures.limit / 2)
+        expected = measures.amax if trial.method == MEASURED else np.float32(measures.limit / 2)
         assert np.array_equal(trial.amax, expected), trial
     assert result.invariant["half"][0] == STATS.tensors["x"].histogram.limit / 2
     again = replay(STATS.tensors["x"], np.arange(24), 4).histogram

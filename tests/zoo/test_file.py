@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trtcal.errors import BackendError, DataError
+from trtcal.ranges.thresholds import spelt
 from trtcal.zoo.file import Row, read_zoo
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ def test_defaults_hold_for_every_row_that_does_not_say_otherwise(tmp_path: Path)
         batch_sizes=(1, 2),
     )
     assert (two.name, two.preset, two.data, two.accuracy) == ("other", None, "s3://b/x", False)
-    assert one.methods == ("entropy", "minmax", "percentile:99.99", "mse")
+    assert one.methods == spelt()
 
 
 def test_the_example_is_read() -> None:
