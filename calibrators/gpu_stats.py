@@ -6,7 +6,7 @@ values come from TensorRT there and from ONNX Runtime here, and differ in their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -104,6 +104,10 @@ class _OnDevice:
     def run(self, batch: Batch, rows: Iterable[int]) -> Iterator[tuple[int, Iterator[list[Visible]]]]:
         for row in rows:
             yield row, self._engine.run({name: array[row : row + 1] for name, array in batch.items()})
+
+    def decisive(self, names: Collection[str]) -> Collection[str] | None:
+        known = getattr(self._engine, "decisive", None)
+        return None if known is None else known(names)
 
     def grids(self) -> _Grids:
         self._made += 1

@@ -7,7 +7,7 @@ as the network has them. All outputs need memory at once, so where they do not f
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,6 +108,10 @@ class VisibleEngine:
                 with self._memory.current():
                     self._memory.synchronize()  # no work may be under way in a context that goes
                     part.release_scratch()
+
+    def decisive(self, names: Collection[str]) -> Collection[str]:
+        """`trtcal.model.open.Model.decisive`."""
+        return self._model.decisive(names)
 
     def _place(self, place: str, array: np.ndarray, dtype: np.dtype) -> int:
         values = array if dtype.kind == "f" else as_dtype(array, dtype)

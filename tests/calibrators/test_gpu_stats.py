@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import fakecuda
+import in_parts
 import numpy as np
 import pytest
 from fakecuda import setup_env
@@ -183,6 +184,23 @@ def test_minus_inf_inside_the_network_masks_its_tensor(memory: HostMemory, above
     x = np.linspace(0, 5, 6, dtype=np.float32).reshape(6, 1) * np.ones((1, 9), np.float32)
     stats = on_both(memory, cut(x, size), runner=spoiled(-np.inf, above))
     assert np.isinf(stats.tensors["first"].amax) == (above < 5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_tensor_of_every_kind_gives_the_same_bytes(memory: HostMemory, size: int) -> None:
+    """Nan that reaches no output among them."""
+    x = np.array([[1, 1, 0.5], [0, 0, 0], [2, 3, 1], [7, 1, 1], [8, 1, 2], [1, 6.5, 1], [2, 4, 8]], np.float32)
+    stats = on_both(memory, cut(x, size), runner=in_parts.network)
+    assert np.isnan(stats.tensors["hole"].amax)
+
+
+def test_nan_that_reaches_an_output_is_an_error(memory: HostMemory) -> None:
+    class Spoiled(in_parts.Network):
+        def decisive(self, names: Collection[str]) -> set[str]:
+            return {"hole"}
+
+    with pytest.raises(NonFiniteError, match="sample 1: tensor 'hole' holds nan"):
+        on_the_device(memory, Spoiled(), cut(np.array([[1.0], [7.0]], np.float32), 2))
 
 
 def test_minus_inf_in_an_input_is_an_error(memory: HostMemory) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
 from itertools import pairwise
 
@@ -14,14 +14,27 @@ from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batch
 
 
-def network(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    x = batch["x"]
+class Network:
+    """A network with a tensor of every kind; nan in "hole" reaches no output of it."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return _tensors(batch["x"])
+
+    def decisive(self, names: Collection[str]) -> set[str]:
+        return set(names) - {"hole"}
+
+
+network = Network()
+
+
+def _tensors(x: np.ndarray) -> dict[str, np.ndarray]:
     big = np.abs(x) > 2
     return {
         "x": x,
         "late": np.where(big, x, 0),  # zero in many a first batch
         "flag": np.where(big, 4096, 0),  # two levels: limits of any parts fit together
         "mask": np.where(x > 7, -np.inf, x),
+        "hole": np.where(x > 6, np.nan, x),
         "dead": x * 0,
         "huge": np.clip(x.astype(np.float64) * 1.7e38, -3.4e38, 3.4e38),  # limits that pass the largest float32
         "tiny": x * np.float32(1e-40),

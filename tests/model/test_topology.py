@@ -7,7 +7,7 @@ from models import conv_model, make_model
 from onnx import TensorProto, helper
 
 from trtcal.errors import ModelError
-from trtcal.model.topology import Graph, int_attribute, reads
+from trtcal.model.topology import Graph, decisive, int_attribute, reads
 
 node = helper.make_node
 ONE = np.ones(1, np.float32)
@@ -162,3 +162,40 @@ def test_an_attribute_that_is_not_given_has_its_default() -> None:
     gemm = conv_model().graph.node[-1]
     assert int_attribute(gemm, "transB", 0) == 1
     assert int_attribute(gemm, "transA", 0) == 0
+
+
+def test_what_decides_an_output_are_the_known_tensors_next_to_it() -> None:
+    node = helper.make_node
+    then = helper.make_graph(
+        [node("Add", ["b", "b"], ["t"])], "then", [], [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)]
+    )
+    other = helper.make_graph(
+        [node("Identity", ["c"], ["e"])], "else", [], [helper.make_tensor_value_info("e", TensorProto.FLOAT, None)]
+    )
+    graph = make_model(
+        [
+            node("Relu", ["x"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("Relu", ["b"], ["c"]),
+            node("Reshape", ["c", "shape"], ["moved"]),
+            node("ArgMax", ["moved"], ["largest"]),
+            node("IsNaN", ["a"], ["nan"]),
+            node("Not", ["nan"], ["there"]),
+            node("If", ["there"], ["y"], then_branch=then, else_branch=other),
+        ],
+        {"x": ["N", 2]},
+        ["y", "largest", "there", "a"],
+        {"shape": np.array([0, -1])},
+    ).graph
+
+    def of(*outputs: str, known: str = "x a b c y") -> set[str]:
+        return set(decisive(graph, outputs, known.split()))
+
+    assert of("y") == {"y"}
+    assert of("y", known="x a b c") == {"b", "c"}
+    assert of("y", known="x a") == {"a"}
+    assert of("largest", "moved") == {"c"}
+    assert of("there") == set()
+    assert of("a", "b") == {"a", "b"}
+    assert of("shape") == set()
+    assert of("largest", known="") == set()

@@ -12,6 +12,7 @@ from trtcal.errors import ModelError, NonFiniteError
 from trtcal.passes import collector
 from trtcal.passes.collect import collect
 from trtcal.ranges.stats import ActivationStats
+from trtcal.samples.batches import Batch
 
 Network = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -124,3 +125,78 @@ def test_a_batch_too_large_to_be_held_is_let_go_of_as_soon_as_that_is_known(monk
         found.append(collect(growing, [{"x": x[:5]}, {"x": x[5:]}]).to_bytes())
         assert ran == [1, 2, 3, 4, 5, *range(1, again + 1), 6, 7, 8]
     assert found[0] == found[1] == found[2]
+
+
+class Replacing:
+    """A network of which "hole" holds what it is told where x > 2, and "y" what follows of it; y is its output."""
+
+    def __init__(self, hole: float, y: float = 0) -> None:
+        self.hole, self.y = np.float32(hole), np.float32(y)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        x = batch["x"]
+        return {"x": x, "hole": np.where(x > 2, self.hole, x), "y": np.where(x > 2, self.y, x)}
+
+    def decisive(self, names: list[str]) -> set[str]:
+        return {"y"} & set(names)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("held", [0, 1 << 30])
+def test_nan_that_does_not_reach_an_output_leaves_its_tensor_alone_without_histograms(
+    size: int, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "HELD_BYTES", held)
+    found, clean = (collect(Replacing(hole), cut(X, size)) for hole in (np.nan, 0))
+    for name in ("x", "y"):
+        assert found.tensors[name] == clean.tensors[name]
+    hole = found.tensors["hole"]
+    np.testing.assert_array_equal(hole.sample_amax, [1, 1, 2, np.nan])
+    assert hole.sample_peaks.tolist() == [2, 1, 1, 0]
+    assert hole.histogram.total == 0
+    assert hole.streamed is not None
+    assert hole.streamed.total == 0
+
+
+def test_nan_that_reaches_an_output_is_an_error_that_names_the_first_tensor() -> None:
+    with pytest.raises(NonFiniteError, match=r"^sample 3: tensor 'hole' holds nan, and no tensor before it"):
+        collect(Replacing(np.nan, np.nan), cut(X, 2))
+    with pytest.raises(NonFiniteError, match=r"^sample 3: tensor 'y' holds nan"):
+        collect(Replacing(0, np.nan), cut(X, 2))
+
+
+class Both(Replacing):
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {**super().__call__(batch), "both": np.array([np.nan, np.inf, 1], np.float32)}
+
+
+def test_inf_beside_a_nan_or_after_it_is_an_error() -> None:
+    with pytest.raises(NonFiniteError, match=r"^sample 3: tensor 'y' holds inf"):
+        collect(Replacing(np.nan, np.inf), cut(X, 2))
+    with pytest.raises(NonFiniteError, match=r"^sample 0: tensor 'both' holds inf"):
+        collect(Both(), cut(X, 2))
+
+
+def test_nan_in_padding_masks_its_tensor_and_belongs_to_no_sample() -> None:
+    batch = Batch({"x": X}, samples="abcd", valid=3)
+    hole = collect(Replacing(np.nan), [batch]).tensors["hole"]
+    assert hole.sample_amax.tolist() == [1, 1, 2]
+    assert hole.histogram.total == 0
+    with pytest.raises(NonFiniteError, match=r"^d: tensor 'hole' holds nan"):
+        collect(Replacing(np.nan, np.nan), [batch])
+
+
+def test_a_pass_goes_on_from_statistics_of_a_tensor_that_holds_nan() -> None:
+    x = X[::-1]
+    whole = collect(Replacing(np.nan), cut(x, 1))
+    begun = ActivationStats.from_bytes(collect(Replacing(np.nan), cut(x[:2], 1)).to_bytes())
+    assert collect(Replacing(np.nan), cut(x, 1), start=begun).to_bytes() == whole.to_bytes()
+
+
+def test_nan_that_no_runner_speaks_for_is_an_error() -> None:
+    network = Replacing(np.nan)
+    with pytest.raises(NonFiniteError, match=r"^sample 3: tensor 'hole' holds nan"):
+        collect(lambda batch: network(batch), cut(X, 2))

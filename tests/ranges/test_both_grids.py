@@ -164,3 +164,13 @@ def test_the_least_sum_of_a_bin_is_that_of_its_first_float(limit: float, octaves
     coarse = np.minimum((x / np.float32(limit) * np.float32(NUM_BINS)).astype(np.int64), NUM_BINS - 1)
     fine = np.minimum(x * np.float32(FINE_BINS / fine_limit), np.float32(FINE_BINS - 1)).astype(np.int64)
     assert np.array_equal(np.searchsorted(least, coarse + fine, side="right") - 1, coarse)
+
+
+def test_small_values_beside_a_limit_near_the_largest_float_are_counted_without_a_warning() -> None:
+    pair, apart = PairBuilder("double"), HistogramBuilder(NUM_BINS, double)
+    small = np.linspace(0, 2**-60, 100, dtype=np.float32)
+    for builder in (pair, apart):
+        builder.fit(3.4e38)
+        builder.add(small, abs_max(small))
+    assert pair.streamed.build() == apart.build()
+    assert pair.fine.build().total == 100

@@ -88,6 +88,26 @@ def test_any_bytes_are_a_value_or_an_error_of_trtcal(content: bytes) -> None:
         ActivationStats.from_bytes(content)
 
 
+def test_a_tensor_that_holds_nan_survives_its_file_and_merging() -> None:
+    class Roots:
+        def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            with np.errstate(invalid="ignore"):
+                return {"x": batch["x"], "root": np.sqrt(batch["x"] - 1)}
+
+        def decisive(self, names: object) -> set[str]:
+            return {"x"}
+
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    stats = collect(Roots(), [{"x": x}])
+    assert np.isnan(stats.tensors["root"].amax)
+    assert ActivationStats.from_bytes(stats.to_bytes()) == stats
+    parts = [collect(Roots(), [{"x": x[:1]}]), collect(Roots(), [{"x": x[1:]}])]
+    assert not np.isnan(parts[1].tensors["root"].amax)
+    merged = merge(parts).tensors["root"]
+    assert np.array_equal(merged.sample_amax, stats.tensors["root"].sample_amax, equal_nan=True)
+    assert merged.histogram == stats.tensors["root"].histogram
+
+
 @pytest.mark.parametrize(
     ("key", "change"),
     [

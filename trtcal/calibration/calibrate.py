@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,9 +109,7 @@ def from_stats(
     found: dict[str, np.float32] = {}
     for name, tensor in stats.tensors.items():
         if not np.isfinite(tensor.amax):
-            masked = np.isinf(tensor.sample_amax)
-            first = stats.samples[int(np.argmax(masked))]
-            unusable[name] = f"holds -inf, as masks do, in {masked.sum()} of {len(masked)} samples (first: {first})"
+            unusable[name] = _without_range(stats.samples, tensor.sample_amax)
             continue
         histogram = tensor.histogram if fine else tensor.streamed or tensor.histogram
         found[name] = threshold(histogram)
@@ -133,6 +131,13 @@ def from_stats(
         del amax[name]
     cache = CalibrationCache.from_amax(amax, trt_version=trt_version, algorithm=algorithm or threshold.header)
     return Calibration(cache, stats, unusable, clipped, model.calibrated.hidden)
+
+
+def _without_range(samples: Sequence[str], sample_amax: np.ndarray) -> str:
+    """Samples, and their largest |x| in a tensor that is not finite in all -> why it has no range."""
+    nan = np.isnan(sample_amax)
+    held, odd = ("nan, which later nodes replace,", nan) if nan.any() else ("-inf, as masks do,", np.isinf(sample_amax))
+    return f"holds {held} in {odd.sum()} of {len(odd)} samples (first: {samples[int(np.argmax(odd))]})"
 
 
 def carried(model: Model, found: Mapping[str, np.float32]) -> dict[str, np.float32]:

@@ -18,6 +18,8 @@ from trtcal.qdq.layer_names import tensorrt_name
 from trtcal.qdq.placement import Plan, Weight, exclusion, layer_name
 from trtcal.qdq.weights import decibels, weight_scales, weight_sqnr_db
 
+LARGEST_SCALE = np.finfo(np.float32).max / 128
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -86,7 +88,7 @@ def tensor_damage(graph: Graph, plan: Plan, sqnr_db: Mapping[str, float]) -> tup
             if isinstance(read, str):
                 readers.setdefault(read, []).append(layer_name(graph.nodes[index]))
     found = [
-        TensorDamage(name, float(scale * np.float32(127)), sqnr_db[name], tuple(dict.fromkeys(readers[name])))
+        TensorDamage(name, _amax(scale), sqnr_db[name], tuple(dict.fromkeys(readers[name])))
         for name, scale in plan.scales.items()
     ]
     return tuple(sorted(found, key=lambda damage: damage.sqnr_db))
@@ -103,9 +105,15 @@ def noise_ratio(sqnr_db: float) -> float:
     return 0.0 if math.isinf(sqnr_db) else 10 ** (-sqnr_db / 10)
 
 
+def _amax(scale: np.float32) -> float:
+    """Scale -> the float32 that maps to 127, the largest one where that is past it by a rounding."""
+    return float(np.float32(min(float(scale) * 127, float(np.finfo(np.float32).max))))
+
+
 def _signal_and_noise(values: np.ndarray, scale: np.float32) -> tuple[float, float]:
     values = np.asarray(values, np.float32)
-    rounded = np.clip(np.rint(values / scale), -128, 127) * scale
+    step = scale if scale < LARGEST_SCALE else np.float64(scale)  # of which 128 are more than a float32
+    rounded = np.clip(np.rint(values / scale), -128, 127) * step
     return (
         float(np.square(values, dtype=np.float64).sum()),
         float(np.square(values - rounded, dtype=np.float64).sum()),

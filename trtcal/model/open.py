@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from trtcal.model.names import NO_ORIGINALS, Originals
 from trtcal.model.prepare import prepared
 from trtcal.model.read import check_weights, external_files, load_model, model_of, sha256_of
 from trtcal.model.runner import OrtRunner
+from trtcal.model.topology import decisive
 from trtcal.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -94,6 +95,14 @@ class Model:
     def with_weights(self) -> Model:
         """The model with all its weights in memory, itself where they are: for processes that have no such files."""
         return replace(self, proto=self.whole) if self.has_external_data else self
+
+    def decisive(self, names: Collection[str]) -> frozenset[str]:
+        """Some of its tensors -> those that its outputs are, or are made from by tensors that are not among these.
+
+        A nan in one of them is what the model answers with; one anywhere else the graph itself replaces.
+        """
+        outputs = [value.name for value in self.proto.graph.output]
+        return frozenset(decisive(self.calibrated.model.graph, outputs, names) if names else ())
 
     def with_batch_size(self, size: int | None) -> Model:
         """The model for batches of ``size``, itself where it takes them; with None, for any number of samples."""
@@ -182,6 +191,10 @@ class FloatRunner:
                     self._fall_back(error)
             answer = self._run(batch, self._copies)
         return {**{name: batch[name] for name in self._inputs}, **answer}
+
+    def decisive(self, names: Collection[str]) -> Collection[str]:
+        """`Model.decisive`."""
+        return self._model.decisive(names)
 
     def _run(self, batch: Mapping[str, np.ndarray], copies: int) -> dict[str, np.ndarray]:
         if copies == 1:

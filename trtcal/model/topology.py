@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,6 +121,21 @@ def fixed_in(graph: GraphProto) -> set[str]:
 def int_attribute(node: NodeProto, name: str, default: int) -> int:
     """An integer attribute of a node, or the default that ONNX gives it."""
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
+
+
+def decisive(graph: GraphProto, outputs: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    """Outputs of a graph -> the known tensors next to them, a nan in which is in an output or in what makes it."""
+    producer = {output: node for node in graph.node for output in node.output}
+    waiting = list(outputs)
+    seen = set(waiting)
+    while waiting:
+        name = waiting.pop()
+        if name in known:
+            yield name
+        elif name in producer and op_name(producer[name]) != "IsNaN":  # whose answer is none
+            new = [read for read in reads(producer[name]) if read not in seen]
+            seen.update(new)
+            waiting += new
 
 
 def element_types(model: ModelProto) -> dict[str, int]:

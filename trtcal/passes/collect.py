@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -62,9 +62,10 @@ def collect(
     ``start`` is what the pass goes on from where there is no such file: the statistics of so many of the first batches
     as they say, which are not run again.
 
-    A nan or an inf raises NonFiniteError with the sample and the first such tensor; only -inf inside the
-    network is let pass, since masks are made of it, and leaves its tensor without histograms. No batches at
-    all: DataError.
+    A nan or an inf raises NonFiniteError with the sample and the first such tensor. Two are let pass inside the
+    network, and leave their tensor without histograms: -inf, since masks are made of it, and nan that the graph itself
+    replaces, as the runner's ``decisive(names)`` tells, which of its tensors decide what the model answers (without it,
+    any nan is an error). ModelError where tensors differ from sample to sample. No batches at all: DataError.
     """
     collector = Collector(_Here(runner, growth, workers), growth, progress)
     done = 0
@@ -199,20 +200,32 @@ class _Here:
     def look(self, group: Sequence[Values], grids: object, wanted: object) -> list[Seen]:
         return [self._look(shown.values) for shown in group]
 
+    def decisive(self, names: Collection[str]) -> Collection[str] | None:
+        known = getattr(self._runner, "decisive", None)
+        return None if known is None else known(names)
+
     def _look(self, values: np.ndarray) -> Seen:
         amax = abs_max(values)
-        return Seen(amax, None, math.isinf(amax) and bool((values == np.inf).any()), False)
+        return Seen(amax, None, not math.isfinite(amax) and bool((values == np.inf).any()), False)
 
     def _groups(self, answer: dict[str, np.ndarray]) -> Iterator[list[Values]]:
         """An answer -> its tensors, which are let go of as soon as they are counted; small ones together."""
         group, size = [], 0
         for name in list(answer):
-            group.append(Values(name, np.asarray(answer.pop(name), np.float32)))
+            group.append(Values(name, as_float32(answer.pop(name))))
             size += group[-1].values.size
             if size >= GROUP:
                 yield group
                 group, size = [], 0
         yield group
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """Array -> itself in float32, in which a float64 may be inf, as it is in TensorRT."""
+    if values.dtype == np.float32:
+        return values
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float32)
 
 
 def run_rows(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -106,6 +106,9 @@ class TensorSource(Protocol[ShownT, GridsT]):
         A source that can count while it looks does so where it is wanted; `Grids.add` then does the rest.
         """
 
+    def decisive(self, names: Collection[str]) -> Collection[str] | None:
+        """Tensors that it shows -> those a nan in which reaches what the model answers; None where nobody knows."""
+
 
 class _Waiting:
     """A row that TensorRT's grid of one tensor cannot count before its batch is known as a whole."""
@@ -132,7 +135,7 @@ class _Tensor:
         self.run = 0  # the last one that showed it
 
     def mask(self) -> None:
-        """From the first -inf on there is no range to find, whatever the other samples hold."""
+        """From the first -inf or nan on there is no range to find, whatever the other samples hold."""
         if not self.masked:
             self.masked = True
             self.waiting = [row for row in self.waiting if row.place is not None and not row.seen.counted]
@@ -166,6 +169,8 @@ class Collector:
         self._keeps = True
         self._kept_bytes = 0
         self._run = 0
+        self._holding_nan: list[str] = []  # tensors of the row that is looked at
+        self._decisive: frozenset[str] | None = None  # once somebody asked
         self.samples: list[str] = []
         self.batches = 0
         self.seen = 0
@@ -184,6 +189,7 @@ class Collector:
             for group in groups:
                 self._observe(group, batch, row, wait)
             self._refuse_lost(batch.samples[row])
+            self._refuse_lasting_nan(batch.samples[row])
             if row == 0 and len(batch.samples) * self._kept_bytes > HELD_BYTES:  # the others are about as large
                 self._let_go()
             if row < batch.valid:
@@ -213,7 +219,7 @@ class Collector:
             tensor = self._tensors[name] = _Tensor(self._source.grids())
             tensor.sample_amax = array("f", saved.sample_amax.tolist())
             tensor.sample_peaks = array("q", saved.sample_peaks.tolist())
-            tensor.masked = bool(np.isinf(saved.sample_amax).any())
+            tensor.masked = not np.isfinite(saved.amax)
             tensor.grids.restore(saved.histogram, saved.streamed)
 
     def _observe(self, group: Sequence[Shown], batch: Batch, row: int, wait: bool) -> None:
@@ -228,7 +234,11 @@ class Collector:
         looked = self._source.look(group, [tensor.grids for tensor in tensors], wanted)
         for shown, tensor, seen, (fine, streamed) in zip(group, tensors, looked, wanted, strict=True):
             if not math.isfinite(seen.amax):
-                refuse_unless_mask(shown.name, seen, sample, fed=shown.name in batch)
+                fed = shown.name in batch
+                if not_finite(seen) == "nan" and not fed and self._source.decisive([]) is not None:
+                    self._holding_nan.append(shown.name)  # which the graph may replace
+                else:
+                    refuse_unless_mask(shown.name, seen, sample, fed=fed)
                 tensor.mask()
             if valid:
                 tensor.sample_amax.append(seen.amax)
@@ -245,7 +255,7 @@ class Collector:
                 streamed = True
             if fine or streamed or valid:
                 peaks = tensor.grids.add(shown, seen, fine=fine, streamed=streamed)
-                if valid:
+                if valid and not math.isnan(seen.amax):  # which nothing is equal to
                     tensor.sample_peaks[-1] = peaks
 
     def _new(self, name: str, sample: str) -> _Tensor:
@@ -258,6 +268,15 @@ class Collector:
             if tensor.run != self._run:
                 raise ModelError(f"{sample}: shows no tensor {name!r}, which {self._known_from} does; {SAME}")
         self._known_from = self._known_from or sample
+
+    def _refuse_lasting_nan(self, sample: str) -> None:
+        """nan that the graph itself replaces, as in masked rows of attention, costs its tensors their range alone."""
+        if self._holding_nan:
+            if self._decisive is None:
+                self._decisive = frozenset(self._source.decisive(self._tensors) or ())
+            if not self._decisive.isdisjoint(self._holding_nan):
+                refuse_unless_mask(self._holding_nan[0], NAN, sample, fed=False)
+            self._holding_nan = []
 
     # --- a batch that has to be known as a whole before it is counted
 
@@ -319,6 +338,7 @@ class Collector:
             tensor.count_waiting(row, shown, seen)
 
 
+NAN = Seen(math.nan, None, positive_inf=False, counted=False)
 SAME = "statistics need the same tensors of every sample"
 
 
@@ -336,8 +356,13 @@ def as_batch(batch: Mapping[str, np.ndarray], seen: int = 0) -> Batch:
     return Batch(batch, samples=names, valid=min(getattr(batch, "valid", rows), rows))
 
 
+def not_finite(seen: Seen) -> str:
+    """The worst that a tensor holds."""
+    return "inf" if seen.positive_inf else "nan" if math.isnan(seen.amax) else "-inf"
+
+
 def refuse_unless_mask(name: str, seen: Seen, sample: str, *, fed: bool) -> None:
     """nan, inf, and -inf in an input are errors; -inf inside the network is how attention masks its scores."""
-    found = "nan" if math.isnan(seen.amax) else "inf" if seen.positive_inf else "-inf"
+    found = not_finite(seen)
     if fed or found != "-inf":
         raise NonFiniteError(f"{sample}: tensor {name!r} holds {found}, and no tensor before it in the graph does")

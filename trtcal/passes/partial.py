@@ -48,8 +48,8 @@ class TensorPart:
 
     @property
     def masked(self) -> bool:
-        """Is there a -inf, and so no range to find?"""
-        return bool(np.isinf(self.batch_amax).any())
+        """Is there a -inf or a nan, and so no range to find?"""
+        return not np.isfinite(self.batch_amax).all()
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,7 @@ def continued(start: ActivationStats, part: Part) -> ActivationStats:
     rule, tensors = growth_rule(start.growth), {}
     for name, one in start.tensors.items():
         two = part.tensors[name]
-        masked = two.masked or bool(np.isinf(one.amax))
+        masked = two.masked or not np.isfinite(one.amax)
         tensors[name] = TensorStats(
             np.concatenate([one.sample_amax, two.sample_amax]),
             np.concatenate([one.sample_peaks, two.sample_peaks]),
@@ -184,7 +184,8 @@ def _part(stats: ActivationStats, batch: np.ndarray, batches: int, start: Mappin
         amax, peaks, streamed = tensor.sample_amax, tensor.sample_peaks, tensor.streamed
         assert streamed is not None
         batch_amax = np.zeros(batches, np.float32)
-        np.maximum.at(batch_amax, batch, amax)
+        with np.errstate(invalid="ignore"):  # nan, which stays
+            np.maximum.at(batch_amax, batch, amax)
         batch_peaks = np.zeros(batches, np.int64)
         largest = amax == batch_amax[batch]
         np.add.at(batch_peaks, batch[largest], peaks[largest])

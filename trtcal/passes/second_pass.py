@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from trtcal.passes.collect import Run, run_rows
+from trtcal.passes.collect import Run, as_float32, run_rows
 from trtcal.passes.collector import Progress, as_batch
 from trtcal.ranges.histogram import NUM_BINS, HistogramBuilder, abs_max
 
@@ -65,7 +65,7 @@ def count_exactly(
     for batch in batches:
         for _, answer in run_rows(runner, batch, range(as_batch(batch).valid), workers):
             for name, tensor in counts.items():
-                tensor.add(np.asarray(answer[name], np.float32), sample, sample in kept)
+                tensor.add(as_float32(answer[name]), sample, sample in kept)
             sample += 1
             if progress is not None:
                 progress(sample)

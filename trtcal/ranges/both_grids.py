@@ -100,7 +100,8 @@ def _first_sums(fine_limit: float, limit: float) -> np.ndarray:
     near = (edge.view(np.int32)[:, None] + np.arange(-2, 3, dtype=np.int32)).view(np.float32)
     inside = near / np.float32(limit) * np.float32(NUM_BINS) >= bins[:, None]
     first = near[np.arange(bins.size), inside.argmax(axis=1)]
-    fine = np.minimum(first * _scale(fine_limit), np.float32(FINE_BINS - 1)).astype(np.int64)
+    with np.errstate(over="ignore"):  # a fine grid of small values beside a limit near the largest float32
+        fine = np.minimum(first * _scale(fine_limit), np.float32(FINE_BINS - 1)).astype(np.int64)
     return np.concatenate([[0], fine + bins])
 
 

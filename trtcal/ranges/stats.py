@@ -32,7 +32,7 @@ class TensorStats:
     that magnitude, (S,) int64. ``histogram``: all elements on the fine,
     batch-invariant grid. ``streamed``: TensorRT's own histogram for the batch size and order of the pass
     (padding rows included, as TensorRT sees them); None in merged statistics, whose order nobody fixed.
-    Where a sample holds -inf, as masks do, both histograms are empty.
+    Where a sample holds -inf, as masks do, or nan, both histograms are empty.
     """
 
     sample_amax: np.ndarray
@@ -42,14 +42,14 @@ class TensorStats:
 
     @property
     def amax(self) -> np.float32:
-        """Largest |x| of all samples; inf for a mask."""
+        """Largest |x| of all samples; inf for a mask, nan where a sample holds one."""
         return np.float32(self.sample_amax.max(initial=0))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TensorStats):
             return NotImplemented
         return (
-            np.array_equal(self.sample_amax, other.sample_amax)
+            np.array_equal(self.sample_amax, other.sample_amax, equal_nan=True)
             and np.array_equal(self.sample_peaks, other.sample_peaks)
             and self.histogram == other.histogram
             and self.streamed == other.streamed
@@ -148,7 +148,7 @@ def merge(parts: Iterable[ActivationStats]) -> ActivationStats:
 
 
 def _sum(one: TensorStats, two: TensorStats) -> Histogram:
-    if np.isinf(one.amax) or np.isinf(two.amax):
+    if not np.isfinite(one.amax) or not np.isfinite(two.amax):
         return Histogram(np.zeros(one.histogram.num_bins, np.int64), 0.0, np.float32(0))
     return one.histogram + two.histogram
 
@@ -194,9 +194,11 @@ def _from_arrays(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Activ
     for array, dtype in ((sample_amax, np.float32), (sample_peaks, np.int64)):
         if array.shape != (len(names), len(samples)) or array.dtype != dtype:
             raise ValueError(f"{len(names)} tensors and {len(samples)} samples, but maxima {array.shape}")
-        if not (array >= 0).all():  # nor nan
+        if (array < 0).any():
             raise ValueError("its maxima hold impossible values")
     fine = _unpack("histogram", arrays, FINE_BINS, len(names))
+    if any(histogram.total for histogram, maxima in zip(fine, sample_amax, strict=True) if np.isnan(maxima).any()):
+        raise ValueError("its maxima are nan where elements are counted")
     streamed = iter(_unpack("streamed", arrays, NUM_BINS, sum(map(bool, flags))))
     tensors = {
         name: TensorStats(maxima, peaks, histogram, next(streamed) if flag else None)

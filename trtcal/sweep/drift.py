@@ -45,10 +45,11 @@ class Looks:
         drift: dict[str, Any] = {}
         for name, last in taken[max(taken)].items():
             final = np.array(last)
+            ranged = (final > 0) & np.isfinite(final)  # an inf is no range, with which nothing can agree
             rows: dict[str, list[float]] = {"samples": [], "change_median": [], "change_max": []}
             for samples, methods in sorted(taken.items()):
                 with np.errstate(over="ignore"):  # inf is far enough
-                    change = np.abs(np.array(methods[name]) / np.where(final > 0, final, 1) - 1)[final > 0]
+                    change = np.abs(np.array(methods[name])[ranged] / final[ranged] - 1)
                 rows["samples"].append(samples)
                 rows["change_median"].append(float(np.median(change)) if change.size else 0.0)
                 rows["change_max"].append(float(change.max(initial=0)))

@@ -314,7 +314,8 @@ def _by_thresholds(sweep: Sweep, studied: Sequence[Trial]) -> tuple[int | None, 
     spread = []
     for size in sizes:
         amax = np.array([t.amax for t in studied if t.arrangement.batch_size == size], np.float64)
-        if len(amax) > 1:
+        amax = amax[:, np.isfinite(amax).all(axis=0)]
+        if len(amax) > 1 and amax.size:
             spread.append(float(np.median(np.ptp(amax, axis=0) / np.maximum(amax.mean(axis=0), 1e-300))))
     matters = max(spread) > STILL if spread else None
     if spread:

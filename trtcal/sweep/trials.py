@@ -109,7 +109,8 @@ class Sweep:
 def relative_change(sweep: Sweep, trial: Trial) -> np.ndarray:
     """How far a trial's thresholds are from the batch-invariant ones of its method, |amax / those - 1|, (tensors,)."""
     invariant = sweep.invariant[trial.method].astype(np.float64)
-    ratio = np.divide(trial.amax, invariant, out=np.ones_like(invariant), where=invariant > 0)
+    different = (invariant > 0) & (trial.amax != invariant)  # and not both inf
+    ratio = np.divide(trial.amax, invariant, out=np.ones_like(invariant), where=different)
     return np.asarray(np.abs(ratio - 1))
 
 
@@ -330,6 +331,7 @@ def _measures(made: Paths, found: Measured, reference: np.ndarray) -> Measures:
     limit = np.array([path.limit for path in made.trajectories])
     last = [path.last_growth for path in made.trajectories]
     invariant, largest = reference.astype(np.float64), made.amax.astype(np.float64)
+    alike = found.amax == invariant  # both inf, too
     return Measures(
         first_amax=np.array([path.first_amax for path in made.trajectories]),
         limit=limit,
@@ -337,7 +339,7 @@ def _measures(made: Paths, found: Measured, reference: np.ndarray) -> Measures:
         last_growth=np.array([-1 if batch is None else batch for batch in last]),
         fell_back=np.array([path.fell_back for path in made.trajectories]),
         slack=np.divide(limit, largest, out=np.ones_like(limit), where=largest > 0),
-        change=np.divide(found.amax, invariant, out=np.ones_like(limit), where=invariant > 0) - 1,
+        change=np.divide(found.amax, invariant, out=np.ones_like(limit), where=(invariant > 0) & ~alike) - 1,
         **found._asdict(),
     )
 
@@ -347,7 +349,7 @@ def _off(tensors: Mapping[str, TensorStats], amax: np.ndarray, workers: int) -> 
     streamed = [tensor.streamed for tensor in tensors.values()]
     exact = in_threads(lambda hist: 0.0 if hist is None else float(entropy(hist)), streamed, workers)
     pairs = zip(amax.tolist(), exact, strict=True)
-    return np.array([abs(replayed / streamed - 1) if streamed else 0.0 for replayed, streamed in pairs])
+    return np.array([abs(a / b - 1) if b and a != b else 0.0 for a, b in pairs])  # and not both inf
 
 
 def limits_of(stats: ActivationStats, grid: Sequence[Arrangement], partial: str = "pad") -> dict[str, set[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,10 @@ class Shown:
             group = answer[begin : begin + self.size]
             places = [self._place(str(place), array) for place, (_, array) in enumerate(group)]
             yield [Visible(name, place, array.size) for (name, array), place in zip(group, places, strict=True)]
+
+    def decisive(self, names: Collection[str]) -> Collection[str] | None:
+        known = getattr(self.runner, "decisive", None)
+        return None if known is None else known(names)
 
     def _place(self, place: str, array: np.ndarray) -> int:
         """The same buffer for the first tensor of each group: whoever reads it late reads another one's values."""
