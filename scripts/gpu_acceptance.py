@@ -139,8 +139,8 @@ class Run:
         if name is not None:
             outcome = "timed out" if why else "crashed"
             self._put(name, {"outcome": outcome, "seconds": round(time.monotonic() - since, 2), "error": error})
-        elif code not in (0, 1) and not (code == 5 and self.record.tests):  # 5: no test was left
-            self.record.data.setdefault("error", error)
+        elif not (self.ended or self.finished) or (code not in (0, 1) and not (code == 5 and self.record.tests)):
+            self.record.data.setdefault("error", error)  # 5: no test was left
 
     def _environment(self) -> dict[str, str]:
         plan = {"events": str(self.events), "parent": os.getpid(), "dry_run": self.options.dry_run}

@@ -115,6 +115,23 @@ def test_every_file_of_gpu_tests_has_its_place_in_the_order_and_on_the_page() ->
     assert not [name for name in there if f"`test_{name}.py`" not in page]
 
 
+ESTIMATES = """
+import pytest
+class Sum:
+    def pytest_collection_modifyitems(self, items):
+        print("seconds", [sum(item.get_closest_marker("seconds").args[0] for item in items), len(items)])
+pytest.main(["--collect-only", "-n0", "-qm", "gpu", "tests/gpu"], [Sum()])
+"""
+
+
+def test_all_tests_say_how_long_they_take_and_together_it_is_less_than_15_minutes() -> None:
+    done = subprocess.run([sys.executable, "-c", ESTIMATES], cwd=ROOT, capture_output=True, text=True)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("seconds ")]
+    seconds, tests = json.loads(line.removeprefix("seconds "))
+    assert tests > 100
+    assert seconds < 15 * 60
+
+
 @pytest.mark.slow
 def test_a_broken_rule_fails_the_tests_that_are_there_for_it_and_is_named(tmp_path: Path) -> None:
     """The whole way: a builder, through genuine bindings, that takes four times the range instead of twice."""
@@ -214,6 +231,8 @@ def test_the_real_tensorrt_without_a_gpu_is_no_crash(tmp_path: Path) -> None:
         python, packages = setup_env.tensorrt8()
     except setup_env.Unavailable as error:
         pytest.skip(str(error))
+    if subprocess.run([python, "-c", "import cuda.bindings, pytest"], capture_output=True).returncode:
+        pytest.skip(f"{python} has not what a host of TensorRT 8.6 would have: cuda-bindings, pytest")
     (tmp_path / "libcuda.so.1").write_bytes(b"")
     environment = {"PYTHONPATH": str(packages), "LD_LIBRARY_PATH": f"{tmp_path}:{packages / 'lib'}", "PATH": "/usr/bin"}
     command = [python, str(SCRIPT), "--output", str(tmp_path / "out")]
@@ -244,7 +263,7 @@ def test_hangs():
     Path(os.environ["HANGING"]).write_text(str(os.getpid()))
     time.sleep(600)
 def test_loses_the_gpu():
-    ctypes.CDLL("libcuda.so.1").fakecuda_fail(b"cuCtxSynchronize:1:700:1000")
+    ctypes.CDLL("libcuda.so.1").fakecuda_fail(b"cuStreamSynchronize:1:700:1000")
     assert False, "an illegal access"
 def test_has_a_gpu():
     from device import lost
@@ -291,7 +310,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complet
         ("leaves", "crashed", ["ended with exit code 0"]),
         ("crashes", "crashed", ["ended by SIGSEGV", "in test_crashes"]),
         ("hangs", "timed out", ["did not end within 3 s", "in test_hangs"]),
-        ("loses_the_gpu", "failed", ["an illegal access", "the CUDA context is lost (CUresult 700)"]),
+        ("loses_the_gpu", "failed", ["an illegal access", "the CUDA context is lost: "]),
         ("without_its_fixture", "failed", ["OSError: no fixture"]),
     ],
 )
@@ -376,7 +395,7 @@ def test_a_test_without_time_is_named_and_not_begun(tmp_path: Path) -> None:
     done = run_script("--seconds", "0", "--output", tmp_path, *GUARDS)
     record = record_in(tmp_path)
     assert set(outcomes(record).values()) == {"not run"}
-    assert all("may take 3 s" in test["why"] for test in record["tests"].values())
+    assert all("may take 2 s" in test["why"] for test in record["tests"].values())
     assert done.returncode == 1
 
 
@@ -659,13 +678,10 @@ def test_a_build_that_fails_at_the_fastest_level_is_tried_at_tensorrts_own(
             raise builds.BuildFailed("no kernel")
         calibrator.write_calibration_cache(b"TRT-8600-EntropyCalibration2\n")
 
-    class Bindings:
-        IInt8EntropyCalibrator2 = object
-
     monkeypatch.setenv("TRTCAL_MEMORY", "host")
     monkeypatch.setattr(builds, "build", build)
     monkeypatch.setattr(builds, "_log", list)
-    monkeypatch.setattr(builds.versions, "tensorrt", lambda: Bindings)
+    monkeypatch.setattr(builds.versions, "base_class", lambda algorithm: object)
     observed, kept = builds.observe([]), {}
     observed.keep(kept.__setitem__)
     assert tried == ([0] if works == 0 else [0, None])

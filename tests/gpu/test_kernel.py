@@ -20,7 +20,7 @@ from trtcal.passes.collect import collect
 from trtcal.ranges.growth import GROWTH, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, HistogramBuilder, abs_max
 
-pytestmark = [pytest.mark.gpu, pytest.mark.seconds(2), needs(without_kernels())]
+pytestmark = [pytest.mark.gpu, pytest.mark.seconds(1.5), needs(without_kernels())]
 
 HUGE = np.finfo(np.float32).max
 

@@ -175,25 +175,16 @@ def observe(
     batches: Sequence[np.ndarray],
     *,
     algorithm: str = "EntropyCalibration2",
-    claimed: int = 4,
-    cache: bytes | None = None,
-    fail_at: int | None = None,
-    quantile: float = LEGACY,
-    cutoff: float = 1.0,
     profiles: Sequence[int] = (),
     calibrate_with: int | None = None,
-    rows: int = 4,
-    width: int = 256,
+    **answers: Any,
 ) -> Observed:
     """Batches of x, (rows, 1, 1, width) -> what TensorRT did with them in a network of one layer.
 
-    The calibrator does as a script of anybody's would, and writes down what it is asked. ``claimed``: what its
-    get_batch_size answers. ``fail_at``: the batch, from 0, in which it raises. ``profiles``: OPT batches of a network
-    whose batch axis is made dynamic, and ``calibrate_with`` that of the calibration profile. ``rows`` and ``width`` are
-    the network's where there are no batches.
+    ``profiles``: OPT batches of a network whose batch axis is made dynamic, and ``calibrate_with`` that of the
+    calibration profile. ``answers`` are those of `plain_calibrator`.
     """
-    if len(batches):
-        rows, width = len(batches[0]), batches[0].shape[-1]
+    rows, width = (len(batches[0]), batches[0].shape[-1]) if len(batches) else (4, 256)
     model = nets.one_layer(None if profiles else rows, width)
     shapes = [{"x": (size, 1, 1, width)} for size in profiles]
     chosen = None if calibrate_with is None else {"x": (calibrate_with, 1, 1, width)}
@@ -201,12 +192,14 @@ def observe(
         observed = Observed()
         with closing(open_memory()) as memory, Buffers(memory, slots=1) as buffers:
 
-            def place(batch: np.ndarray, memory: Any = memory, buffers: Buffers = buffers) -> int:
-                address = buffers.place_host(0, "x", batch, np.dtype(np.float32), lambda _: None)
+            def place(number: int, memory: Any = memory, buffers: Buffers = buffers) -> list[int] | None:
+                if number == len(batches):
+                    return None
+                address = buffers.place_host(0, "x", batches[number], np.dtype(np.float32), lambda _: None)
                 memory.synchronize()
-                return address
+                return [address]
 
-            calibrator = _observer(observed, batches, place, algorithm, claimed, cache, fail_at, quantile, cutoff)
+            calibrator = plain_calibrator(observed, place, algorithm, **answers)
             try:
                 build(model, calibrator, profiles=shapes, calibrate_with=chosen, level=level)
                 observed.built = True
@@ -218,23 +211,28 @@ def observe(
     return observed
 
 
-def _observer(
+def plain_calibrator(
     observed: Observed,
-    batches: Sequence[np.ndarray],
-    place: Callable[[np.ndarray], int],
-    algorithm: str,
-    claimed: int,
-    cache: bytes | None,
-    fail_at: int | None,
-    quantile: float,
-    cutoff: float,
+    place: Callable[[int], list[int] | None],
+    algorithm: str = "EntropyCalibration2",
+    *,
+    claimed: int = 4,
+    cache: bytes | None = None,
+    fail_at: int | None = None,
+    quantile: float = LEGACY,
+    cutoff: float = 1.0,
 ) -> Any:
-    base: Any = getattr(versions.tensorrt(), versions.BASES[algorithm])
+    """A calibrator as a script of anybody's would have it, which writes down what it is asked.
 
-    class Observer(base):  # type: ignore[misc]
+    ``place``: a batch's number, from 0 -> the addresses of its arrays, None at the end. ``claimed``: what
+    get_batch_size answers. ``cache``: what read_calibration_cache does. ``fail_at``: the batch in which it raises.
+    """
+    base: Any = versions.base_class(algorithm)
+
+    class Plain(base):  # type: ignore[misc]
         def __init__(self) -> None:
             base.__init__(self)
-            self.number = 0
+            self.number = -1
 
         def get_batch_size(self) -> int:
             observed.calls.append("get_batch_size")
@@ -243,12 +241,10 @@ def _observer(
         def get_batch(self, names: Sequence[str], *_: Any) -> list[int] | None:
             observed.calls.append("get_batch")
             observed.threads.add("main" if threading.current_thread() is threading.main_thread() else "another")
+            self.number += 1
             if self.number == fail_at:
                 raise RuntimeError("planned")
-            if self.number == len(batches):
-                return None
-            self.number += 1
-            return [place(batches[self.number - 1])]
+            return place(self.number)
 
         def read_calibration_cache(self) -> bytes | None:
             observed.calls.append("read_calibration_cache")
@@ -259,11 +255,9 @@ def _observer(
             observed.written = bytes(found)
 
         def get_quantile(self) -> float:
-            observed.calls.append("get_quantile")
             return quantile
 
         def get_regression_cutoff(self) -> float:
-            observed.calls.append("get_regression_cutoff")
             return cutoff
 
         def read_histogram_cache(self, length: int) -> None:
@@ -272,7 +266,7 @@ def _observer(
         def write_histogram_cache(self, data: Any, length: int) -> None:
             observed.calls.append("write_histogram_cache")
 
-    return Observer()
+    return Plain()
 
 
 def calibrated(model: bytes, batches: list[nets.Batch], algorithm: str) -> CalibrationCache:

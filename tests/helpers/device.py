@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 from calibrators import CalibratorsUnavailable, versions
 from calibrators.device_kernels import Observer
-from calibrators.memory import open_memory
+from calibrators.memory import Attribute, open_memory
 from trtcal.errors import BackendError
 
 HOW = "run on a GPU: pip install 'trtcal[cuda,tensorrt]' pytest hypothesis && python scripts/gpu_acceptance.py"
@@ -50,61 +50,35 @@ def small() -> bool:
     return bool(test_doubles())
 
 
-@contextmanager
-def driver() -> Iterator[ctypes.CDLL]:
-    """CUDA's driver, with device 0's primary context current on this thread; NoGpu without a GPU."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise NoGpu(f"no GPU: the CUDA driver cannot be loaded ({error})") from error
-    context, number = ctypes.c_void_p(), ctypes.c_int()
-    for function, *arguments in (
-        (cuda.cuInit, 0),
-        (cuda.cuDeviceGet, ctypes.byref(number), 0),
-        (cuda.cuDevicePrimaryCtxRetain, ctypes.byref(context), number),
-        (cuda.cuCtxPushCurrent_v2, context),
-    ):
-        if code := function(*arguments):
-            raise NoGpu(f"no GPU: {function.__name__} failed with CUresult {code}")
-    try:
-        yield cuda
-    finally:
-        cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
-        cuda.cuDevicePrimaryCtxRelease_v2(number)
-
-
 def describe() -> dict[str, Any]:
-    """Name, driver, CUDA version, compute capability and memory in GiB of device 0; NoGpu without a GPU."""
-    name, (version, major, minor) = ctypes.create_string_buffer(128), (ctypes.c_int() for _ in range(3))
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    with driver() as cuda:
-        cuda.cuDeviceGetName(name, 128, 0)
-        cuda.cuDriverGetVersion(ctypes.byref(version))
-        cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, 0)
-        cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)
-        cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
-    return {
-        "name": name.value.decode(),
-        "driver": _driver_version(),
-        "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",
-        "compute_capability": f"{major.value}.{minor.value}",
-        "memory_gib": round(total.value / 2**30, 1),
-    }
+    """Name, driver, CUDA version, compute capability and free memory of the GPU; NoGpu without one."""
+    try:
+        memory = open_memory()
+    except BackendError as error:
+        raise NoGpu(f"no GPU: {error}") from error
+    version, (major, minor) = ctypes.c_int(), (Attribute.COMPUTE_CAPABILITY_MAJOR, Attribute.COMPUTE_CAPABILITY_MINOR)
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    with closing(memory):
+        return {
+            "name": memory.device_name(),
+            "driver": _driver_version(),
+            "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",
+            "compute_capability": f"{memory.attribute(major)}.{memory.attribute(minor)}",
+            "free_gib": round(memory.vacant() / 2**30, 1),
+            "through": memory.name,
+        }
 
 
 def _driver_version() -> str:
-    """From NVML, else from the kernel; "unknown" where neither tells."""
-    text = ctypes.create_string_buffer(96)
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-        if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
-            return text.value.decode()
-    except (OSError, AttributeError):
-        pass
+    """As the kernel's module or nvidia-smi says it; "unknown" where neither tells."""
     try:
         version = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
-        return "unknown"
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            version = subprocess.run(query, capture_output=True, text=True, timeout=10).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            version = ""
     match = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", version)
     return match[1] if match else "unknown"
 
@@ -112,11 +86,11 @@ def _driver_version() -> str:
 def lost() -> str | None:
     """Why the GPU answers nobody in this process any more, as after an illegal access; None where it works."""
     try:
-        with driver() as cuda:
-            code = cuda.cuCtxSynchronize()
-    except NoGpu as error:
-        return str(error)
-    return f"the CUDA context is lost (CUresult {code})" if code else None
+        with closing(open_memory()) as memory:
+            memory.synchronize()
+    except BackendError as error:
+        return f"the CUDA context is lost: {error}"
+    return None
 
 
 @functools.cache

@@ -61,7 +61,7 @@ class Model:
 
 def names() -> list[str]:
     """The models' names: the demo first, then those that are given, then two that are made here."""
-    return ["demo", *(Path(text.split(",")[0]).stem for text in os.environ.get(GIVEN, "").splitlines()), *_MADE]
+    return ["demo", *(Path(text.split(",")[0]).stem for text in os.environ.get(GIVEN, "").splitlines()), *MADE]
 
 
 @cache
@@ -70,7 +70,7 @@ def model(name: str) -> Model:
     for text in os.environ.get(GIVEN, "").splitlines():
         if (given := by_path(text)).name == name:
             return given
-    return demo_model() if name == "demo" else _made(name, *_MADE[name]())
+    return demo_model() if name == "demo" else _made(name, *MADE[name]())
 
 
 def by_path(text: str) -> Model:
@@ -171,7 +171,7 @@ def branches() -> bytes:
     return graph.finish(("N", 8, 16, 16))
 
 
-_MADE: dict[str, Callable[[], tuple[bytes, tuple[int, ...]]]] = {
+MADE: dict[str, Callable[[], tuple[bytes, tuple[int, ...]]]] = {
     "residual": lambda: (residual(), (3, 64, 64)),
     "branches": lambda: (branches(), (8, 16, 16)),
 }
