@@ -37,7 +37,7 @@ from trtcal.judging.evaluation import Evaluation, compare
 from trtcal.judging.metrics import Metric, Outputs
 from trtcal.model.open import open_model
 from trtcal.model.runner import OrtRunner
-from trtcal.qdq.insert import insert_qdq, raised
+from trtcal.qdq.insert import MIN_OPSET, insert_qdq
 from trtcal.qdq.weights import weight_method
 
 ENTROPIES = ("entropy, batch 8", "entropy, batch 64", "entropy, power-of-two growth")
@@ -195,7 +195,7 @@ def peers(task: Task, modelopt: str | None, folder: Path) -> Iterator[tuple[str,
     # A copy, since Model-Optimizer 0.47 writes the shapes that it infers into the file it is given; of opset 13,
     # since ONNX Runtime writes scales per channel into older models, which then do not load.
     model, prepared = folder / f"{task.name}.onnx", folder / f"{task.name}.prepared.onnx"
-    onnx.save(raised(onnx.load(task.model)), model)
+    onnx.save(open_model(task.model).with_opset(MIN_OPSET).whole, model)
     quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
     for method in ("MinMax", "Entropy", "Percentile"):
         output = folder / f"{task.name}.{method}.onnx"

@@ -3,18 +3,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from models import conv_model, images, save
+from models import conv_model, images, make_model, save
 
 from calibrators.runner import Latency
 from trtcal.cache.cache import CalibrationCache
 from trtcal.calibration.calibrate import calibrate
 from trtcal.judging.sensitivity import section, sensitivity
 from trtcal.model.file import save_model
+from trtcal.model.open import Model
+from trtcal.model.opset import opset_of, rewritten
 from trtcal.model.runner import OrtRunner
 from trtcal.qdq.insert import insert_qdq
 from trtcal.qdq.placement import PLACEMENTS
@@ -24,6 +27,7 @@ from trtcal.samples.sources import ArraySource
 from trtcal.spec import InputSpec
 
 Run = Callable[..., tuple[int, str, str]]
+node = onnx.helper.make_node
 LABELS = np.arange(10) % 5
 
 
@@ -323,6 +327,84 @@ def test_the_layers_named_recover_what_is_promised(run: Run, folder: Path) -> No
     after = json.loads(run("evaluate", *common, *words)[1])
     assert after["agreement"]["logits"]["sqnr_db"] == pytest.approx(report["curve"][-1]["sqnr_db"], abs=0.5)
     assert report["curve"][-1]["recovered"] >= 0.9
+
+
+# --- older opsets
+
+
+def upsampling_model(opset: int, mode: str) -> onnx.ModelProto:
+    """The same network in three opsets: a convolution, twice the size, a convolution."""
+    spelt = {"coordinate_transformation_mode": "asymmetric"} if opset > 10 else {}
+    spelt |= {"nearest_mode": "floor"} if opset > 10 and mode == "nearest" else {}
+    scales = ["f", "", "scales"] if opset > 10 else ["f", "scales"]
+    rng = np.random.default_rng(5)
+    return make_model(
+        [
+            node("Conv", ["x", "w"], ["c"], name="encode", pads=[1] * 4, strides=[2, 2]),
+            node("Relu", ["c"], ["f"], name="act"),
+            node("Upsample" if opset == 9 else "Resize", scales, ["u"], name="up", mode=mode, **spelt),
+            node("Conv", ["u", "w2"], ["y"], name="head"),
+        ],
+        {"x": ["N", 3, 16, 16]},
+        ["y"],
+        {
+            "w": (rng.normal(size=(8, 3, 3, 3)) / 5).astype(np.float32),
+            "w2": (rng.normal(size=(4, 8, 1, 1)) / 3).astype(np.float32),
+            "scales": np.array([1, 1, 2, 2], np.float32),
+        },
+        opset=opset,
+    )
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_a_network_is_as_good_in_int8_whichever_opset_it_is_written_in(
+    run: Run, tmp_path: Path, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).normal(size=(16, 3, 16, 16)).astype(np.float32))
+    found = []
+    for opset in (9, 10, 13):
+        name = f"m{opset}"
+        save(upsampling_model(opset, mode), tmp_path / f"{name}.onnx")
+        options = ["--data", "x.npy", "--method", "minmax"]
+        assert run("calibrate", f"{name}.onnx", *options, "-o", f"{name}.cache")[0] == 0
+        code, out, _ = run("qdq", f"{name}.onnx", "--cache", f"{name}.cache", "-o", f"{name}.qdq.onnx", "--json")
+        assert code == 0
+        assert json.loads(out)["layers"] == {"encode": "Conv", "head": "Conv"}
+        code, out, _ = run("evaluate", f"{name}.onnx", "--cache", f"{name}.cache", "--data", "x.npy", "--json")
+        assert code == 0
+        of_the_cache = json.loads(out)["agreement"]["y"]["sqnr_db"]
+        _, out, _ = run("evaluate", f"{name}.qdq.onnx", "--against", f"{name}.onnx", "--data", "x.npy", "--json")
+        of_the_file = json.loads(out)["agreement"]["y"]["sqnr_db"]
+        options = ["--cache", f"{name}.cache", "--data", "x.npy", "--layers", "1"]
+        code, _, err = run("sensitivity", f"{name}.onnx", *options, "-o", f"{name}.json")
+        assert code == 0, err
+        of_the_search = json.loads((tmp_path / f"{name}.json").read_text())["int8"]["sqnr_db"]
+        found.append((of_the_cache, of_the_file, of_the_search))
+    assert found[0] == found[1] == found[2]
+    assert all(30 < value < 45 for value in found[0])
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_sensitivity_is_measured_against_the_model_as_it_was_given(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not against what raising its opset made of it: what that changes is a loss like any other."""
+
+    def halved(model: Model, opset: int, samples: object = None) -> Model:
+        if opset_of(model.proto) >= opset:
+            return model
+        copy = rewritten(model.proto, opset)[0]
+        tensor = next(tensor for tensor in copy.graph.initializer if tensor.name == "w2")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) / 2, "w2"))
+        return replace(model, proto=copy)
+
+    monkeypatch.setattr(Model, "with_opset", halved)
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).normal(size=(4, 3, 16, 16)).astype(np.float32))
+    save(upsampling_model(9, "linear"), tmp_path / "m.onnx")
+    assert run("calibrate", "m.onnx", "--data", "x.npy", "--method", "minmax", "-o", "m.cache")[0] == 0
+    assert run("sensitivity", "m.onnx", "--cache", "m.cache", "--data", "x.npy", "-o", "s.json")[0] == 0
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert report["int8"]["sqnr_db"] == pytest.approx(6, abs=0.2), "the outputs are half of what they should be"
 
 
 # --- what goes wrong

@@ -349,12 +349,36 @@ def test_a_model_of_an_old_ir_is_raised_though_its_weights_are_no_inputs() -> No
 
 
 def test_a_model_that_cannot_be_raised_to_opset_13_is_refused() -> None:
+    attributes = {"coordinate_transformation_mode": "tf_half_pixel_for_nn", "nearest_mode": "ceil"}
     model = make_model(
-        [node("Upsample", ["x", "s"], ["y"])], {"x": [1, 1]}, ["y"], {"s": np.ones(2, np.float32)}, opset=9
+        [node("Resize", ["x", "r", "s"], ["y"], name="up", **attributes)],
+        {"x": [1, 1]},
+        ["y"],
+        {"r": f32([]), "s": f32([1, 2])},
+        opset=11,
     )
-    model.graph.node.append(node("NoSuchOp", ["y"], ["z"]))
-    with pytest.raises(ModelError, match=r"opset 9 and cannot be raised to 13.*export it again"):
+    with pytest.raises(ModelError, match=r"Resize 'up': samples by tf_half_pixel_for_nn with ceil.*export the model"):
         insert_qdq(model, {"x": np.float32(1)})
+
+
+def test_an_older_opset_is_raised_so_that_it_computes_the_same() -> None:
+    """ONNX's own converter gave linear Resize of opset 10 other sampling, and Upsample's output another name."""
+    for opset, op in ((9, "Upsample"), (10, "Resize")):
+        model = make_model(
+            [
+                node("Conv", ["x", "w"], ["c"]),
+                node(op, ["c", "s"], ["u"], name="up", mode="linear"),
+                node("Conv", ["u", "v"], ["y"]),
+            ],
+            {"x": ["N", 3, 6, 6]},
+            ["y"],
+            {"w": np.ones((4, 3, 3, 3), np.float32), "s": f32([1, 1, 2, 2]), "v": np.ones((2, 4, 1, 1), np.float32)},
+            opset=opset,
+        )
+        result = insert_qdq(model, {"x": np.float32(0.01), "u": np.float32(0.1)})
+        assert set(result.quantized) == {"x", "u"}
+        x = images(2, size=6)
+        np.testing.assert_array_equal(run(strip_qdq(result.model), x=x)["y"], run(model, x=x)["y"])
 
 
 def test_weights_in_a_file_that_was_not_loaded_are_asked_for() -> None:

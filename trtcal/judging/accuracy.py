@@ -116,10 +116,11 @@ def int8_of(
     placement: str,
     exclude: Iterable[str],
     name: str = "the model",
+    samples: Iterable[Mapping[str, np.ndarray]] | None = None,
 ) -> QdqResult:
     """`insert_qdq`, to be measured: a float model must not pass for INT8, which is a ModelError."""
     exclude = tuple(exclude)
-    result = insert_qdq(model, scales, placement=placement, exclude=exclude)
+    result = insert_qdq(model, scales, placement=placement, exclude=exclude, samples=samples)
     if not exclude:  # with it, all that is left may be what was asked for
         check_int8(result.layers, result.skipped, name)
     return result

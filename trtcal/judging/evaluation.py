@@ -143,7 +143,7 @@ def open_runner(
         if scales is None:
             return Opened(OrtRunner(ready.whole))
         exclude = tuple(exclude)
-        result = int8_of(ready, scales, placement, exclude, model.name)
+        result = int8_of(ready, scales, placement, exclude, model.name, batches)
         candidates = int8_candidates(ready, placement=placement, exclude=exclude)
         return Opened(OrtRunner(result.model), len(result.layers), candidates, result.skipped)
 

@@ -38,7 +38,7 @@ from trtcal.model.open import Model, Source, open_model
 from trtcal.model.overwriting import json_of
 from trtcal.model.runner import OrtRunner
 from trtcal.passes.executor import Executor, Here
-from trtcal.qdq.insert import check_exclude, check_int8, insert_qdq, quantizable
+from trtcal.qdq.insert import MIN_OPSET, check_exclude, check_int8, insert_qdq, quantizable
 from trtcal.qdq.layer_names import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
 from trtcal.qdq.placement import PLACEMENTS, place
 from trtcal.samples.batches import Batches
@@ -128,9 +128,10 @@ def sensitivity(
     kept = list(batches)
     with blaming_batch_size(model, batches.batch_size):
         ready = for_batches(model, batches.batch_size).with_weights()
-        graph = quantizable(ready)
-        with OrtRunner(graph.model) as runner:
+        with OrtRunner(ready.whole) as runner:
             reference = Reference(runner, kept, labels, metric)
+        ready = ready.with_opset(MIN_OPSET, kept)
+        graph = quantizable(ready)
     fp32 = _value(reference.score())
     plan = place(graph, scales, PLACEMENTS[placement], exclude)
     check_int8(plan.reads, plan.skipped.items(), model.name)

@@ -53,7 +53,7 @@ def _complaint(model: str | Path | ModelProto) -> str | None:
         checker.check_model(given)
     except Exception as error:  # of ONNX's C++ and protobuf
         text = str(error).replace(given, "the model") if isinstance(given, str) else str(error)
-        return " ".join(text.split())
+        return re.sub(r"domain_version of \d+", "this opset", " ".join(text.split()))  # which may have been raised
     return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import Names, all_graphs, bodies, defined_in
+from trtcal.model.nodes import Names, all_graphs, bodies, defined_in, label
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -31,13 +31,9 @@ def refuse_ambiguous(model: ModelProto) -> None:
         for node in graph.node:
             for name in filter(None, node.output):
                 if name in given or name in writers:
-                    other = f"by {_label(writers[name])}" if name in writers else "is an input or a constant"
-                    raise ModelError(f"tensor {name!r} is written by {_label(node)}, and {other}; the file is damaged")
+                    other = f"by {label(writers[name])}" if name in writers else "is an input or a constant"
+                    raise ModelError(f"tensor {name!r} is written by {label(node)}, and {other}; the file is damaged")
                 writers[name] = node
-
-
-def _label(node: NodeProto) -> str:
-    return f"{node.op_type} {node.name or node.output[0]!r}"
 
 
 def are_unique(model: ModelProto) -> bool:

@@ -69,6 +69,11 @@ def op_name(node: NodeProto) -> str:
     return f"{domain_of(node)}::{node.op_type}" if domain_of(node) else node.op_type
 
 
+def label(node: NodeProto) -> str:
+    """What to call a node in a message: its op type and its name, or that of its output if it has none."""
+    return f"{node.op_type} {node.name or node.output[0]!r}"
+
+
 def name_domain_alike(model: ModelProto) -> None:
     """Nodes of ONNX's own ops get the one name of its domain that all of ONNX's tools know, in the model itself."""
     for body in all_bodies(model):

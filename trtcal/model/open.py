@@ -19,6 +19,7 @@ from trtcal.model.batch_axis import batch_size, model_inputs, set_batch_size
 from trtcal.model.calibrated import CalibrationGraph, calibration_graph, with_outputs
 from trtcal.model.file import load_weights
 from trtcal.model.names import NO_ORIGINALS, Originals
+from trtcal.model.opset import opset_of, raise_opset
 from trtcal.model.prepare import prepared
 from trtcal.model.read import check_weights, external_files, load_model, model_of, sha256_of
 from trtcal.model.runner import OrtRunner
@@ -109,6 +110,16 @@ class Model:
         if self.batch_size in (None, size):
             return self
         return replace(self, proto=set_batch_size(self.proto, size, self.folder))
+
+    def with_opset(self, opset: int, samples: Iterable[Mapping[str, np.ndarray]] | None = None) -> Model:
+        """The model in at least this opset, itself where it is; ModelError where it would compute something else.
+
+        That is looked for on ``samples``, or on random ones: see :func:`trtcal.model.opset.raise_opset`.
+        """
+        if opset_of(self.proto) >= opset:
+            return self
+        raised = self._with_name(lambda proto: raise_opset(proto, opset, samples=samples, folder=self.folder))
+        return replace(self, proto=raised)
 
     def _with_name(self, look: Callable[[ModelProto], Found]) -> Found:
         try:

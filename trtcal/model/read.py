@@ -78,7 +78,7 @@ def _refuse_unusable(model: ModelProto, name: str) -> None:
     if opset is not None and opset < MIN_OPSET:
         raise ModelError(
             f"{name}: opset {opset} is older than {MIN_OPSET}, the oldest trtcal reads; "
-            f"export again, or use onnx.version_converter"
+            f"export the model again with a newer opset"
         )
     try:
         refuse_damaged(model)

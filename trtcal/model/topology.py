@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from trtcal.model.calibrated import CARRIES_SCALE
 from trtcal.model.nodes import array_of, constants_of, dtype_of, name_domain_alike, op_name, reads
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -26,6 +27,8 @@ POINTWISE = frozenset(
 
 # What they make of a constant is none.
 RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike"})
+
+_SHAPE = 64  # elements; no shape has more
 
 # The output is the input, moved about: with both of them INT8, one scale serves both.
 MOVES_VALUES = CARRIES_SCALE - {"AveragePool"}
@@ -139,9 +142,15 @@ def decisive(graph: GraphProto, outputs: Iterable[str], known: Collection[str]) 
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
-    """Element type of every tensor that the model declares or ONNX can infer.
+    """Element type of every tensor that the model declares or ONNX can infer."""
+    return {name: found.elem_type for name, found in inferred(model).items()}
 
-    Inferred on a copy whose constants are inputs, since types do not depend on values and weights are big.
+
+def inferred(model: ModelProto) -> dict[str, TypeProto.Tensor]:
+    """Element type, and shape if known, of every tensor that the model declares or ONNX can infer.
+
+    Inferred on a copy whose constants are inputs, but for small integers, which may be shapes: types do not depend on
+    values, and weights are big.
     """
     import onnx
 
@@ -152,6 +161,8 @@ def element_types(model: ModelProto) -> dict[str, int]:
     skeleton.graph.input.extend(model.graph.input)
     known = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT64 and math.prod(tensor.dims) <= _SHAPE and not tensor.external_data:
+            skeleton.graph.initializer.append(tensor)
         if tensor.name not in known:
             skeleton.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
@@ -164,7 +175,7 @@ def element_types(model: ModelProto) -> dict[str, int]:
     except Exception as error:  # whatever its C++ raises
         raise ModelError(f"ONNX cannot tell the types of the model's tensors: {error}") from error
     return {
-        value.name: value.type.tensor_type.elem_type
+        value.name: value.type.tensor_type
         for value in (*graph.input, *graph.value_info, *graph.output)
         if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type
     }

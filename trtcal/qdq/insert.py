@@ -23,20 +23,19 @@ import numpy as np
 from trtcal.errors import ModelError
 from trtcal.model.constants import lifted
 from trtcal.model.nodes import (
-    STANDARD,
     Names,
     all_bodies,
     bodies,
-    copied,
     is_quantized,
-    name_domain_alike,
+    label,
     op_name,
     replaced,
     subgraphs,
 )
 from trtcal.model.open import Model, Source, open_model
+from trtcal.model.opset import IR_VERSION, rewritten
 from trtcal.model.topology import WEIGHTED, Graph, fixed_in
-from trtcal.qdq.placement import PLACEMENTS, Weight, invalid_scale, label, layer_name, place
+from trtcal.qdq.placement import PLACEMENTS, Weight, invalid_scale, layer_name, place
 from trtcal.qdq.reading import PAIR
 from trtcal.qdq.weights import WeightScales, weight_scales
 
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 MIN_OPSET = 13  # the first whose QuantizeLinear has an axis, which scales per channel need
-MIN_IR_VERSION = 7  # of ONNX 1.8, which brought opset 13
 CONSTANT = "a constant, which is computed as it is"
 """Why a range that was given is not used where nothing is amiss: TensorRT's caches have one for every constant."""
 
@@ -73,13 +71,15 @@ def insert_qdq(
     placement: str = "tensorrt",
     exclude: Iterable[str] = (),
     weights: WeightScales = weight_scales,
+    samples: Iterable[Mapping[str, np.ndarray]] | None = None,
 ) -> QdqResult:
     """Float model and scales (amax / 127) -> a copy with Q/DQ pairs, of opset 13 or newer.
 
     ``placement`` is one of ``trtcal.qdq.placement.PLACEMENTS``. ``exclude`` names layers that stay in float: a
     node's name, op type or output, or a glob of such. Scales that cannot be used are skipped and reported.
     Bodies of If, Loop and Scan are left as they are, and reported. Weights that are computed from constants become
-    constants. Equal arguments give equal bytes.
+    constants. An older opset is raised, which must change no output on ``samples`` (``{input: array}``; default: random
+    ones): see :func:`trtcal.model.opset.raise_opset`. Equal arguments give equal bytes.
 
     ModelError if the model is quantized already, has weights in files that were not loaded, cannot be raised
     to opset 13, or has none of the tensors; ValueError for an unknown placement or an ``exclude`` that fits
@@ -89,7 +89,7 @@ def insert_qdq(
         raise ValueError(f"unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     model = open_model(model)
     _refuse_quantized(model.proto)
-    graph = quantizable(model)
+    graph = quantizable(model, samples)
     unknown = [name for name in scales if name not in graph.tensors]
     if scales and len(unknown) == len(scales):
         raise ModelError(
@@ -128,16 +128,23 @@ def check_int8(layers: Collection[Any], skipped: Iterable[tuple[str, str]], name
         raise ModelError(f"{name}: nothing becomes INT8 with these ranges; {reasons[0]}")
 
 
-def quantizable(model: Model) -> Graph:
+def quantizable(model: Model, samples: Iterable[Mapping[str, np.ndarray]] | None = None) -> Graph:
     """Float model -> a copy that pairs can go into, indexed: weights are there and constant, the opset has scales per
-    channel.
+    channel. What raising the opset changes is looked for on ``samples``, or on random ones.
     """
-    return Graph(raised(lifted(model.whole)), model.originals.nodes)
+    return _structure(model.with_opset(MIN_OPSET, samples))
+
+
+def _structure(model: Model) -> Graph:
+    """As :func:`quantizable`, for those who ask what there is and not what it computes."""
+    proto, _ = rewritten(lifted(model.whole), MIN_OPSET)
+    proto.ir_version = max(proto.ir_version, IR_VERSION)
+    return Graph(proto, model.originals.nodes)
 
 
 def int8_candidates(model: Source, *, placement: str = "tensorrt", exclude: Iterable[str] = ()) -> int:
     """Float model -> how many layers :func:`insert_qdq` would make INT8 if every tensor had a range."""
-    graph = quantizable(open_model(model))
+    graph = _structure(open_model(model))
     return len(place(graph, dict.fromkeys(graph.tensors, np.float32(1)), PLACEMENTS[placement], exclude).reads)
 
 
@@ -145,7 +152,7 @@ def check_exclude(model: Source, exclude: Iterable[str]) -> None:
     """Model and what :func:`insert_qdq` is to leave in float -> nothing; its ValueError, with the closest names."""
     exclude = tuple(exclude)
     if exclude:
-        place(quantizable(open_model(model)), {}, {}, exclude)
+        place(_structure(open_model(model)), {}, {}, exclude)
 
 
 class _Pairs:
@@ -198,26 +205,6 @@ def _refuse_quantized(model: ModelProto) -> None:
                     f"{label(node)}: the model is quantized already; give the float model, or take the pairs "
                     f"out with strip_qdq"
                 )
-
-
-def raised(model: ModelProto) -> ModelProto:
-    """Model -> a copy with the opset and IR version that Q/DQ pairs per channel need; ModelError if there is no way."""
-    from onnx import version_converter
-
-    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), MIN_OPSET)
-    model = copied(model)
-    name_domain_alike(model)
-    # Raised first: the converter takes models of IR 3 to list their weights among their inputs.
-    model.ir_version = max(model.ir_version, MIN_IR_VERSION)
-    if opset >= MIN_OPSET:
-        return model
-    try:
-        return version_converter.convert_version(model, MIN_OPSET)
-    except Exception as error:  # whatever its C++ raises, IndexError from ONNX 1.16 among it
-        raise ModelError(
-            f"the model has opset {opset} and cannot be raised to {MIN_OPSET}, the least that Q/DQ needs "
-            f"({error}); export it again with a newer opset"
-        ) from error
 
 
 def _why_unknown(constants: Container[str], name: str) -> str:

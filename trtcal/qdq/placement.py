@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import op_name
+from trtcal.model.nodes import label, op_name
 from trtcal.model.topology import Graph, int_attribute
 
 if TYPE_CHECKING:
@@ -171,11 +171,6 @@ def weights_of(graph: Graph) -> dict[Weight, str]:
                 if node.input[position] in graph.constants:
                     found.setdefault(_weight(graph, index, position), layer_name(node))
     return found
-
-
-def label(node: NodeProto) -> str:
-    """What to call a node in a message: its op type and its name, or that of its output if it has none."""
-    return f"{node.op_type} {node.name or node.output[0]!r}"
 
 
 def layer_name(node: NodeProto) -> str:

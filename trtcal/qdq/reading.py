@@ -16,10 +16,9 @@ import numpy as np
 
 from trtcal.errors import ModelError
 from trtcal.model.folding import fixed_values
-from trtcal.model.nodes import bodies, is_quantized, op_name, reads
+from trtcal.model.nodes import bodies, is_quantized, label, op_name, reads
 from trtcal.model.topology import MOVES_VALUES, Graph, int_attribute
 from trtcal.qdq.fake_quant import FakeQuant, fake_quants
-from trtcal.qdq.placement import label
 
 if TYPE_CHECKING:
     from onnx import NodeProto

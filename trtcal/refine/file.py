@@ -126,7 +126,8 @@ def refine_to_file(
         for entry in [entry for entry in found.model.metadata_props if entry.key == MARK]:
             found.model.metadata_props.remove(entry)
         found.model.metadata_props.add(key=MARK, value=json.dumps(said))
-        files = save_model(found.model, output, external=opened.has_external_data)
+        source = opened.path or opened.proto
+        files = save_model(found.model, output, external=opened.has_external_data, source=source)
         made = RefinedFile(files, found)
         if page is not None:
             write_bytes(page, to_page(made, opened.short_name).encode(errors="backslashreplace"))

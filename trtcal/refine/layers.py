@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import op_name, reads
+from trtcal.model.nodes import label, op_name, reads
 from trtcal.model.topology import Graph, int_attribute
-from trtcal.qdq.placement import WEIGHT_AXIS, label, layer_name
+from trtcal.qdq.placement import WEIGHT_AXIS, layer_name
 
 if TYPE_CHECKING:
     from onnx import NodeProto

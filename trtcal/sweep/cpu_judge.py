@@ -13,6 +13,7 @@ from trtcal.judging.evaluation import for_batches
 from trtcal.judging.metrics import Metric
 from trtcal.model.open import Model
 from trtcal.model.runner import OrtRunner, Runner
+from trtcal.qdq.insert import MIN_OPSET
 from trtcal.samples.batches import Batches
 from trtcal.sweep.trials import Judgement
 
@@ -43,6 +44,7 @@ class CpuJudge:
             metric = None if self.metric is None else ("metric", self.metric)
             with OrtRunner(self.ready.whole) as runner:
                 self._reference = Reference(runner, self.batches, self.labels, metric)
+            self.ready = self.ready.with_opset(MIN_OPSET, self.batches)  # once, and not for each set of ranges
         scales = {
             name: value / np.float32(127) for name, value in carried(self.model, amax).items() if 0 < value < np.inf
         }

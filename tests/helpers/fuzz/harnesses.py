@@ -195,8 +195,23 @@ def models() -> list[bytes]:
     odd.functions.append(twice)
     odd.opset_import.append(helper.make_opsetid("local", 1))
     odd.graph.output.append(onnx.ValueInfoProto(name="clipped"))
-    every = [conv_model(), conv_model(4), outside, odd, *map(paired, PAIRS), fake_quantized()]
+    every = [conv_model(), conv_model(4), outside, odd, *map(paired, PAIRS), fake_quantized(), old_model()]
     return [*(model.SerializeToString() for model in every), *seeds_of_format("qdq")]
+
+
+def old_model() -> onnx.ModelProto:
+    """Of opset 9, with ops that are written otherwise since."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Clip", ["c"], ["r"], min=0.0, max=6.0),
+        node("Upsample", ["r", "scales"], ["u"], mode="linear"),
+        node("Pad", ["u"], ["p"], pads=[0, 0, 1, 0, 0, 0, 0, 1]),
+        node("Slice", ["p"], ["s"], starts=[0], ends=[3], axes=[2]),
+        node("Softmax", ["s"], ["y"], axis=2),
+    ]
+    constants = {"w": np.ones((2, 3, 1, 1), np.float32), "scales": f32([1, 1, 2, 2])}
+    return make_model(nodes, {"x": ["N", 3, 4, 4]}, ["y"], constants, opset=9)
 
 
 def fake_quantized() -> onnx.ModelProto:
