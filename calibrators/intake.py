@@ -5,8 +5,9 @@ What an input becomes, by what is known of it:
 ====================  ==========================================================================================
 network's input type  what is accepted
 ====================  ==========================================================================================
-float32, float16,     any floating-point array; becomes float32, because TensorRT calibrates in float32 whatever
-bfloat16              type the network's input has (stated in Polygraphy's ``Calibrator.set_input_metadata``)
+float32, float16,     any floating-point array, and bools and integers that float32 has, but for uint8; becomes float32,
+bfloat16              because TensorRT calibrates in float32 whatever type the network's input has (stated in
+                      Polygraphy's ``Calibrator.set_input_metadata``)
 int32, int64, int8,   any integer array whose values fit; becomes that type
 uint8
 bool                  bool
@@ -14,8 +15,8 @@ not known             floating point becomes float32; int32 and bool stay; int64
                       TensorRT before 10, which has no int64; other types are refused
 ====================  ==========================================================================================
 
-Integers for a floating-point input are refused: they are raw pixels, as a rule, and a range of 0 to 255 for a network
-that was trained on normalised images is the most expensive of silent mistakes.
+uint8 for a floating-point input is refused, as on the CPU: it is raw pixels, as a rule, and a range of 0 to 255 for a
+network that was trained on normalised images is the most expensive of silent mistakes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from trtcal.errors import DataError
+from trtcal.samples.conform import PIXELS, are_pixels
 
 
 @dataclass(frozen=True)
@@ -124,20 +126,23 @@ def fed_dtype(found: np.dtype, expected: Expected | None, *, int64: bool = True)
     wanted = expected.dtype
     if found == wanted or (_is_float(found) and _is_float(wanted)):
         return wanted
-    if found.kind in "iu" and wanted.kind in "iu":
+    if are_pixels(found, wanted):
+        raise DataError(PIXELS)
+    if found.kind in "iu" and (wanted.kind in "iu" or _is_float(wanted)):
         return wanted
-    hint = ""
-    if _is_float(wanted) and found.kind in "iu":
-        hint = (
-            "; integers for a floating-point input are mostly images that were not preprocessed; "
-            "if they are meant, convert them with astype(np.float32)"
-        )
-    raise DataError(f"found {found}, the network takes {wanted}{hint}")
+    if found.kind == "b" and _is_float(wanted):
+        return wanted
+    raise DataError(f"found {found}, the network takes {wanted}")
 
 
 def check_fits(array: np.ndarray, dtype: np.dtype) -> None:
-    """Raises DataError where an integer of the array does not fit into the dtype."""
-    if array.dtype == dtype or dtype.kind not in "iu" or not array.size:
+    """Raises DataError where the dtype does not have an integer of the array."""
+    if array.dtype == dtype or not array.size or array.dtype.kind not in "biu":
+        return
+    if dtype.kind == "f":
+        changed = array.astype(dtype) != array
+        if changed.any():
+            raise DataError(f"{array.dtype} value {array[changed].flat[0]} does not fit {dtype}; rescale the data")
         return
     low, high = int(array.min()), int(array.max())
     limits = np.iinfo(dtype)

@@ -9,11 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Name, dtype and shape of a model's input; ``shape`` leaves the batch axis out, None is a dynamic axis."""
+    """Name, dtype and shape of a model's input; ``shape`` leaves the batch axis out, None is a dynamic axis.
+
+    ``pixels``: somebody has said that a floating-point input takes pixels of 0 to 255, so that uint8 may be fed.
+    """
 
     name: str
     dtype: np.dtype
     shape: tuple[int | None, ...]
+    pixels: bool = False
 
     def __str__(self) -> str:
         sizes = ", ".join("?" if size is None else str(size) for size in ("N", *self.shape))

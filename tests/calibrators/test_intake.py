@@ -11,6 +11,8 @@ from calibrators.feed import Feed
 from calibrators.intake import DeviceArray, Expected, as_array, fed_dtype
 from calibrators.memory import HostMemory
 from trtcal.errors import DataError
+from trtcal.samples.conform import PIXELS, conform
+from trtcal.spec import InputSpec
 
 X = {"x": ((2, 3), "float32")}
 
@@ -54,9 +56,32 @@ def test_integers_that_do_not_fit_are_refused() -> None:
         feed_once(np.array([[0, 1, 1 << 31]] * 2), {"x": ((2, 3), "int32")})
 
 
-def test_raw_pixels_for_a_floating_point_input_are_refused() -> None:
-    with pytest.raises(DataError, match="not preprocessed"):
-        feed_once(np.zeros((2, 3), np.uint8))
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_raw_pixels_for_a_floating_point_input_are_refused_as_on_the_cpu(dtype: str) -> None:
+    with pytest.raises(DataError) as gpu:
+        feed_once(np.zeros((2, 3), np.uint8), {"x": ((2, 3), dtype)})
+    with pytest.raises(DataError) as cpu:
+        conform({"x": np.zeros(3, np.uint8)}, [InputSpec("x", np.dtype(dtype), (3,))], "a")
+    assert str(gpu.value) == f"input 'x': {PIXELS}"
+    assert str(cpu.value) == f"sample 'a', input 'x': {PIXELS}"
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int32", "int64"])
+def test_other_integers_become_the_same_floats_as_on_the_cpu(dtype: str) -> None:
+    array = np.array([[1, 0, 1], [0, 1, 1]], dtype)
+    cpu = conform({"x": array[0]}, [InputSpec("x", np.dtype(np.float32), (3,))], "a")["x"]
+    gpu = feed_once(array)
+    assert gpu.dtype == cpu.dtype == np.float32
+    np.testing.assert_array_equal(gpu[0], cpu)
+
+
+@pytest.mark.parametrize("value", [2**24 + 1, -(2**24) - 1])
+def test_integers_that_no_float_is_are_refused_as_on_the_cpu(value: int) -> None:
+    said = f"int64 value {value} does not fit float32; rescale the data"
+    with pytest.raises(DataError, match=said):
+        feed_once(np.array([[0, 0, value]] * 2))
+    with pytest.raises(DataError, match=said):
+        conform({"x": np.array([0, 0, value])}, [InputSpec("x", np.dtype(np.float32), (3,))], "a")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16"])

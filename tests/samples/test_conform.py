@@ -22,7 +22,8 @@ def one(array: Any, dtype: Any = np.float32, shape: tuple[int | None, ...] | Non
         ("float32", "float64"),
         ("float32", "float16"),
         (">f4", "float32"),
-        ("uint8", "float32"),
+        ("uint8", "int32"),
+        ("uint16", "float32"),
         ("int64", "float32"),
         ("bool", "float32"),
         ("int64", "int32"),
@@ -38,6 +39,15 @@ def test_casts_that_keep_every_value_are_made(found: str, wanted: str) -> None:
     cast = one(array, wanted)
     assert cast.dtype == wanted
     assert cast.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("wanted", ["float32", "float16", "float64"])
+def test_pixels_for_a_floating_point_input_are_refused_unless_they_are_meant(wanted: str) -> None:
+    array = np.array([0, 7, 255], np.uint8)
+    with pytest.raises(DataError, match=r"'cat\.png', input 'x': uint8 for a .* --preset raw or astype"):
+        one(array, wanted)
+    cast = conform({"x": array}, [InputSpec("x", np.dtype(wanted), (3,), pixels=True)], "a")["x"]
+    assert (cast.dtype, cast.tolist()) == (wanted, [0, 7, 255])
 
 
 @pytest.mark.parametrize(

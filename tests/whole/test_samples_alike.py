@@ -25,7 +25,19 @@ Options = Mapping[str, Any]
 Outcome = Any  # a digest of the batches, or the text of an error
 Door = Callable[[Path, Options], Outcome]
 
-SOURCES = ["photos", "classes", "x.npy", "x.npz", "arrays", "mixed", "load.py:f", "gone", "other"]
+SOURCES = [
+    "photos",
+    "classes",
+    "x.npy",
+    "x.npz",
+    "arrays",
+    "mixed",
+    "load.py:f",
+    "u8.npy",
+    "load.py:u8",
+    "gone",
+    "other",
+]
 REFUSED = ("gone", "other", "memory://alike/gone")  # whatever the options
 URLS = ["memory://alike/photos", "memory://alike/x.npz", "memory://alike/gone"]
 
@@ -96,6 +108,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "import numpy as np\ndef f():\n    rng = np.random.default_rng(0)\n"
         "    for _ in range(3):\n        yield {'image': rng.normal(size=(2, 3, 8, 8)), 'labels': [0, 1]}\n"
     )
+    with open(top / "load.py", "a") as file:
+        file.write("def u8():\n    return [np.ones((2, 3, 8, 8), 'u1')]\n")
+    np.save(top / "u8.npy", np.ones((2, 3, 8, 8), np.uint8))
     (top / "other" / "a.txt").write_text("x")
     (top / "labels.csv").write_text("".join(f"{number}.png,{number % 2}\n" for number in range(6)))
     (top / "few.csv").write_text("0.png,1\n")

@@ -14,9 +14,10 @@ def conform(feed: Mapping[str, object], inputs: Sequence[InputSpec], sample: str
     """Input name to array of one sample, no batch axis -> the same, as fresh arrays of the inputs' dtypes.
 
     Casts change no value, apart from rounding one float to another: float64 becomes float32 unless
-    it overflows; bools and integers become any type that holds each of their values (uint8 to
-    float32, int64 to int32); floats never become integers. Raises DataError for missing or unknown
-    inputs, wrong shapes and refused casts, NonFiniteError for inf and nan.
+    it overflows; bools and integers become any type that holds each of their values (int64 to int32
+    or float32); floats never become integers, nor uint8 floats unless the input says ``pixels``.
+    Raises DataError for missing or unknown inputs, wrong shapes and refused casts, NonFiniteError for
+    inf and nan.
     """
     names = [spec.name for spec in inputs]
     if missing := [name for name in names if name not in feed]:
@@ -30,6 +31,18 @@ def conform(feed: Mapping[str, object], inputs: Sequence[InputSpec], sample: str
             f"its inputs are {_list(names)}: rename or leave out"
         )
     return {spec.name: _conform_array(np.asarray(feed[spec.name]), spec, sample) for spec in inputs}
+
+
+PIXELS = (
+    "uint8 for a floating-point input: pixels, as a rule, and most models want them normalised; feed what the model "
+    "was trained on, or say that it takes 0 to 255 by --preset raw or astype(np.float32)"
+)
+"""Why uint8 is refused. A range of 0 to 255 for a model of normalised images is the dearest of silent mistakes."""
+
+
+def are_pixels(found: np.dtype, wanted: np.dtype) -> bool:
+    """Is it uint8, in which pictures come, for a floating-point input? One rule for the CPU and the GPU."""
+    return found == np.uint8 and wanted.kind == "f"
 
 
 def as_dtype(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -80,6 +93,8 @@ def _conform_array(array: np.ndarray, spec: InputSpec, sample: str) -> np.ndarra
         _refuse_non_finite(array, where)
         if spec.dtype.kind in "biu":
             raise DataError(f"{where}: {array.dtype} values for an input of {spec.dtype}; round and cast them yourself")
+    if are_pixels(array.dtype, spec.dtype) and not spec.pixels:
+        raise DataError(f"{where}: {PIXELS}")
     with np.errstate(over="ignore", invalid="ignore"):
         # A plain, fresh array: neither a view into a memory map nor the caller's own.
         cast = np.array(array, dtype=spec.dtype, order="C")

@@ -41,7 +41,7 @@ class SampleOptions:
     preset: str | None = _option(
         "How the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw; or V1, V1MS or "
         "V2 of NVIDIA's build_engine.py. Images are always brought to the model's height and width. Arrays are fed as "
-        "they are: for them there is raw alone.",
+        "they are: for them there is raw alone, which says that those of uint8 are meant for a floating-point input.",
         "NAME",
         image=True,
     )
@@ -90,7 +90,10 @@ class SampleOptions:
         from trtcal.samples.sources import open_source
 
         inputs = fix_shapes(inputs, self.shape)
-        source = open_source(self.data, inputs=inputs, preprocess=self._preprocess(inputs))
+        prepare = self._preprocess(inputs)
+        if self.preset == "raw":
+            inputs = [replace(spec, pixels=True) for spec in inputs]
+        source = open_source(self.data, inputs=inputs, preprocess=prepare)
         samples, classes = self.samples, None
         if samples is None and at_most is not None:
             samples = min(at_most, len(source)) if isinstance(source, Samples) else at_most
