@@ -40,6 +40,52 @@ def test_a_fixed_batch_size_is_rewritten_where_the_graph_allows(tmp_path: Path, 
     np.testing.assert_array_equal(OrtRunner(changed)({"image": x})["logits"], OrtRunner(free)({"image": x})["logits"])
 
 
+def reshaped(rest: list[int], allow_zero: bool, before: list[int] | None = None) -> onnx.ModelProto:
+    """x (2, 3, 4) -> what a shape that begins with the batch size makes of it, perhaps after another Reshape."""
+    attributes = {"allowzero": 1} if allow_zero else {}
+    return make_model(
+        [
+            node("Reshape", ["x", "before"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("Reshape", ["b", "shape"], ["y"], **attributes),
+        ],
+        {"x": [2, 3, 4]},
+        ["y"],
+        {"before": np.array(before or [-1, 3, 4]), "shape": np.array([2, *rest])},
+        opset=14,
+    )
+
+
+@pytest.mark.parametrize("allow_zero", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 5, None])
+@pytest.mark.parametrize(
+    ("rest", "expected"), [([12], (12,)), ([-1], (12,)), ([4, 3], (4, 3)), ([2, -1, 3], (2, 2, 3)), ([6, -1], (6, 2))]
+)
+def test_a_reshape_gets_the_new_batch_size_whatever_it_says_of_zeros(
+    rest: list[int], expected: tuple[int, ...], size: int | None, allow_zero: bool
+) -> None:
+    changed = set_batch_size(reshaped(rest, allow_zero), size, None)
+    x = np.arange(60, dtype=np.float32).reshape(5, 3, 4)[: size or 4]
+    np.testing.assert_array_equal(OrtRunner(changed)({"x": x})["y"], x.reshape(len(x), *expected))
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_reshape_of_what_does_not_begin_with_the_batch_gets_the_new_batch_size_too(size: int) -> None:
+    """The batch is folded into the first axis before: the size of that axis is not the batch's."""
+    changed = set_batch_size(reshaped([-1], False, before=[-1, 2]), size, None)
+    x = np.arange(60, dtype=np.float32).reshape(5, 3, 4)[:size]
+    np.testing.assert_array_equal(OrtRunner(changed)({"x": x})["y"], x.reshape(size, 12))
+
+
+def test_a_name_that_the_model_has_is_not_given_to_a_shape() -> None:
+    model = reshaped([12], False)
+    for each in model.graph.node[:2]:
+        each.output[0] = each.output[0].replace("b", "y_shape")
+    model.graph.node[2].input[0] = "y_shape"
+    x = np.ones((3, 3, 4), np.float32)
+    assert OrtRunner(set_batch_size(model, 3, None))({"x": x})["y"].shape == (3, 12)
+
+
 @pytest.mark.parametrize("attribute", ["value", "value_ints"])
 def test_the_batch_size_is_rewritten_in_a_shape_that_a_node_holds(tmp_path: Path, attribute: str) -> None:
     model = conv_model(batch=2)

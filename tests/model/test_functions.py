@@ -10,8 +10,8 @@ from models import make_model
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from trtcal.errors import ModelError
-from trtcal.model.functions import inlined
-from trtcal.model.nodes import all_bodies
+from trtcal.model.functions import inline, inlined
+from trtcal.model.nodes import all_bodies, copied
 from trtcal.model.runner import OrtRunner
 
 node = helper.make_node
@@ -268,3 +268,9 @@ def test_a_function_is_called_by_domain_name_and_overload() -> None:
         model([called, call("Block", ["f"], ["g"]), node("Block", ["g"], ["y"], domain="other")], BLOCK, exp)
     )
     assert [n.op_type for n in found.graph.node] == ["Exp", "Neg", "Relu", "Block"]
+
+
+def test_what_the_functions_call_their_nodes_and_tensors_is_remembered() -> None:
+    found = inline(copied(model([call("Two", ["x"], ["y"])], BLOCK, TWO)))
+    assert found.tensors == {"b__1": "b", "c__2": "c", "c__3": "c"}
+    assert {name: found.nodes[name] for name in ("neg__2", "relu__3")} == {"neg__2": "neg", "relu__3": "relu"}

@@ -162,6 +162,21 @@ def test_a_node_is_left_in_float_by_the_name_that_the_file_gives_it() -> None:
     assert open_model(model).originals.nodes == {"layer_0": "layer", "layer_1": "layer"}
 
 
+def test_layers_that_tensorrt_numbers_are_not_named_for_it(tmp_path: Path, run: Run) -> None:
+    np.save(tmp_path / "x.npy", SAMPLES)
+    found = {}
+    for name, spelling in (("alike", named_alike), ("function", layers_in_a_function)):
+        save(spelt(spelling), tmp_path / f"{name}.onnx")
+        assert run("calibrate", f"{name}.onnx", "--data", "x.npy", "-o", "c.cache")[0] == 0
+        command = ("sensitivity", f"{name}.onnx", "--cache", "c.cache", "--data", "x.npy", "--recover", 1)
+        found[name] = json.loads(run(*command, "--json")[1])
+        assert "trtexec cannot name" in run(*command)[1]
+    for report in found.values():
+        options = report["options"]
+        assert options["trtexec_cannot_name"]
+        assert not any(f"{layer}:fp16" in options["trtexec"] for layer in options["trtexec_cannot_name"])
+
+
 def test_names_that_qdq_makes_up_hide_nothing_in_a_branch() -> None:
     """The branch has a tensor called as the one that reads int8 in the graph around it."""
     then = [node("Neg", ["image"], ["image_dequantized"]), node("Relu", ["image_dequantized"], ["t"])]

@@ -294,9 +294,14 @@ def _options(result: Sensitivity) -> list[str]:
     from trtcal.judging.sensitivity import section
 
     options = section(result)["options"]
-    lines = [line for name in ("trtcal", "trtexec", "polygraphy") for line in (f"{name}:", f"  {options[name]}")]
+    found = {name: options[name] for name in ("trtcal", "trtexec", "polygraphy") if options[name]}
+    lines = [line for name, option in found.items() for line in (f"{name}:", f"  {option}")]
     unsaid = options["trtexec_cannot_name"]
-    return lines + [f"trtexec cannot name {', '.join(unsaid)}: rename these nodes"] * bool(unsaid)
+    if unsaid:
+        lines.append(
+            f"trtexec cannot name {', '.join(unsaid)}: give nodes names of their own, without commas and quotes"
+        )
+    return lines
 
 
 def _trial(result: Sensitivity, trial: Trial) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from trtcal.model.topology import MOVES_VALUES, Graph
 from trtcal.qdq.layer_names import tensorrt_name
 from trtcal.qdq.placement import Plan, Weight, exclusion, layer_name
 from trtcal.qdq.weights import decibels, weight_scales, weight_sqnr_db
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 LARGEST_SCALE = np.finfo(np.float32).max / 128
 
@@ -54,7 +58,8 @@ class LayerDamage:
 
     ``estimate_db`` is the SQNR of what it reads, activations and weights together. ``only`` is the trial with
     nothing but this layer in INT8, ``without`` the one with everything else; None where the budget ended.
-    ``exclude`` names what trtcal shall leave out, ``tensorrt`` each of its nodes for TensorRT.
+    ``exclude`` names what trtcal shall leave out, ``tensorrt`` each of its nodes for TensorRT; ``numbered`` are nodes
+    that share their name with others or stand in a function, which TensorRT numbers by itself.
     """
 
     layer: str
@@ -64,6 +69,7 @@ class LayerDamage:
     estimate_db: float
     exclude: tuple[str, ...]
     tensorrt: tuple[str, ...]
+    numbered: tuple[str, ...] = ()
     only: Trial | None = None
     without: Trial | None = None
 
@@ -180,7 +186,7 @@ def _estimated(
         for weight in weights:
             array = graph.array(weight.name)
             noise += noise_ratio(weight_sqnr_db(array, weight_scales(array, weight.axis), weight.axis))
-        root = graph.nodes[layer.root]
+        root, nodes = graph.nodes[layer.root], [graph.nodes[index] for index in layer.nodes]
         yield LayerDamage(
             layer=layer_name(root),
             op_type=root.op_type,
@@ -188,5 +194,11 @@ def _estimated(
             weights=tuple(weight.name for weight in weights),
             estimate_db=decibels(1.0, noise),
             exclude=tuple(exclusion(graph, index) for index in (layer.root, *layer.movers)),
-            tensorrt=tuple(tensorrt_name(graph.nodes[index]) for index in layer.nodes),
+            tensorrt=tuple(tensorrt_name(node) for node in nodes if not _numbered(graph, node)),
+            numbered=tuple(layer_name(node) for node in nodes if _numbered(graph, node)),
         )
+
+
+def _numbered(graph: Graph, node: NodeProto) -> bool:
+    """Does TensorRT make up the name of the node's layer?"""
+    return node.name in graph.originals.nodes if node.name else node.output[0] in graph.originals.tensors

@@ -205,6 +205,7 @@ def section(result: Sensitivity) -> dict[str, Any]:
     left_out = [step.layer for step in result.curve]
     patterns = dict.fromkeys(pattern for damage in left_out for pattern in damage.exclude)
     names = tuple(dict.fromkeys(name for damage in left_out for name in damage.tensorrt))
+    numbered = dict.fromkeys(name for damage in left_out for name in damage.numbered)
 
     def trial(one: Trial | None) -> dict[str, Any] | None:
         if one is None:
@@ -244,9 +245,9 @@ def section(result: Sensitivity) -> dict[str, Any]:
         "ended": result.ended,
         "options": {
             "trtcal": for_exclude(patterns),
-            "trtexec": for_trtexec(names),
-            "trtexec_cannot_name": list(beyond_trtexec(names)),
-            "polygraphy": for_polygraphy(names),
+            "trtexec": for_trtexec(names) if names else "",
+            "trtexec_cannot_name": [*beyond_trtexec(names), *numbered],
+            "polygraphy": for_polygraphy(names) if names else "",
         }
         if left_out
         else {},

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import array_of, constants_of, copied, dtype_of, op_name
+from trtcal.model.nodes import Names, array_of, constants_of, copied, dtype_of, op_name
 from trtcal.spec import InputSpec
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 
 def model_inputs(model: ModelProto) -> tuple[InputSpec, ...]:
@@ -51,12 +51,9 @@ def batch_size(model: ModelProto) -> int | None:
 def set_batch_size(model: ModelProto, size: int | None, folder: str | Path | None) -> ModelProto:
     """Copy of the model, whose file lies in ``folder``, with batch ``size`` for its inputs (None: a dynamic axis "N").
 
-    Inferred shapes are dropped, and a Reshape whose constant shape begins with the old batch size takes it
-    from its input instead. Graphs that bake the batch size in otherwise fail in the runtime, which names
-    the node.
+    Inferred shapes are dropped, and a Reshape whose constant shape begins with the old batch size gets the new one
+    there. Graphs that bake the batch size in otherwise fail in the runtime, which names the node.
     """
-    import onnx
-
     old = batch_size(model)
     model = copied(model)
     for _, dim in _batch_dims(model):
@@ -70,18 +67,27 @@ def set_batch_size(model: ModelProto, size: int | None, folder: str | Path | Non
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     if old is not None and old != size:
-        constants = constants_of(model.graph)
+        names, constants = Names(model), constants_of(model.graph)
         for node in model.graph.node:
-            if op_name(node) != "Reshape" or len(node.input) < 2 or node.input[1] not in constants:
-                continue
-            shape = array_of(constants[node.input[1]].tensor, folder)
-            if shape.ndim == 1 and shape.size > 1 and shape[0] == old:
-                name = f"{node.output[0]}_shape_any_batch"
-                model.graph.initializer.append(
-                    onnx.numpy_helper.from_array(np.concatenate([[0], shape[1:]]).astype(np.int64), name)
-                )
-                node.input[1] = name
+            if op_name(node) == "Reshape" and len(node.input) > 1 and node.input[1] in constants:
+                shape = array_of(constants[node.input[1]].tensor, folder)
+                if shape.ndim == 1 and shape.size > 1 and shape[0] == old:
+                    _reshape_to(model, node, size, shape[1:], names)
     return model
+
+
+def _reshape_to(model: ModelProto, node: NodeProto, size: int | None, rest: np.ndarray, names: Names) -> None:
+    """Give a Reshape another batch size; any is what is left over, or where that is taken, that of the input."""
+    import onnx
+
+    first = size if size is not None else -1 if (rest != -1).all() else 0
+    allow_zero = [attribute for attribute in node.attribute if attribute.name == "allowzero" and attribute.i]
+    if not first and allow_zero:  # there a 0 is none from the input; without any other 0 nothing else is lost
+        node.attribute.remove(allow_zero[0])
+    name = names.new(f"{node.output[0]}_shape")
+    shape = np.concatenate([[first], rest]).astype(np.int64)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(shape, name))
+    node.input[1] = name
 
 
 def _batch_dims(model: ModelProto) -> list[tuple[str, Any]]:

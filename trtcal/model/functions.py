@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtcal.errors import ModelError
+from trtcal.model.names import Originals
 from trtcal.model.nodes import Names, bodies, copied, copied_node, domain_of, replaced, subgraphs
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class Key(NamedTuple):
         return f"{self.domain}::{self.name}"
 
 
-def inline(model: ModelProto) -> None:
-    """Put the model's functions in the place of their calls, in the model itself.
+def inline(model: ModelProto) -> Originals:
+    """Put the model's functions in the place of their calls, in the model itself -> what they call nodes and tensors.
 
     A function that was written for another opset, where one of its ops is another one, stays a function. Raises
     ModelError for functions that call themselves, calls that do not fit, and more than a million nodes.
@@ -51,7 +52,8 @@ def inline(model: ModelProto) -> None:
                 if domain_of(entry) not in versions:
                     versions[domain_of(entry)] = entry.version
                     model.opset_import.append(entry)
-    _Inliner(placed, Names(model)).put_into(model.graph, 0)
+    inliner = _Inliner(placed, Names(model))
+    inliner.put_into(model.graph, 0)
     left = set(_called(model.graph, functions))
     waiting = list(left)
     while waiting:  # what stays may call others
@@ -61,6 +63,7 @@ def inline(model: ModelProto) -> None:
     stay = [function for key, function in functions.items() if key in left]
     del model.functions[:]
     model.functions.extend(stay)
+    return Originals(inliner.nodes, inliner.tensors)
 
 
 def inlined(model: ModelProto) -> ModelProto:
@@ -73,6 +76,8 @@ def inlined(model: ModelProto) -> ModelProto:
 class _Inliner:
     def __init__(self, functions: Mapping[Key, FunctionProto], names: Names) -> None:
         self.functions, self.names, self.calls = functions, names, 0
+        self.nodes: dict[str, str] = {}
+        self.tensors: dict[str, str] = {}
 
     def put_into(self, graph: GraphProto, depth: int) -> None:
         """Calls in a graph, and in the graphs inside its nodes -> what they call."""
@@ -124,11 +129,12 @@ class _Inliner:
         """Give copied nodes the names in ``scope``, new ones where it has none, and the attributes of the call."""
         for node in nodes:
             for name in filter(None, node.output):
-                if name not in scope:
-                    scope[name] = self.names.new(f"{name}{suffix}")
+                self.looked_up(name, scope, suffix)
         for node in nodes:
             if node.name:
-                node.name = self.names.new(f"{node.name}{suffix}")
+                name = node.name
+                node.name = self.names.new(f"{name}{suffix}")
+                self.nodes[node.name] = self.nodes.get(name, name)
             for names in (node.input, node.output):
                 for position, name in enumerate(names):
                     names[position] = self.looked_up(name, scope, suffix)
@@ -145,7 +151,7 @@ class _Inliner:
         own = (*body.input, *body.initializer, *(sparse.values for sparse in body.sparse_initializer))
         for name in dict.fromkeys((*(value.name for value in own), *(n for node in body.node for n in node.output))):
             if name:
-                scope[name] = self.names.new(f"{name}{suffix}")
+                scope[name] = self.new_tensor(name, suffix)
         for value in (*own, *body.output, *body.value_info):
             value.name = self.looked_up(value.name, scope, suffix)
         self.rename(body.node, scope, suffix, given)
@@ -153,8 +159,14 @@ class _Inliner:
     def looked_up(self, name: str, scope: dict[str, str], suffix: str) -> str:
         """A name that nothing defines gets one of its own too, lest it mean something outside of the function."""
         if name and name not in scope:
-            scope[name] = self.names.new(f"{name}{suffix}")
+            scope[name] = self.new_tensor(name, suffix)
         return scope[name] if name else ""
+
+    def new_tensor(self, name: str, suffix: str) -> str:
+        """A name of its own for a tensor of a function, which is remembered."""
+        new = self.names.new(f"{name}{suffix}")
+        self.tensors[new] = name
+        return new
 
 
 def _key(named: NodeProto | FunctionProto) -> Key:

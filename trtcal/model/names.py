@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Originals(NamedTuple):
-    """New name -> the name in the file, of nodes and of tensors that had to get another one."""
+    """New name -> the name in the file, of nodes and tensors in functions, and of others that had to get one."""
 
     nodes: Mapping[str, str]
     tensors: Mapping[str, str]
@@ -42,26 +42,27 @@ def are_unique(model: ModelProto) -> bool:
     return len(named) == len(set(named)) and not any(hidden for _, hidden in _hiding(model.graph, []))
 
 
-def make_unique(model: ModelProto) -> Originals:
-    """Sorted model -> what it called otherwise: nodes of one name, and tensors in bodies that hide one around them.
+def make_unique(model: ModelProto, before: Originals = NO_ORIGINALS) -> Originals:
+    """Sorted model, changed itself -> ``before`` and what else had to get another name.
 
+    That are nodes of one name, and tensors in bodies that hide one around them.
     The first node keeps its name, those of the graph itself before those in bodies; so does the outermost tensor.
     """
     names = Names(model)
-    tensors: dict[str, str] = {}
+    tensors = dict(before.tensors)
     for body, hidden in _hiding(model.graph, []):
         if hidden:
             new = {name: names.new(name) for name in hidden}
             _rename(body, new)
-            tensors |= {renamed: name for name, renamed in new.items()}
-    nodes: dict[str, str] = {}
+            tensors |= {renamed: tensors.get(name, name) for name, renamed in new.items()}
+    nodes = dict(before.nodes)
     seen: set[str] = set()
     for graph in all_graphs(model):
         for node in graph.node:
             if node.name in seen:
                 name = node.name
                 node.name = names.new(name)
-                nodes[node.name] = name
+                nodes[node.name] = nodes.get(name, name)
             elif node.name:
                 seen.add(node.name)
     return Originals(nodes, tensors)

@@ -25,17 +25,17 @@ def prepared(model: ModelProto, *, ours: bool) -> tuple[ModelProto, Originals]:
 
     ModelError for cycles, tensors that are written twice, and functions that cannot be put in their places.
     """
+    originals = NO_ORIGINALS
     if model.functions:
         model, ours = _own(model, ours), True
-        functions.inline(model)
+        originals = functions.inline(model)
     names.refuse_ambiguous(model)
     if not is_sorted(model):
         model, ours = _own(model, ours), True
         sort(model)
-    originals = NO_ORIGINALS
     if not names.are_unique(model):
         model, ours = _own(model, ours), True
-        originals = names.make_unique(model)
+        originals = names.make_unique(model, originals)
     constants = {tensor.name for tensor in model.graph.initializer}
     if len(constants) < len(model.graph.initializer) or any(value.name in constants for value in model.graph.input):
         model = _own(model, ours)

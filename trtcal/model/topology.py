@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trtcal.errors import ModelError
 from trtcal.model.calibrated import CARRIES_SCALE
+from trtcal.model.names import NO_ORIGINALS, Originals
 from trtcal.model.nodes import array_of, constants_of, dtype_of, name_domain_alike, op_name, reads
 
 if TYPE_CHECKING:
@@ -40,12 +41,12 @@ class Graph:
     ``constants`` are initializers and Constant nodes, also behind an Identity; ``fixed`` are these and all
     that is computed from nothing else. ``readers`` counts a node as reader of what the bodies inside it (If,
     Loop, Scan) read. ``root`` maps each weighted and pointwise node to the node whose kernel computes it.
-    ``originals`` has the names that nodes have in the file, where these are others.
+    ``originals`` has the names that nodes and tensors have in the file, where these are others.
     """
 
-    def __init__(self, model: ModelProto, originals: Mapping[str, str] | None = None) -> None:
+    def __init__(self, model: ModelProto, originals: Originals = NO_ORIGINALS) -> None:
         self.model = model
-        self.originals = originals or {}
+        self.originals = originals
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.outputs = frozenset(value.name for value in model.graph.output)
         self.constants = constants_of(model.graph)

@@ -139,7 +139,7 @@ def _structure(model: Model) -> Graph:
     """As :func:`quantizable`, for those who ask what there is and not what it computes."""
     proto, _ = rewritten(lifted(model.whole), MIN_OPSET)
     proto.ir_version = max(proto.ir_version, IR_VERSION)
-    return Graph(proto, model.originals.nodes)
+    return Graph(proto, model.originals)
 
 
 def int8_candidates(model: Source, *, placement: str = "tensorrt", exclude: Iterable[str] = ()) -> int:

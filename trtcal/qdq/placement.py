@@ -345,7 +345,7 @@ def _matching(graph: Graph, patterns: Iterable[str]) -> set[int]:
 
 def _called(graph: Graph, node: NodeProto) -> tuple[str, ...]:
     """What people call a node: its name, the one that the file gives to several nodes, and its op type."""
-    return node.name, graph.originals.get(node.name, node.name), node.op_type
+    return node.name, graph.originals.nodes.get(node.name, node.name), node.op_type
 
 
 def _positions(graph: Graph, index: int, name: str) -> list[int]:
