@@ -221,6 +221,20 @@ def test_quantization_inside_a_function_is_found(tmp_path: Path, run: Run) -> No
     assert CalibrationCache.load(tmp_path / "found.cache").scales == {"image": np.float32(0.125)}
 
 
+def test_calibrate_says_that_tensorrt_may_call_tensors_of_functions_otherwise(
+    tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.save(tmp_path / "x.npy", SAMPLES)
+    save(spelt(layers_in_a_function), tmp_path / "f.onnx")
+    save(conv_model(), tmp_path / "m.onnx")
+    for _ in range(2):  # said of a cache that is up to date as well
+        assert run("calibrate", "f.onnx", "--data", "x.npy", "-o", "f.cache")[0] == 0
+        assert "f.onnx: 2 tensors are inside functions of the model" in caplog.text
+        caplog.clear()
+    assert run("calibrate", "m.onnx", "--data", "x.npy", "-o", "m.cache")[0] == 0
+    assert not caplog.text
+
+
 def test_a_cycle_is_refused_by_every_command(tmp_path: Path, run: Run) -> None:
     """Some went round in it without end."""
     model = conv_model()

@@ -95,6 +95,14 @@ def calibrate_to_file(
     algorithm = algorithm or threshold.header
     header = CalibrationCache.from_amax({}, trt_version=trt_version, algorithm=algorithm).header
     model = open_model(model)
+    inside = sum(name in model.originals.tensors for name in model.calibrated.order)
+    if inside:
+        logger.warning(
+            "%s: %d tensors are inside functions of the model; TensorRT may call them otherwise, and then it finds no "
+            "ranges for them (docs/models.md)",
+            model.name,
+            inside,
+        )
     made_from = _origin(model, batches, method, growth, header)
     key = made_from.statistics_key()
     there = None if stats is None else StatisticsFile.read(Path(stats), made_from)
