@@ -132,7 +132,7 @@ def test_numpy_alone_finds_what_numba_finds(monkeypatch: pytest.MonkeyPatch) -> 
     expected = compiled.to_bytes(), ranges(compiled)
     plain = Kernels(numpy_abs_max_bits, numpy_add_counts, numpy_divergences)
     for module in ("histogram", "thresholds"):
-        monkeypatch.setattr(f"trtcal.{module}.kernels", lambda: plain)
+        monkeypatch.setattr(f"trtcal.ranges.{module}.kernels", lambda: plain)
     found = collected()
     assert (found.to_bytes(), ranges(found)) == expected
 
