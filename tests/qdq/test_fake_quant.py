@@ -137,6 +137,58 @@ def test_scales_of_one_ulp_apart_are_the_same() -> None:
     assert extract_scales(model) == {"x": s}
 
 
+def straight_through(x: str, s: np.ndarray) -> Made:
+    """(y.round() - y).detach() + y, as quantizers that are trained have it, and its exporters write it."""
+    nodes, constants = chain(x, ("Div", s), ("Clip", -128, 127))
+    nodes[-1].output[0] = y = f"{x}_y"
+    nodes += [
+        node("Round", [y], [f"{x}_r"]),
+        node("Sub", [f"{x}_r", y], [f"{x}_d"]),
+        node("Add", [f"{x}_d", y] if x == "x" else [y, f"{x}_d"], [f"{x}_t"]),
+        node("Mul", [f"{x}_t", f"{x} scale"], [f"{x}_fq"]),
+    ]
+    return nodes, constants | {f"{x} scale": np.asarray(s)}
+
+
+def outer_straight_through(x: str, s: np.ndarray) -> Made:
+    nodes, constants = chain(x, ("Div", s), ("Round",), ("Clip", -128, 127), ("Mul", s))
+    nodes[-1].output[0] = f"{x}_mul"
+    nodes += [node("Sub", [f"{x}_mul", x], [f"{x}_d"]), node("Add", [x, f"{x}_d"], [f"{x}_fq"])]
+    return nodes, constants
+
+
+@pytest.mark.parametrize("spelling", [straight_through, outer_straight_through])
+def test_straight_through_estimators_are_seen_through(spelling: Spelling) -> None:
+    check_taken_apart(spelt(spelling))
+
+
+@pytest.mark.parametrize("seen", ["x_y", "x_r", "x_d", "x_t"])
+def test_what_others_see_of_a_straight_through_estimator_stays(seen: str) -> None:
+    nodes, constants = straight_through("x", f32(0.5))
+    model = make_model([*nodes, node("Neg", [seen], ["n"])], {"x": [2]}, ["x_fq", "n"], constants)
+    assert strip_qdq(model) == model
+
+
+def test_casts_to_integers_and_back_are_part_of_it() -> None:
+    def cast(x: str, s: np.ndarray) -> Made:
+        nodes, constants = chain(x, ("Div", s), ("Round",), ("Clip", -128, 127), ("Cast",), ("Cast",), ("Mul", s))
+        for each, to in zip([n for n in nodes if n.op_type == "Cast"], (3, 1), strict=True):
+            each.attribute.append(onnx.helper.make_attribute("to", to))
+        return nodes, constants
+
+    check_taken_apart(spelt(cast))
+
+
+def test_a_half_that_is_added_before_floor_rounds() -> None:
+    """But for ties: those go up, and to even with Round."""
+    nodes, constants = chain("x", ("Div", STEP), ("Add", 0.5), ("Floor",), ("Clip", -128, 127), ("Mul", STEP))
+    model = make_model([*nodes, node("Neg", ["x_fq"], ["y"])], {"x": [6]}, ["y"], constants)
+    x = f32([-70, 70, 0.3, 0.8, 1.26, -1.26])
+    np.testing.assert_array_equal(run(model, x=x)["y"], -levels(x, STEP))
+    assert extract_scales(model) == {"x": STEP}
+    assert [list(n.input) for n in strip_qdq(model).graph.node] == [["x"]]
+
+
 NO_FAKE_QUANT: dict[str, Made] = {
     "other scale": chain("x", ("Div", 0.5), ("Round",), ("Clip", -128, 127), ("Mul", 0.25)),
     "no clip": chain("x", ("Div", 0.5), ("Round",), ("Mul", 0.5)),
@@ -147,6 +199,8 @@ NO_FAKE_QUANT: dict[str, Made] = {
     "half a step": chain("x", ("Div", 0.5), ("Add", 0.5), ("Round",), ("Clip", -128, 127), ("Mul", 0.5)),
     "the wrong way round": chain("x", ("Div", 0.5), ("Round",), ("Clip", -128, 127), ("left", "Div", 2)),
     "another op between": chain("x", ("Div", 0.5), ("Round",), ("Abs",), ("Clip", -128, 127), ("Mul", 0.5)),
+    "floor": chain("x", ("Div", 0.5), ("Floor",), ("Clip", -128, 127), ("Mul", 0.5)),
+    "floor of a third more": chain("x", ("Div", 0.5), ("Add", 1 / 3), ("Floor",), ("Clip", -128, 127), ("Mul", 0.5)),
     "nothing before": chain("x", ("Round",), ("Clip", -128, 127), ("Mul", 0.5)),
     "nothing after": chain("x", ("Div", 0.5), ("Round",), ("Clip", -128, 127)),
     "bounds per element": chain("x", ("Div", 0.5), ("Round",), ("Max", [-128, 0]), ("Min", 127), ("Mul", 0.5)),

@@ -337,6 +337,25 @@ def test_a_model_with_pairs_in_a_body_is_refused() -> None:
         insert_qdq(model, {"x": np.float32(1)})
 
 
+def test_a_model_that_rounds_its_activations_in_plain_operators_is_refused() -> None:
+    def rounding(low: int, of: str) -> onnx.ModelProto:
+        nodes = [
+            node("Div", [of, "s"], ["d"]),
+            node("Round", ["d"], ["r"]),
+            node("Clip", ["r", "low", "high"], ["c"]),
+            node("Mul", ["c", "s"], ["rounded"]),
+            node("MatMul", ["rounded", "w"] if of == "x" else ["x", "rounded"], ["y"]),
+        ]
+        constants = {"s": f32(0.5), "low": f32(low), "high": f32(low + 255), "w": np.ones((2, 2), np.float32)}
+        return make_model(nodes, {"x": [2, 2]}, ["y"], constants)
+
+    scales = {"x": np.float32(1), "rounded": np.float32(1)}
+    with pytest.raises(ModelError, match=r"Mul 'rounded': the model is quantized already, 'x' in plain operators"):
+        insert_qdq(rounding(-128, "x"), scales)
+    assert insert_qdq(rounding(0, "x"), scales).layers == ("y",), "a picture's 256 shades are no quantization"
+    assert insert_qdq(rounding(-128, "w"), scales).layers == ("y",), "weights may be rounded twice: they are to int8"
+
+
 def test_an_unknown_placement_is_refused_with_the_choices() -> None:
     with pytest.raises(ValueError, match="'best'; choose one of tensorrt, all"):
         insert_qdq(small_network(), {}, placement="best")

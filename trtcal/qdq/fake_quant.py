@@ -1,8 +1,9 @@
 """Fake quantization spelt out in plain operators, as exporters write it: Div, Round, Clip, Mul.
 
 ``Clip(Round(x / s), low, high) * s`` is what a QuantizeLinear and its DequantizeLinear compute. Recognised are Div by
-the scale or Mul by its inverse, on either side; Clip, or Min and Max, before or after Round; and a zero point that is
-added before or after Round and subtracted again. All parameters must be constant, or computed from constants.
+the scale or Mul by its inverse, on either side; Clip, or Min and Max, before or after Round; a zero point that is added
+before or after Round and subtracted again; Floor(x + 1/2) for Round; casts to integers and back; and what a
+straight-through estimator leaves, ``x + (Round(x) - x)``. All parameters must be constant, or computed from constants.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from trtcal.model.nodes import op_name
 from trtcal.model.topology import Graph
 
 MOST_BITS = 16
+ROUNDS = frozenset({"Round", "Floor"})  # without one of them nothing is rounded
 
 
 class FakeQuant(NamedTuple):
@@ -29,6 +31,11 @@ class FakeQuant(NamedTuple):
     high: int
     nodes: tuple[int, ...]
 
+    @property
+    def is_int8(self) -> bool:
+        """All numbers of int8, or all but the lowest."""
+        return (self.low, self.high) in ((-128, 127), (-127, 127))
+
 
 Value = Callable[[str], np.ndarray]
 """Name of a tensor that depends on no input of the model -> its value."""
@@ -37,10 +44,10 @@ Value = Callable[[str], np.ndarray]
 def fake_quants(graph: Graph, value: Value) -> Iterator[FakeQuant]:
     """Graph -> every fake quantization in it that is not QuantizeLinear and DequantizeLinear, in its order."""
     for index, node in enumerate(graph.nodes):
-        if op_name(node) == "Round" and node.input[0]:
-            found = _around(graph, value, index)
-            if found is not None:
-                yield found
+        rounding = _rounding(graph, value, index) if op_name(node) in ROUNDS and node.input[0] else None
+        found = None if rounding is None else _around(graph, value, rounding)
+        if found is not None:
+            yield found
 
 
 class _Steps:
@@ -59,13 +66,50 @@ class _Steps:
 Step = Callable[[_Steps], None]
 
 
-def _around(graph: Graph, value: Value, index: int) -> FakeQuant | None:
-    """The fake quantization whose Round is this node; None where what stands around it is none."""
-    after = _down(graph, value, index)
+class _Rounding(NamedTuple):
+    """``output`` is ``source`` rounded to whole numbers by these nodes, which read nothing else that counts."""
+
+    source: str
+    output: str
+    nodes: tuple[int, ...]
+
+
+def _rounding(graph: Graph, value: Value, index: int) -> _Rounding | None:
+    """A Round, or a Floor behind an Add of 1/2, and what a straight-through estimator made around it."""
+    node = graph.nodes[index]
+    source = str(node.input[0])
+    nodes: tuple[int, ...] = (index,)
+    if op_name(node) == "Floor":
+        producer = graph.producer.get(source)
+        if producer is None or op_name(graph.nodes[producer]) != "Add" or not _is_read_by(graph, source, nodes):
+            return None
+        data = [name for name in graph.nodes[producer].input if name not in graph.fixed or _number(value(name)) != 0.5]
+        if len(data) != 1:
+            return None
+        source, nodes = data[0], (producer, index)
+    output, around = _straight_through(graph, str(node.output[0]), source)
+    return _Rounding(source, output, (*nodes, *around))
+
+
+def _straight_through(graph: Graph, output: str, source: str) -> tuple[str, tuple[int, ...]]:
+    """What ``source + (output - source)`` is called, and the two nodes that make it; the output alone where none do."""
+    sub = _only_reader(graph, output)
+    if sub is None or op_name(graph.nodes[sub]) != "Sub" or list(graph.nodes[sub].input) != [output, source]:
+        return output, ()
+    difference = str(graph.nodes[sub].output[0])
+    add = _only_reader(graph, difference)
+    if add is None or op_name(graph.nodes[add]) != "Add" or set(graph.nodes[add].input) != {difference, source}:
+        return output, ()
+    return str(graph.nodes[add].output[0]), (sub, add)
+
+
+def _around(graph: Graph, value: Value, rounding: _Rounding) -> FakeQuant | None:
+    """The fake quantization that these nodes are the heart of; None where what stands around them makes none."""
+    after = _down(graph, value, rounding)
     if after is None:
         return None
     later, factor, used, output = after
-    before = _up(graph, value, index, factor)
+    before = _up(graph, value, rounding, factor)
     if before is None:
         return None
     earlier, divisor, exact, also_used, source = before
@@ -74,15 +118,19 @@ def _around(graph: Graph, value: Value, index: int) -> FakeQuant | None:
         step(steps)
     if factor.dtype != divisor.dtype or not _alike(factor, divisor) or not _are_levels(steps):
         return None
+    if graph.dtype(source) != graph.dtype(output):
+        return None
     scale = divisor if exact and not _multiplies(graph, used[-1]) else factor
-    return FakeQuant(source, output, scale, int(steps.low), int(steps.high), (*reversed(also_used), index, *used))
+    output, around = _straight_through(graph, output, source)
+    nodes = (*reversed(also_used), *rounding.nodes, *used, *around)
+    return FakeQuant(source, output, scale, int(steps.low), int(steps.high), nodes)
 
 
-def _down(graph: Graph, value: Value, index: int) -> tuple[list[Step], np.ndarray, list[int], str] | None:
-    """From a Round to the Mul or Div behind it: the steps between, the scale, the nodes, the output of the last."""
+def _down(graph: Graph, value: Value, rounding: _Rounding) -> tuple[list[Step], np.ndarray, list[int], str] | None:
+    """From a rounding to the Mul or Div behind it: the steps between, the scale, the nodes, the output of the last."""
     steps: list[Step] = []
     used: list[int] = []
-    name = graph.nodes[index].output[0]
+    name = rounding.output
     while (reader := _only_reader(graph, name)) is not None:
         node = graph.nodes[reader]
         used.append(reader)
@@ -101,14 +149,15 @@ def _down(graph: Graph, value: Value, index: int) -> tuple[list[Step], np.ndarra
 
 
 def _up(
-    graph: Graph, value: Value, index: int, scale: np.ndarray
+    graph: Graph, value: Value, rounding: _Rounding, scale: np.ndarray
 ) -> tuple[list[Step], np.ndarray, bool, list[int], str] | None:
-    """From a Round back to the Div or Mul before it: steps, scale, whether it is a Div's, nodes, source."""
+    """From a rounding back to the Div or Mul before it: steps, scale, whether it is a Div's, nodes, source."""
     steps: list[Step] = []
     used: list[int] = []
-    name = graph.nodes[index].input[0]
-    while (producer := graph.producer.get(name)) is not None and _only_reader(graph, name) is not None:
+    name, readers = rounding.source, rounding.nodes
+    while (producer := graph.producer.get(name)) is not None and _is_read_by(graph, name, readers):
         node = graph.nodes[producer]
+        readers = (producer,)
         used.append(producer)
         if op_name(node) == "Div" and node.input[1] in graph.fixed:
             return steps, value(node.input[1]), True, used, str(node.input[0])
@@ -136,6 +185,11 @@ def _only_reader(graph: Graph, name: str) -> int | None:
     return readers[0]
 
 
+def _is_read_by(graph: Graph, name: str, readers: tuple[int, ...]) -> bool:
+    """Is a tensor read by these nodes alone, and no output of the model?"""
+    return name not in graph.outputs and set(graph.readers.get(name, ())) <= set(readers)
+
+
 def _data_input(graph: Graph, value: Value, index: int) -> str | None:
     """Which input of a shift or clip is the data: of two constants the one that is no single number."""
     names = list(graph.nodes[index].input)
@@ -153,6 +207,8 @@ def _step(graph: Graph, value: Value, index: int, data: str) -> Step | None:
         return None
     if not all(name in graph.fixed for name in others if name):
         return None
+    if op_name(node) == "Cast":  # of whole numbers
+        return lambda steps: None
     numbers = [_number(value(name)) if name else None for name in others]
     if op_name(node) in ("Add", "Sub") and len(numbers) == 1 and numbers[0] is not None:
         shift = numbers[0] if op_name(node) == "Add" else -numbers[0]

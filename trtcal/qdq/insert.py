@@ -22,6 +22,7 @@ import numpy as np
 
 from trtcal.errors import ModelError
 from trtcal.model.constants import lifted
+from trtcal.model.folding import fixed_values
 from trtcal.model.nodes import (
     Names,
     all_bodies,
@@ -35,6 +36,7 @@ from trtcal.model.nodes import (
 from trtcal.model.open import Model, Source, open_model
 from trtcal.model.opset import IR_VERSION, rewritten
 from trtcal.model.topology import WEIGHTED, Graph, fixed_in
+from trtcal.qdq.fake_quant import ROUNDS, fake_quants
 from trtcal.qdq.placement import PLACEMENTS, Weight, invalid_scale, layer_name, place
 from trtcal.qdq.reading import PAIR
 from trtcal.qdq.weights import WeightScales, weight_scales
@@ -89,6 +91,7 @@ def insert_qdq(
         raise ValueError(f"unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     model = open_model(model)
     _refuse_quantized(model.proto)
+    _refuse_fake_quantized(model)
     graph = quantizable(model, samples)
     unknown = [name for name in scales if name not in graph.tensors]
     if scales and len(unknown) == len(scales):
@@ -205,6 +208,19 @@ def _refuse_quantized(model: ModelProto) -> None:
                     f"{label(node)}: the model is quantized already; give the float model, or take the pairs "
                     f"out with strip_qdq"
                 )
+
+
+def _refuse_fake_quantized(model: Model) -> None:
+    """What is rounded to int8 in plain operators would be rounded twice."""
+    if not any(op_name(node) in ROUNDS for node in model.proto.graph.node):
+        return
+    graph = Graph(model.proto)
+    for fake in fake_quants(graph, lambda name: fixed_values(graph, [name], model.folder)[name]):
+        if fake.is_int8 and fake.source not in graph.fixed:
+            raise ModelError(
+                f"{label(graph.nodes[fake.nodes[-1]])}: the model is quantized already, {fake.source!r} in plain "
+                f"operators; give the float model, or take the rounding out with strip_qdq"
+            )
 
 
 def _why_unknown(constants: Container[str], name: str) -> str:

@@ -151,7 +151,7 @@ class _Reader:
         floats = self._floats(fake.output)
         levels = Levels(label(last), kind, fake.scale, zero, fake.low, fake.high, axis, 0, floats)
         _refuse_not_positive(levels, fake.source)
-        if (fake.low, fake.high) in ((-128, 127), (-127, 127)):
+        if fake.is_int8:
             levels = replace(levels, type="int8")
         source = self.found.sources.get(fake.source, fake.source)
         self.found.sources[fake.output] = source
