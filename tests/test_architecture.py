@@ -38,6 +38,7 @@ ROWS = (
 # Packages that are slow to import or not always there -> the files of trtcal/ (or the rooms) that may import them.
 OWNERS: dict[str, set[str]] = {
     "PIL": {"samples.preprocess", "samples.contact_sheet"},
+    "pillow_heif": {"samples.preprocess"},
     "mlflow": {"sweep.tracking"},
     "numba": {"ranges.kernels"},
     "onnx": {"model", "qdq", "cache.formats", "refine"},

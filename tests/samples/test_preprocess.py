@@ -315,6 +315,26 @@ def test_a_palette_with_transparency_keeps_its_colours(transparency: object, tmp
     assert pixels(decode(tmp_path / "x.png")).reshape(-1, 3).tolist() == [[*BLUE]] * 24
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("extension", ["avif", "heic"])
+def test_pictures_of_telephones_are_read_upright(orientation: int, extension: str, tmp_path: Path) -> None:
+    if extension == "heic":
+        pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: pip install pillow-heif")
+    if f".{extension}" not in image_extensions():
+        pytest.skip("Pillow was built without AVIF, or is older than 11.3")
+    upright = np.asarray(gradient(48, 64))
+    turns = {1: 0, 3: 2, 6: 1, 8: 3}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"x.{extension}"
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright, turns))).save(path, exif=exif.tobytes(), quality=100)
+    decoded = decode(path)
+    assert (decoded.mode, decoded.size) == ("RGB", (64, 48))
+    np.testing.assert_allclose(np.asarray(decoded, np.int16), upright, atol=12)
+    path.rename(tmp_path / "x")
+    assert is_image(tmp_path / "x")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("extension", ["png", "webp", "tiff"])
 def test_exif_orientation_is_applied(orientation: int, extension: str, tmp_path: Path) -> None:

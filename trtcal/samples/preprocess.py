@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, get_args
@@ -300,7 +301,13 @@ _PILLOW = r"PIL\."
 
 @cache
 def _formats() -> tuple[str, ...]:
-    Image.init()
+    Image.init()  # Pillow reads AVIF itself from 11.3 on, where it was built with it
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        if ".avif" not in Image.registered_extensions() and hasattr(pillow_heif, "register_avif_opener"):
+            pillow_heif.register_avif_opener()
     return tuple(name for name in Image.ID if name not in _NOT_PIXELS)
 
 
@@ -311,6 +318,11 @@ def image_extensions() -> frozenset[str]:
     return frozenset(ext for ext, name in Image.registered_extensions().items() if name in formats)
 
 
+@cache
+def _known_by_content() -> tuple[str, ...]:
+    return tuple(set(_formats()) & {"PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF"})
+
+
 def is_image(path: str | os.PathLike[str]) -> bool:
     """Path -> whether it is a picture: by its extension, or by its content where it has none."""
     extension = os.path.splitext(path)[1].lower()
@@ -318,7 +330,7 @@ def is_image(path: str | os.PathLike[str]) -> bool:
         return extension in image_extensions()
     _ignore_pillow_warnings()
     try:
-        with open(path, "rb") as stream, Image.open(stream, formats=("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")):
+        with open(path, "rb") as stream, Image.open(stream, formats=_known_by_content()):
             return True
     except Exception:  # anything at all may be in a file without an extension
         return False

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trtcal.errors import DataError
-from trtcal.files.folders import LocalFolder, files_below, seen
+from trtcal.files.folders import LocalFolder, files_below
 from trtcal.files.remote import Remote, is_url
 from trtcal.samples.arrays import EXTENSIONS, ArrayFolder, ArraySource, RemoteArrays
 from trtcal.samples.batches import Samples, Stream
 from trtcal.samples.conform import fits, shape_hint
 from trtcal.samples.images import ImageFolder, pictures
+from trtcal.samples.left_out import by_kind, tell_left_out
 from trtcal.samples.preprocess import PRESETS, Preprocess, is_image
 from trtcal.samples.raydata import RayData
 from trtcal.samples.streams import IterableSource, LoaderScript
@@ -78,18 +79,22 @@ def _remote(
 
 
 def _holds_pictures(folder: LocalFolder | Remote, preprocess: Preprocess | None) -> bool:
-    """Are there pictures to take? DataError where nothing is of use, or nobody can tell what is meant."""
+    """Are there pictures to take? DataError where nothing is of use, or nobody can tell what is meant.
+
+    Says what is left out.
+    """
     files = folder.files()
-    images = len(pictures(folder, files))
-    arrays = sum(Path(name).suffix.lower() in EXTENSIONS for name in files)
+    images = pictures(folder, files)
+    arrays = [name for name in files if Path(name).suffix.lower() in EXTENSIONS]
     if not images and not arrays:
-        raise DataError(f"{folder}: neither pictures nor .npy or .npz files; {seen(files)}")
+        raise DataError(f"{folder}: neither pictures nor .npy or .npz files; saw {by_kind(files) or 'no files'}")
     if images and arrays and preprocess is None:
         raise DataError(
-            f"{folder}: {images} pictures and {arrays} array files; "
+            f"{folder}: {len(images)} pictures and {len(arrays)} array files; "
             "name a preset to take the pictures, or put them into folders of their own"
         )
-    return images > 0
+    tell_left_out(str(folder), files, images or arrays)
+    return bool(images)
 
 
 def _refuse_for_arrays(where: str, preprocess: Preprocess | None) -> None:
