@@ -9,6 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from trtcal.model.open import open_model
+
 
 def make_model(
     nodes: list[onnx.NodeProto],
@@ -73,6 +75,12 @@ def conv_model(batch: int | str = "N", size: int = 8) -> onnx.ModelProto:
             "gw": rng.normal(size=(5, pooled)).astype(np.float32),
         },
     )
+
+
+def load_whole_model(path: Path) -> tuple[onnx.ModelProto, bool]:
+    """File -> model with all its weights in memory, and whether they lay in files beside it."""
+    model = open_model(path)
+    return model.whole, model.has_external_data
 
 
 def save(model: onnx.ModelProto, path: Path) -> Path:

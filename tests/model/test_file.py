@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import make_model
+from models import load_whole_model, make_model
 from onnx import TensorProto, helper, numpy_helper
 
 from trtcal.errors import ModelError, OutputError
 from trtcal.model import file as modelfile
-from trtcal.model.file import check_weights_output, load_whole_model, save_model
+from trtcal.model.file import check_weights_output, save_model
 from trtcal.model.runner import OrtRunner
 
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
-from models import make_model, save
+from models import load_whole_model, make_model, save
 from onnx import TensorProto, helper
 from qdq_models import f32, node, run
 
 from trtcal.errors import ModelError
-from trtcal.model.file import load_whole_model, save_model
+from trtcal.model.file import save_model
 from trtcal.model.nodes import all_bodies
 from trtcal.model.open import open_model
 from trtcal.model.opset import NEWEST, OLDEST, STEPS, opset_of, raise_opset, rewritten

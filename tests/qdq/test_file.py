@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import conv_model, images, save
+from models import conv_model, images, load_whole_model, save
 
 from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import ModelError, OutputError
-from trtcal.model.file import load_whole_model, save_model
+from trtcal.model.file import save_model
 from trtcal.model.runner import OrtRunner
 from trtcal.qdq.file import qdq_to_file
 from trtcal.qdq.insert import insert_qdq

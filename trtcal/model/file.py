@@ -12,7 +12,7 @@ from trtcal.files.atomic import remove, staged
 from trtcal.model.check import check_file
 from trtcal.model.nodes import all_tensors, copied
 from trtcal.model.overwriting import Input, check_output, weights_beside
-from trtcal.model.read import external_files, load_model
+from trtcal.model.read import external_files
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -22,17 +22,6 @@ MAX_WEIGHTS_INSIDE = (1 << 31) - (64 << 20)
 
 _SMALL = 1024  # bytes; constants below stay in the model, since tools read shapes and axes from there
 _ALIGNMENT = 4096  # so that every system can map a weight into memory
-
-
-def load_whole_model(path: str | Path) -> tuple[ModelProto, bool]:
-    """ONNX file -> model with all its weights in memory, and whether they lay in files beside it.
-
-    ModelError, with the file, where one of them cannot be read or is shorter than the model says.
-    """
-    path = Path(path)
-    model = load_model(path)
-    files = external_files(model)
-    return (load_weights(model, path) if files else model), bool(files)
 
 
 def load_weights(model: ModelProto, path: str | Path) -> ModelProto:

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import onnx
 from fuzz import mutations
-from models import conv_model, make_model
+from models import conv_model, load_whole_model, make_model
 from PIL import Image
 from qdq_models import PAIRS, f32, paired
 
@@ -33,7 +33,7 @@ from trtcal.cli import calibrate
 from trtcal.errors import CacheError, TrtcalError
 from trtcal.judging import sensitivity
 from trtcal.model.batch_axis import batch_size, set_batch_size
-from trtcal.model.file import load_whole_model, save_model
+from trtcal.model.file import save_model
 from trtcal.model.open import open_model
 from trtcal.qdq.extract import extract_scales, strip_qdq
 from trtcal.qdq.insert import insert_qdq
