@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trtcal.sweep.emulation import square_max, square_range
+from trtcal.sweep.emulation import REPLAYED
 
 BINS, LEVELS = 2048, 128
 _TIE = 1e-12
@@ -97,8 +97,8 @@ def _grown(limit: float, amax: float, growth: str) -> float:
         return limit
     if growth == "next power of two":
         return math.ldexp(1.0, math.frexp(amax)[1])
-    if growth in ("square-max", "square-range"):
-        grown = (square_max if growth == "square-max" else square_range)(limit, amax)
+    if growth in REPLAYED:
+        grown = REPLAYED[growth].grow(limit, amax)
         if not math.isnan(grown):
             return float(np.float32(grown))
     factor = 4 if growth == "times 4" else 2

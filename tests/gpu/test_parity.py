@@ -14,7 +14,7 @@ import nets
 import pytest
 from builds import calibrated
 from device import needs, small, without_gpu, without_kernels, without_tensorrt
-from parity import ALGORITHMS, collecting_on_gpu, differences, inputs_of, limits_of, ours_for
+from parity import KINDS, collecting_on_gpu, differences, inputs_of, limits_of, ours_for
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.calibration.calibrate import calibrate
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.seconds(3), needs(without_gpu(), with
 SAMPLES = 16 if small() else 64
 WAYS = [(4, "given"), *((size, order) for size in (16, 4, 1) for order in ("given", "largest last"))]
 WAYS_OF = {name: WAYS[:1] if small() or name in nets.MADE else WAYS[1:] for name in nets.names()}
-CASES = [(name, kind, *way) for name, ways in WAYS_OF.items() for kind in ALGORITHMS for way in ways]
+CASES = [(name, kind, *way) for name, ways in WAYS_OF.items() for kind in KINDS for way in ways]
 
 
 @cache
@@ -47,7 +47,7 @@ def stats_of(name: str, size: int, order: str) -> ActivationStats:
 @cache
 def written(name: str, kind: str, size: int, order: str) -> CalibrationCache:
     """TensorRT's cache."""
-    return calibrated(nets.model(name).data, batches_of(name, size, order), ALGORITHMS[kind])
+    return calibrated(nets.model(name).data, batches_of(name, size, order), KINDS[kind].algorithm)
 
 
 @pytest.mark.parametrize(("name", "kind", "size", "order"), CASES)

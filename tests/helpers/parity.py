@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from builds import LEGACY
@@ -21,9 +21,28 @@ TOLERANCE = 1e-3  # of a maximum: activations of a GPU differ from a CPU's in th
 SAME_BIN = 0.25  # bins; a threshold that is off by half a bin is another rule
 MOST = 0.75  # of the tensors keep the same bin: a difference in a low bit may move the others
 COLLAPSED = 256  # bins; what keeps fewer of them clips nearly everything, and shows where the search starts
-CLOSE = {"entropy": 0.05, "minmax": TOLERANCE, "legacy": 0.02}
 
-ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration", "legacy": "LegacyCalibration"}
+
+class Kind(NamedTuple):
+    """What is held against TensorRT: its calibrator and our method.
+
+    A ``share`` of the tensors at least has to be ``close``, relatively. ``exact``: the scales of network inputs agree
+    to the last bit. ``searched``: in bins of TensorRT's histogram, which are then compared too.
+    """
+
+    algorithm: str
+    method: str
+    close: float
+    share: float = MOST
+    exact: bool = True
+    searched: bool = False
+
+
+KINDS = {
+    "entropy": Kind("EntropyCalibration2", "entropy", 0.05, searched=True),
+    "minmax": Kind("MinMaxCalibration", "minmax", TOLERANCE, share=1.0),
+    "legacy": Kind("LegacyCalibration", f"percentile:{100 * LEGACY:g}", 0.02, exact=False),
+}
 
 
 def differences(
@@ -36,14 +55,15 @@ def differences(
 ) -> list[str]:
     """Our cache and TensorRT's -> what of them is more than a matter of a GPU's low bits; none where they agree.
 
-    ``kind``: a key of ALGORITHMS. ``limits``: tensor -> the range of its histogram. ``exact``: tensors that nobody
+    ``kind``: a key of KINDS. ``limits``: tensor -> the range of its histogram. ``exact``: tensors that nobody
     computes, network inputs, so that every bit of their scale is a matter of the algorithm alone. ``note`` is handed
     what was measured.
     """
+    by = KINDS[kind]
     found = list(_coverage(ours, theirs, note))
     shared = [name for name in theirs.scales if name in ours.scales]
     known = [name for name in shared if name in exact]
-    if kind != "legacy":
+    if by.exact:
         if not known:
             found.append("no network input is in both caches, and they alone have nothing but the algorithm in them")
         for name in known:
@@ -53,12 +73,11 @@ def differences(
     pairs = {name: (float(ours.scales[name]), float(theirs.scales[name])) for name in shared}
     relative = {name: abs(their / our - 1) for name, (our, their) in pairs.items() if our and np.isfinite(their)}
     odd = [name for name, (our, their) in pairs.items() if not np.isfinite(their) or (their and not our)]
-    far = [name for name, value in relative.items() if value > CLOSE[kind]] + odd
-    share = 1.0 if kind == "minmax" else MOST
+    far = [name for name, value in relative.items() if value > by.close] + odd
     note("relative differences", {**_spread(relative), "worst": _worst(relative, pairs)})
-    if not pairs or len(far) > (1 - share) * len(pairs):
-        found.append(f"{len(far)} of {len(pairs)} tensors are off by more than {CLOSE[kind]:g}, as {far[:5]}")
-    if kind == "entropy":
+    if not pairs or len(far) > (1 - by.share) * len(pairs):
+        found.append(f"{len(far)} of {len(pairs)} tensors are off by more than {by.close:g}, as {far[:5]}")
+    if by.searched:
         found += _bins(pairs, limits, note)
     return found
 
@@ -126,9 +145,8 @@ def inputs_of(model: Model) -> frozenset[str]:
 
 
 def ours_for(model: Model, stats: ActivationStats, kind: str) -> CalibrationCache:
-    """Our cache by one of ALGORITHMS."""
-    method = f"percentile:{100 * LEGACY:g}" if kind == "legacy" else kind
-    return from_stats(model, stats, method, algorithm=ALGORITHMS[kind]).cache
+    """Our cache by one of KINDS."""
+    return from_stats(model, stats, KINDS[kind].method, algorithm=KINDS[kind].algorithm).cache
 
 
 @contextmanager

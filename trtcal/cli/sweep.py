@@ -134,10 +134,11 @@ def sweep(
 def _rest_of(options: Sequence[str], batch_size: int, stats: Path) -> list[str]:
     """Options of a calibration that is advised -> those of the sweep's pass, and its statistics where they serve."""
     from trtcal.calibration.calibrate import on_fine_grid
+    from trtcal.ranges.growth import growth_rule
 
     given = {"--growth": "double", **dict(zip(options[::2], options[1::2], strict=True))}
     rest = [] if "--batch-size" in given else ["--batch-size", str(batch_size)]
-    same = given.get("--batch-size", str(batch_size)) == str(batch_size) and given["--growth"] == "double"
+    same = given.get("--batch-size", str(batch_size)) == str(batch_size) and growth_rule(given["--growth"]).tensorrt
     if same or on_fine_grid(given["--method"], given["--growth"]):
         rest += ["--stats", str(stats)]
     return rest

@@ -50,6 +50,7 @@ from trtcal.spec import InputSpec
 from trtcal.sweep import drift, report
 from trtcal.sweep import run as sweeprun
 from trtcal.sweep import store as sweepfile
+from trtcal.sweep.plan import SweepPlan
 
 
 class Harness(NamedTuple):
@@ -493,7 +494,7 @@ def check_settings(data: bytes) -> None:
     written("sweep/settings.json", data)
     written("sweep/trials.json", b"{}")
     with refused():
-        sweeprun._take(place, {"x": 1}, True, False)
+        sweeprun._take(place, SweepPlan(), {"x": 1}, True, False)
 
 
 _PER_TENSOR: dict[str, Any] = {
