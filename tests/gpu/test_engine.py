@@ -14,7 +14,7 @@ import pytest
 from builds import CAREFUL, build, calibrated, calibrating
 from device import needs, small, without_gpu, without_tensorrt
 from fakecuda.models import SHAPE, onnx_model
-from parity import ALGORITHMS
+from parity import KINDS
 
 from calibrators.memory import available
 from trtcal.cache.cache import CalibrationCache
@@ -210,7 +210,7 @@ def test_int8_engines_are_as_accurate_as_we_simulate_them(
     batches, labels = labelled(model)
     record_property("top-1 in FP32", float_top1(name))
     data = model.batches(model.orders(CALIBRATED)[order], size)
-    ranges = calibrated(model.data, data, ALGORITHMS[kind])
+    ranges = calibrated(model.data, data, KINDS[kind].algorithm)
     if (name, ranges.format()) not in _seen:  # often two orders give the same ranges
         with simulate(open_model(model.path).whole, ranges.scales, optimization="extended") as runner:
             expected = top1(runner, batches, labels)
