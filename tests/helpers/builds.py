@@ -15,6 +15,7 @@ import numpy as np
 
 from calibrators import versions
 from calibrators.buffers import Buffers
+from calibrators.coverage import complete
 from calibrators.memory import open_memory
 from trtcal.cache.cache import CalibrationCache
 
@@ -61,7 +62,7 @@ def build(
     ``profiles``: OPT shapes of each, which go from one row to that many; ``calibrate_with``: those of the calibration
     profile, None to set none. ``level`` is TensorRT's optimization level: 0 takes the first kernel that works, enough
     where only the ranges are wanted; None is its own default. ``int8_layers`` asks for INT8 in every layer that can.
-    ``expect`` tells one of our calibrators what the network reads.
+    ``expect`` tells one of our calibrators about the network.
     """
     from calibrators.trtlog import LOG
 
@@ -98,6 +99,8 @@ def build(
             raise BuildFailed("the calibration profile was not taken")
         if expect:
             calibrator.expect_network(network, chosen)
+            if calibrator.to_hand_over is not None:  # for the tensors that the parser makes, too
+                calibrator.hand_over(complete(calibrator.to_hand_over, network)[0])
     timings = config.create_timing_cache(_TIMINGS.get("", b""))
     if timings is not None:
         config.set_timing_cache(timings, ignore_mismatch=False)
