@@ -176,7 +176,7 @@ PAIRS: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], int]] = {
             node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], axis=0),
             node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], axis=0),
         ],
-        {"wz": np.zeros(4, np.int8), "half s": STEP / 2, "two": f32(2), "float z": f32(0)},
+        {"wz": np.zeros(4, np.int8), "half s": f32(STEP / 2), "two": f32(2), "float z": f32(0)},
         13,
     ),
 }

@@ -131,8 +131,9 @@ def test_a_scale_that_is_computed_from_constants_is_a_constant() -> None:
 
 def test_scales_of_one_ulp_apart_are_the_same() -> None:
     s = f32(0.03)
-    nodes, constants = chain("x", ("Mul", 1 / s), ("Round",), ("Clip", -128, 127), ("Mul", s))
-    assert 1 / (1 / s) != s, "the inverse of the inverse is another number"
+    inverse = np.float32(1) / s[()]
+    assert np.float32(1) / inverse != s, "the inverse of the inverse is another number"
+    nodes, constants = chain("x", ("Mul", inverse), ("Round",), ("Clip", -128, 127), ("Mul", s))
     model = make_model([*nodes, node("Relu", ["x_fq"], ["y"])], {"x": [4]}, ["y"], constants)
     assert extract_scales(model) == {"x": s}
 

@@ -244,7 +244,8 @@ def _number(array: np.ndarray) -> float | None:
 
 def _inverse(array: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(1 / array if array.dtype.kind == "f" else array * np.nan)
+        inverse = 1 / array if array.dtype.kind == "f" else array * np.nan
+        return np.asarray(inverse, array.dtype if array.dtype.kind == "f" else None)
 
 
 def _alike(first: np.ndarray, second: np.ndarray) -> bool:
