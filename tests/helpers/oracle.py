@@ -22,8 +22,8 @@ class Hist:
 
 
 def entropy_bin(h, start=NL):
-    """First m in [start, NB] minimising KL(P||Q)."""
-    h = np.array(h, np.float64); h[0] = h[1]             # zero bin ignored (as NVIDIA's pytorch-quantization)
+    """Last m in [start, NB] minimising KL(P||Q)."""
+    h = np.array(h, np.float64); h[0] = h[1]             # bin 0 counts as bin 1 does (as in NVIDIA's pytorch-quantization)
     n = len(h); nz = h > 0; tot = h.sum()
     if tot == 0: return None
     cum = np.concatenate([[0], np.cumsum(h)])
@@ -34,11 +34,12 @@ def entropy_bin(h, start=NL):
         q = np.where(c > 0, s / np.maximum(c, 1), 0)[lev] * z
         qs = q.sum()
         if qs == 0: continue
+        if np.count_nonzero(z) == 1 and tot > cum[i]: continue   # a window of one bin that clips is no candidate (seen on TensorRT 7.0 and 8.5.1)
         p = h[:i].copy(); p[i - 1] += tot - cum[i]
         k = p > 0
         if (q[k] <= 0).any(): continue                    # KL = inf: top bin empty but outliers piled on it
         kl = float((p[k] / tot * np.log((p[k] / tot) / (q[k] / qs))).sum())
-        if kl < best - 1e-12: best, bm = kl, i          # within 1e-12 is a tie: the first wins [open]
+        if kl < best + 1e-12: best, bm = min(best, kl), i   # within 1e-12 is a tie: the largest wins (seen on TensorRT 8.5 to 10.14)
     return bm
 
 

@@ -20,7 +20,7 @@ from trtcal.ranges.thresholds import (
     entropy,
     entropy_bin,
     entropy_bins,
-    first_minimum,
+    last_minimum,
     method,
     minmax,
     mse,
@@ -177,6 +177,42 @@ def test_entropy_is_the_reference_where_there_is_little_to_search(counts: NDArra
     assert entropy_bin(counts) == oracle.entropy_bin(counts)
 
 
+def spiky(rng: np.random.Generator) -> NDArray[np.int64]:
+    """Counts of few levels, of spikes on a smooth tensor, of values that begin far from zero."""
+    counts = np.zeros(NUM_BINS, np.int64)
+    many = 10 ** rng.integers(0, 9)
+    kind = rng.integers(0, 4)
+    if kind == 0:
+        places = rng.integers(0, NUM_BINS, rng.integers(1, 8))
+        counts[places] = rng.integers(1, 50, places.size) * many
+    elif kind == 1:
+        counts[rng.choice(NUM_BINS, rng.integers(2, 130), replace=False)] = many  # ties among them
+    elif kind == 2:
+        lowest = rng.integers(100, 2000)
+        counts[lowest:] = rng.integers(0, 9, NUM_BINS - lowest) * many
+    else:
+        x = np.abs(rng.laplace(size=3000))
+        counts += np.bincount(np.minimum((x / x.max() * NUM_BINS).astype(int), NUM_BINS - 1), minlength=NUM_BINS)
+        counts[rng.integers(0, NUM_BINS, 6)] += rng.integers(1, 3000, 6) * many
+    return counts
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_entropy_is_the_reference_on_spikes_and_few_levels(seed: int) -> None:
+    counts = spiky(np.random.default_rng(seed))
+    assert entropy_bin(counts) == oracle.entropy_bin(counts)
+
+
+def test_a_window_of_one_bin_clips_nothing() -> None:
+    """Its divergence is 0 whatever lies above; TensorRT never chose one. With two bins it is like any other."""
+    assert entropy_bin(only({512: 6400, 1024: 1600, 2047: 400})) == NUM_BINS  # the strides 8, 16, 32 of a YOLO
+    assert entropy_bin(only({1500: 10**6, 2047: 1})) == NUM_BINS
+    assert entropy_bin(only({127: 1000, 2047: 1})) == NUM_BINS
+    assert entropy_bin(only({126: 1000, 127: 10, 2047: 1})) == 128
+    for lowest in (512, 1024, 1900):  # begin far from zero, as pages of text on white do
+        assert entropy_bin((np.arange(NUM_BINS) >= lowest).astype(int) * 7) == NUM_BINS
+
+
 def test_the_bin_of_zeros_counts_as_much_as_its_neighbour() -> None:
     rng = np.random.default_rng(0)
     for counts in rng.geometric(0.02, (5, NUM_BINS)) // np.arange(1, NUM_BINS + 1):
@@ -192,12 +228,13 @@ def test_an_overflowed_limit_gives_inf_rather_than_a_number_that_looks_right() -
     assert entropy(hist) == np.inf
 
 
-def test_within_a_tie_the_first_minimum_wins() -> None:
-    assert first_minimum(np.array([3.0, 1.0, 1.0 - 5e-13, 1.0 - 2e-12, 2.0])) == 3
-    assert first_minimum(np.array([1.0, 1.0 - 6e-13, 1.0 - 9e-13])) == 0
-    assert first_minimum(np.array([1.0, 1.0 - 1e-12])) == 0
-    assert first_minimum(np.array([math.inf, math.inf, 2.0, 3.0])) == 2
-    assert first_minimum(np.array([math.inf, math.inf])) == 0
+def test_within_a_tie_the_last_minimum_wins() -> None:
+    assert last_minimum(np.array([3.0, 1.0, 1.0 - 5e-13, 1.0 - 2e-12, 2.0])) == 3
+    assert last_minimum(np.array([3.0, 1.0, 1.0 + 5e-13, 2.0, 1.0, 2.0])) == 4
+    assert last_minimum(np.array([1.0 - 9e-13, 1.0 - 6e-13, 1.0, 1.0 + 2e-13])) == 2
+    assert last_minimum(np.array([0.0, 1e-12, 2.0])) == 0  # a tie is closer than that
+    assert last_minimum(np.array([math.inf, math.inf, 2.0, 3.0])) == 2
+    assert last_minimum(np.array([math.inf, math.inf])) == 1
 
 
 def test_percentile_is_the_upper_edge_of_its_bin() -> None:

@@ -60,14 +60,15 @@ def numpy_divergences(
 ) -> np.ndarray:
     """Counts (n,) and prefix sums (n + 1,) of h, h > 0 and h log h -> KL(P||Q) for m = start..n bins kept.
 
-    What P and Q are is said in `entropy_bin`; ``levels`` is a power of two. Where no m can be
-    the least, any larger value may stand; inf where Q is 0 and P is not.
+    What P and Q are is said in `entropy_bins`; ``levels`` is a power of two. A value that is
+    more than 1e-9 above the least may be any larger one; inf where Q is 0 and P is not, and where m is no candidate.
     """
     m = np.arange(start, h.size + 1)
     total = cumulative[-1]
-    # Where the last bin is empty but outliers pile up on it, Q is 0 and P is not. The second condition asks
-    # for any mass at all to make Q of.
-    finite = ((h[m - 1] > 0) | (cumulative[m] == total)) & (cumulative[m] > 0)
+    # Where the last bin is empty but outliers pile up on it, Q is 0 and P is not; with no other bin than the last, the
+    # outliers would cost nothing. The last condition asks for any mass at all to make Q of.
+    whole = cumulative[m] == total
+    finite = (whole | ((h[m - 1] > 0) & (occupied[m] > 1))) & (cumulative[m] > 0)
     out = np.full(m.size, np.inf)
     m = m[finite]
     outliers = total - cumulative[m]
@@ -149,7 +150,8 @@ def kernels() -> Kernels:
         for m in np.concatenate((np.arange(h.size, start - 1, -32), np.arange(h.size, start - 1, -1))):
             kept, last = cumulative[m], h[m - 1]
             outliers = total - kept
-            if kept == 0 or (last == 0 and outliers > 0) or out[m - start] < np.inf:
+            hopeless = outliers > 0 and (last == 0 or occupied[m] == 1)
+            if kept == 0 or hopeless or out[m - start] < np.inf:
                 continue
             # What clipping costs comes first. Each level then adds how far its bins are from their mean, which
             # is never negative, so a sum above the best so far ends the search at this m.
