@@ -1,8 +1,9 @@
 """TensorRT's entropy calibration written out once more, slowly, with every rule of it changeable.
 
 `trtcal` holds the rules as they are believed to be; a default `Rules` gives the same bits, which a test holds. The
-other values are what TensorRT might do instead: where its scale is not ours, they say which rule would explain it, and
-a test feeds them to every comparison to see it fail.
+other values are what TensorRT might do instead. `refuted` says by how many histograms of real networks each is refuted
+(`scripts/refute_rules.py` makes the table of docs/parity.md of it). Where a scale that TensorRT writes on a GPU is not
+ours, they say which rule would explain it, and a test feeds them to every comparison to see it fail.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from trtcal.sweep.emulation import REPLAYED
 
 BINS, LEVELS = 2048, 128
+FEWEST = 64  # bins; no rule keeps fewer
 _TIE = 1e-12
 
 
@@ -28,13 +30,17 @@ class Rules:
     index: str = "division"
     zero_bin: str = "as bin 1"
     start: int = 128
+    stop: int = BINS
     threshold: str = "middle of the next bin"
     growth: str = "double"
     zero_batch: str = "waits"
     merge: str = "pairs"
-    ties: str = "first"
+    ties: str = "last"
     levels: str = "digitize"
     outliers: str = "in P"
+    empty_bins: str = "infinite"
+    least_bins: int = 2
+    divergence: str = "float64"
 
     def broken(self) -> Iterator[tuple[str, Rules]]:
         """Every way to change one rule, with its name, for example ``start=129``."""
@@ -46,15 +52,19 @@ class Rules:
 
 ALTERNATIVES: dict[str, tuple[str | int, ...]] = {
     "index": ("times the inverse", "in double precision"),
-    "zero_bin": ("kept", "empty"),
+    "zero_bin": ("kept", "empty", "the greater of both", "the lesser of both"),
     "start": (127, 129, 64),
+    "stop": (BINS - 1,),
     "threshold": ("edge of the bin", "edge of the next bin"),
     "growth": ("times 4", "square-max", "square-range", "whole data", "next power of two"),
     "zero_batch": ("starts at 1",),
     "merge": ("shifted pairs", "counted anew"),
-    "ties": ("last",),
+    "ties": ("first",),
     "levels": ("whole bins",),
     "outliers": ("in P and Q", "dropped"),
+    "empty_bins": ("skipped",),
+    "least_bins": (1, 3, 8, 9),
+    "divergence": ("float32",),
 }
 
 
@@ -62,7 +72,11 @@ def scale(batches: Sequence[np.ndarray], rules: Rules | None = None) -> np.float
     """Batches of one tensor -> the scale that the rules give."""
     rules = rules or Rules()
     counts, limit = histogram(batches, rules)
-    kept = bins_kept(counts, rules)
+    return scale_of(bins_kept(counts, rules), limit, rules)
+
+
+def scale_of(kept: int, limit: float, rules: Rules) -> np.float32:
+    """Bins kept of those over [0, limit) -> the scale."""
     f32 = np.float32
     offset = {"middle of the next bin": 0.5, "edge of the bin": 0.0, "edge of the next bin": 1.0}[rules.threshold]
     return f32(f32(f32(kept) + f32(offset)) * f32(f32(limit) / f32(BINS))) / f32(127)
@@ -78,7 +92,7 @@ def histogram(batches: Sequence[np.ndarray], rules: Rules) -> tuple[np.ndarray, 
     parts: list[np.ndarray] = []
     for batch in batches:
         values = np.abs(np.asarray(batch, np.float32)).ravel()
-        grown = _grown(limit, float(values.max()), rules.growth)
+        grown = grown_limit(limit, float(values.max()), rules.growth)
         if limit and grown != limit:
             counts = _regrouped(counts, grown / limit, rules, parts, grown)
         limit = grown
@@ -90,7 +104,8 @@ def histogram(batches: Sequence[np.ndarray], rules: Rules) -> tuple[np.ndarray, 
     return counts, limit
 
 
-def _grown(limit: float, amax: float, growth: str) -> float:
+def grown_limit(limit: float, amax: float, growth: str) -> float:
+    """A histogram's limit, 0 for none, and the largest |x| of the next batch -> the limit with that batch."""
     if limit == 0 and growth != "next power of two":
         return amax
     if amax <= limit:
@@ -133,18 +148,43 @@ def _counted(values: np.ndarray, limit: float, rules: Rules) -> np.ndarray:
 
 def bins_kept(counts: np.ndarray, rules: Rules) -> int:
     """Counts -> the number of bins that the search keeps; all of them where there is nothing to search."""
-    h = np.array(counts, float)
-    h[0] = {"as bin 1": h[1], "kept": h[0], "empty": 0.0}[rules.zero_bin]
-    total = h.sum()
+    return chosen(*divergences(counts, rules), rules)
+
+
+def chosen(found: np.ndarray, filled: np.ndarray, rules: Rules) -> int:
+    """What `divergences` found -> the number of bins that the search keeps."""
     least, best = math.inf, BINS
-    for kept in range(rules.start, BINS + 1):
-        outliers = total - h[:kept].sum()
-        if h[kept - 1] == 0 and outliers and rules.outliers != "dropped":
-            continue  # the outliers would lie in an empty bin: infinite
-        found = _divergence(h[:kept], outliers, rules)
-        if found <= least + _TIE if rules.ties == "last" else found < least - _TIE:
-            least, best = found, kept
+    for kept in range(rules.start, rules.stop + 1):
+        clips = filled[kept] < filled[-1]
+        if clips and filled[kept] < rules.least_bins:
+            continue
+        if found[kept] < least + _TIE if rules.ties == "last" else found[kept] < least - _TIE:
+            least, best = min(least, found[kept]), kept
     return best
+
+
+def divergences(counts: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
+    """Counts -> KL(P||Q) by the number of bins kept, (2049,), inf where there is none; how many of them are filled."""
+    h = np.array(counts, float)
+    h[0] = {
+        "as bin 1": h[1],
+        "kept": h[0],
+        "empty": 0.0,
+        "the greater of both": max(h[:2]),
+        "the lesser of both": min(h[:2]),
+    }[rules.zero_bin]
+    filled = np.concatenate([[0], np.cumsum(h > 0)])
+    found = np.full(BINS + 1, math.inf)
+    for kept in range(FEWEST, BINS + 1):
+        bins = np.flatnonzero(h[:kept])
+        outliers = h[kept:].sum()
+        if outliers and not h[kept - 1]:
+            if rules.outliers == "in P" and rules.empty_bins == "infinite":
+                continue  # the outliers lie in an empty bin, where Q is 0
+            bins = np.append(bins, kept - 1)
+        if bins.size:
+            found[kept] = _divergence(h[bins], outliers, _levels(kept, rules.levels)[bins], rules)
+    return found, filled
 
 
 @functools.cache
@@ -157,18 +197,27 @@ def _levels(kept: int, rule: str) -> np.ndarray:
     return np.minimum(level, LEVELS - 1)
 
 
-def _divergence(h: np.ndarray, outliers: float, rules: Rules) -> float:
+def _divergence(h: np.ndarray, outliers: float, level: np.ndarray, rules: Rules) -> float:
+    """The bins with anything in them, what is clipped, the level of each bin -> KL(P||Q).
+
+    Every number and every sum of it is of one precision, added one after the other as a plain loop does.
+    """
+    h = h.astype(rules.divergence)
     p = h.copy()
     if rules.outliers != "dropped":
         p[-1] += outliers
     spread = p if rules.outliers == "in P and Q" else h
-    filled = spread > 0
-    level = _levels(h.size, rules.levels)
-    sums = np.bincount(level, weights=spread, minlength=LEVELS)
-    bins = np.bincount(level, weights=filled, minlength=LEVELS)
-    q = np.where(filled, (sums / np.maximum(bins, 1))[level], 0.0)
-    if not q.sum():
+    sums = np.zeros(LEVELS, h.dtype)
+    np.add.at(sums, level, spread)
+    bins = np.bincount(level, spread > 0, LEVELS).astype(h.dtype)
+    q = np.where(spread > 0, (sums / np.maximum(bins, 1))[level], 0)
+    if not q.any():
         return math.inf
-    held = p > 0
-    p, q = p[held] / p.sum(), q[held] / q.sum()
-    return math.inf if (q <= 0).any() else float((p * np.log(p / q)).sum())
+    held = (p > 0) & (q > 0) if rules.empty_bins == "skipped" else p > 0
+    p, q = p[held] / _total(p), q[held] / _total(q)
+    return math.inf if (q <= 0).any() else float(_total(p * np.log(p / q)))
+
+
+def _total(values: np.ndarray) -> Any:
+    # NumPy's own sum is cleverer than a loop, which in float32 decides.
+    return values.sum() if values.dtype == np.float64 else np.add.accumulate(values)[-1]

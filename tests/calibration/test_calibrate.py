@@ -202,6 +202,16 @@ def test_a_mask_of_inf_has_no_range_and_says_so_with_all_that_carry_it(tmp_path:
     assert "carries the range of 'm'" in calibration.unusable["i"]
 
 
+def test_a_reshape_behind_a_pool_has_the_range_of_its_own_values(tmp_path: Path) -> None:
+    model = make_model(
+        [node("AveragePool", ["x"], ["p"], kernel_shape=[1, 2]), node("Flatten", ["p"], ["y"])],
+        {"x": ["N", 1, 1, 2]},
+        ["y"],
+    )
+    cache = calibrate(save(model, tmp_path / "m.onnx"), [{"x": np.array([[[[3, 1]]]], np.float32)}], "minmax").cache
+    assert {name: cache.amax(name) for name in cache.scales} == {"x": 3, "p": 3, "y": 2}
+
+
 def test_a_threshold_that_clips_much_is_reported(tmp_path: Path) -> None:
     """A spike that shares a level with a neighbour is dear to TensorRT's search: it would rather clip it."""
     model = make_model([node("Identity", ["x"], ["y"])], {"x": ["N", 1000]}, ["y"])

@@ -49,6 +49,29 @@ def test_a_scale_is_carried_through_chains_to_its_first_source(tmp_path: Path) -
     assert graph.constants == {}
 
 
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_behind_a_pool_a_reshape_is_measured_and_what_follows_it_carries_its_scale(pool: str) -> None:
+    model = make_model(
+        [
+            node(pool, ["x"], ["p"], kernel_shape=[2, 2]),
+            node("Identity", ["p"], ["i"]),
+            node("Transpose", ["i"], ["t"], perm=[0, 2, 3, 1]),  # not measured itself
+            node("Flatten", ["t"], ["f"]),
+            node("Transpose", ["f"], ["g"], perm=[1, 0]),
+            node("Reshape", ["g", "s"], ["h"]),
+            node(pool, ["h"], ["q"], kernel_shape=[1, 1]),
+            node("Squeeze", ["q"], ["r"]),
+            node("Reshape", ["p", "s"], ["y"]),
+        ],
+        {"x": [1, 2, 4, 4]},
+        ["r", "y"],
+        {"s": np.array([1, 1, -1, 1], np.int64)},
+    )
+    graph = calibration_graph(model)
+    assert graph.carried == {"p": "x", "i": "x", "t": "x", "g": "f", "h": "f", "q": "f"}
+    assert graph.visible == ("x", "f", "r", "y")
+
+
 def test_weights_are_no_tensors_but_operands_are(tmp_path: Path) -> None:
     model = make_model(
         [

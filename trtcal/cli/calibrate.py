@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from trtcal.model.open import Model as OpenModel
     from trtcal.samples.batches import Batches
 
+RUINED = 0.25  # share of a tensor's elements; a threshold that clips more is no range for it
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
@@ -179,6 +181,10 @@ def _summary(result: CacheFile) -> str:
             if name in result.clipped
         ]
         lines += filter(None, [threshold_method(result.provenance.method).warning])
+        ruined = sum(share > RUINED for share in result.clipped.values())
+        if ruined:
+            verb = "tensor loses" if ruined == 1 else "tensors lose"
+            lines.append(f"{ruined} {verb} more than a quarter of all values: take another method for this model")
     return terminal.lines(lines)
 
 

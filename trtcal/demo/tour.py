@@ -36,7 +36,8 @@ class Tour:
         ]
         path = self.file.path
         state = "up to date, " if self.file.reused else ""
-        clipped = [f"  entropy clips {share:.1%} of {name}" for name, share in self.file.clipped.items()]
+        spikes = ", whose values sit in spikes"
+        clipped = [f"  entropy clips {share:.1%} of {name}{spikes}" for name, share in self.file.clipped.items()]
         return "\n".join(
             [
                 f"{path}: {state}{len(self.file.cache.scales)} tensors, {self.file.cache.header}",
@@ -44,7 +45,7 @@ class Tour:
                 *table,
                 *clipped,
                 "The same data in batches of another size is another calibration for TensorRT's entropy;",
-                "minmax, percentile and mse do not change with it.",
+                "minmax, percentile and mse do not change with it. TensorRT itself clips spikes like that.",
                 "",
                 "Next:",
                 f"  trtcal cache show {path}",

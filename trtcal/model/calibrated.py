@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 
-# TensorRT gives the outputs of these their input's scale, as caches in the wild show. Those not seen there
-# (Unsqueeze, Dropout, DepthToSpace, SpaceToDepth) only move values about, so their histogram is the same.
+# The outputs of these have their input's scale. TensorRT hands it on from a pool's input to its output, as caches in
+# the wild show; the others hold their input's values, so that it makes no difference whether they are measured or not.
 CARRIES_SCALE = frozenset(
     {
         *("MaxPool", "AveragePool", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"),
@@ -32,6 +32,10 @@ CARRIES_SCALE = frozenset(
 )
 
 
+# Behind a pool it does: its output has the scale of other values. TensorRT 8.5.1 measured a Reshape there (5 of 5), and
+# these become a Reshape in its parser. A Transpose it did not measure (10.3, seen once).
+POOLS = frozenset({"MaxPool", "AveragePool"})
+MEASURED_BEHIND_POOLS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "DepthToSpace", "SpaceToDepth"})
 RESIZES = frozenset({"Resize", "Upsample"})  # carry the scale as well where they repeat nearest values
 
 
@@ -74,6 +78,7 @@ def calibration_graph(model: ModelProto, folder: Path | None = None) -> Calibrat
     order = [spec.name for spec in model_inputs(model) if np.issubdtype(spec.dtype, np.floating)]
     visible = list(order)
     carried: dict[str, str] = {}
+    pooled: set[str] = set()  # what carries the scale of other values than its own
     constants: dict[str, np.ndarray] = {}
     for node in model.graph.node:
         if op_name(node) == "Constant" or node.output[0] in held:
@@ -88,6 +93,10 @@ def calibration_graph(model: ModelProto, folder: Path | None = None) -> Calibrat
                 constants[key] = _float32(array_of(tensor, folder))
                 order.append(key)
         carries = _carries_scale(node) and node.input[0] and node.input[0] not in held
+        if carries and node.input[0] in pooled and op_name(node) in MEASURED_BEHIND_POOLS:
+            carries = False
+        if carries and (node.input[0] in pooled or op_name(node) in POOLS):
+            pooled.add(node.output[0])
         for position, output in enumerate(node.output):
             if not output:
                 continue

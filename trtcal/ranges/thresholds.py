@@ -172,7 +172,7 @@ METHODS: dict[str, Method] = {
         "least Kullback-Leibler divergence, as TensorRT's",
         algorithm="EntropyCalibration2",
         depends_on_batches=True,
-        warning="Entropy collapses on tensors that hold few different values; minmax and percentile do not.",
+        warning="Entropy, TensorRT's own as well, clips values that sit in spikes; minmax and percentile do not.",
     ),
     "minmax": Method(minmax, "largest |x|, as TensorRT's", algorithm="MinMaxCalibration", clips=False),
     "percentile": Method(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from PIL import Image, ImageDraw, ImageFont
 
-from trtcal.cache import CalibrationCache
+from trtcal.cache.cache import CalibrationCache
 
 Run = Callable[..., tuple[int, str, str]]
 node = helper.make_node
