@@ -384,8 +384,8 @@ that of the outputs to FP32.
 - The first columns are placement `all`: every calibrated tensor that an INT8-capable layer reads, as TensorRT 8 to 10
   run a cache. The columns "Q/DQ" are placement `tensorrt`, where TensorRT 10 and 11 want the pairs. Other tools place
   pairs by rules of their own, so their rows differ by that, too.
-- Entropy is TensorRT's, for batches of the given size in the given order. Its thresholds collapse on tensors with few
-  different values, such as what a first layer makes of a constant background.
+- Entropy is TensorRT's, for batches of the given size in the given order. As TensorRT does, it clips values that sit
+  in spikes, such as what a first layer makes of a constant background.
 - The recogniser spells its layer normalization out in single operators, and `all` quantizes the sums with epsilon in
   it, where `trtcal sensitivity` finds most of entropy's loss; TensorRT may keep such layers in float.
 - ONNX Runtime's and Model-Optimizer's entropy start with 128 bins and 128 levels, a single candidate, so that they

@@ -67,7 +67,7 @@ def test_behind_a_pool_a_reshape_is_measured_and_what_follows_it_carries_its_sca
         ["r", "y"],
         {"s": np.array([1, 1, -1, 1], np.int64)},
     )
-    graph = calibration_graph(model)
+    graph = open_model(model).calibrated
     assert graph.carried == {"p": "x", "i": "x", "t": "x", "g": "f", "h": "f", "q": "f"}
     assert graph.visible == ("x", "f", "r", "y")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -185,15 +186,41 @@ def test_the_reference_and_the_rules_written_out_agree_with_the_product() -> Non
         assert m == oracle.entropy_bin(tensor.counts) == rules.bins_kept(tensor.counts, rules.Rules())
 
 
-# By how many of every 16th tensor each changed rule is refuted; scripts/refute_rules.py counts all of them.
-REFUTED_OF_12: dict[str, int] = {}
+# By how many of some tensors each changed rule is refuted; scripts/refute_rules.py counts all of them.
+PART = [*TENSORS[::16], *(t for t in TENSORS if t.network in ("case3", "case5") and re.search("TopK|Softmax", t.name))]
+REFUTED: dict[str, int] = {
+    "zeros counted as they are": 4,
+    "bin 0 empty": 2,
+    "bin 0 the greater of itself and bin 1": 4,
+    "bin 0 the lesser of itself and bin 1": 0,
+    "the search starts at 64": 0,
+    "it starts at 127": 0,
+    "it starts at 129": 0,
+    "it stops at 2047": 5,
+    "bins merge by i // (m // 128), as in MXNet and ONNX Runtime": 10,
+    "outliers in Q as well": 14,
+    "outliers dropped": 14,
+    "terms with Q = 0 skipped": 13,
+    "windows of one bin allowed": 1,
+    "the same, and the first of equal minima": 2,
+    "the first of equal minima": 0,
+    "windows of at least 3 bins": 0,
+    "windows of at least 8 bins": 0,
+    "windows of at least 9 bins": 1,
+    "divergences in float32, one sum after the other": 4,
+    "the threshold at the edge of bin m": 16,
+    "the threshold at the edge of bin m + 1": 16,
+    "ranges grow by 4": 5,
+    "the range of all batches *": 0,
+    "ranges are squared *": 5,
+    "ranges are powers of two *": 15,
+}
 
 
 def test_changed_rules_are_refuted_on_a_part_of_the_tensors() -> None:
-    part = TENSORS[::16]
-    found = truth.answers(part, [("", rules.Rules()), *refute_rules.CHANGED.items()])
-    assert found.pop("") == [True] * 12
-    assert {name: agree.count(False) for name, agree in found.items()} == REFUTED_OF_12
+    found = truth.answers(PART, [("", rules.Rules()), *refute_rules.CHANGED.items()])
+    assert found.pop("") == [True] * 16
+    assert {name: agree.count(False) for name, agree in found.items()} == REFUTED
 
 
 def test_the_table_of_refuted_rules_stands_in_the_documentation() -> None:
@@ -201,7 +228,7 @@ def test_the_table_of_refuted_rules_stands_in_the_documentation() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()[2:]]
     assert [name for name, *_ in rows] == list(refute_rules.CHANGED)
     for name, *counts in rows:
-        assert sum(map(int, counts)) >= REFUTED_OF_12[name]
+        assert sum(map(int, counts)) >= REFUTED[name]
 
 
 @pytest.mark.exhaustive
