@@ -47,6 +47,10 @@ def _levels(seed: int, count: int) -> np.ndarray:
     return (np.random.default_rng(seed).integers(0, count, size=(4, 1, 1, WIDTH)) / (count - 1)).astype(np.float32)
 
 
+def _even_levels(count: int, largest: float) -> np.ndarray:
+    return (np.arange(4 * WIDTH) % count * (largest / (count - 1))).astype(np.float32).reshape(4, 1, 1, WIDTH)
+
+
 def _peak(values: np.ndarray, amax: float, share: float = 0.0) -> np.ndarray:
     """The values below ``amax``, one element at it, and a share of the others too."""
     values = np.clip(values, -0.999 * amax, 0.999 * amax).astype(np.float32)
@@ -151,11 +155,16 @@ EXPERIMENTS = (
     Experiment(
         "zero batches around one with maximum 0.7", lambda: [ZERO, _peak(normal(13), 0.7), ZERO], ("zero_batch",)
     ),
-    Experiment("collapse: two values", lambda: [0.25 + 0.75 * _levels(14, 2)], ("ties",)),
-    Experiment("collapse: 5 levels", lambda: [_levels(15, 5)], ("ties",)),
-    Experiment("collapse: 17 grey levels", lambda: [_levels(16, 17)], ("ties",)),
-    Experiment("collapse: 256 grey levels", lambda: [_levels(17, 256)]),
-    Experiment("collapse: a constant", lambda: [np.full_like(ZERO, 0.7)]),
+    Experiment("few levels: two values", lambda: [0.25 + 0.75 * _levels(14, 2)]),
+    Experiment("few levels: five", lambda: [_levels(15, 5)]),
+    Experiment("few levels: 17 grey levels", lambda: [_levels(16, 17)]),
+    Experiment("few levels: 256 grey levels", lambda: [_levels(17, 256)]),
+    Experiment("few levels: a constant", lambda: [np.full_like(ZERO, 0.7)]),
+    Experiment(
+        "ties: five levels, doubled once",
+        lambda: [_even_levels(5, 1.0), _even_levels(5, 1.25)],
+        ("ties",),
+    ),
     Experiment("windows: two bins cost least", lambda: [_page((1, 30))], ("least_bins",)),
     Experiment("windows: five bins cost least", lambda: [_page((1, 1, 1, 1, 60))], ("least_bins",)),
     Experiment("8 batches that grow", lambda: [normal(20 + step, 1 + step / 4) for step in range(8)]),
