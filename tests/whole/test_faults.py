@@ -444,8 +444,10 @@ NOT_RESULTS = {
     ("trtcal/files/atomic.py", "open"),
     ("trtcal/model/file.py", "save_model"),  # ours, which calls atomic
     ("trtcal/qdq/file.py", "save_model"),
+    ("trtcal/refine/file.py", "save_model"),
     ("trtcal/cache/formats/qdq_model.py", "save_model"),
     ("trtcal/ranges/stats.py", "savez_compressed"),  # these into memory
+    ("trtcal/refine/file.py", "savez"),
     ("trtcal/ranges/stats.py", "open"),
 }
 
