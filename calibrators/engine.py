@@ -29,6 +29,7 @@ from trtcal.model.overwriting import only_writer
 
 if TYPE_CHECKING:
     from calibrators.calibrator import Calibrator
+    from trtcal.model.open import Model, Source
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class BuiltEngine:
 
 
 def build_engine(
-    model: str | os.PathLike[str],
+    model: Source,
     engine: str | os.PathLike[str] | None = None,
     *,
     calibrator: Calibrator | None = None,
@@ -69,7 +70,9 @@ def build_engine(
     gpu_fallback: bool = False,
     builder: Any = None,
 ) -> BuiltEngine:
-    """ONNX file -> engine; written to ``engine``, in one step, only where everything went well.
+    """ONNX model -> engine; written to ``engine``, in one step, only where everything went well.
+
+    TensorRT reads the model's file itself; one that was never in a file is handed over as `open_model` makes it.
 
     ``precision``: one of `PRECISIONS`; "int8" needs a ``calibrator``, and with ``fp16`` layers may run in FP16 where
     that is faster than INT8. ``shapes``: input -> shape or (min, opt, max) of the engine, for dynamic axes.
@@ -94,7 +97,8 @@ def build_engine(
         raise ValueError("a calibrator goes with precision 'int8', and only with that")
     if calibrator is not None and not hasattr(calibrator, "fed_shapes"):
         raise TypeError(f"expected a calibrator of this package, got {type(calibrator).__qualname__}")
-    _refuse_losses(Path(model), engine, calibrator, timing_cache)
+    model = _file_or_model(model)
+    _refuse_losses(model, engine, calibrator, timing_cache)
     trt = versions.tensorrt()
     if calibrator is not None:
         versions.base_class(calibrator.algorithm)
@@ -108,7 +112,7 @@ def build_engine(
         try:
             if calibrator is not None and calibrator.cache_path is not None and calibrator.to_hand_over is None:
                 locks.enter_context(only_writer(calibrator.cache_path))
-            built = _build(trt, builder, Path(model), calibrator, precision, recipe, ranges, batch_size, rewrite_batch)
+            built = _build(trt, builder, model, calibrator, precision, recipe, ranges, batch_size, rewrite_batch)
         finally:
             if calibrator is not None and (calibrator.was_asked or calibrator.failure):  # else for another attempt
                 calibrator.close()
@@ -117,8 +121,17 @@ def build_engine(
     return built
 
 
+def _file_or_model(model: Source) -> Path | Model:
+    from trtcal.model.open import open_model
+
+    if isinstance(model, (str, os.PathLike)):
+        return Path(model)
+    opened = open_model(model)
+    return opened.path or opened
+
+
 def _refuse_losses(
-    model: Path,
+    model: Path | Model,
     engine: str | os.PathLike[str] | None,
     calibrator: Calibrator | None,
     timing_cache: str | os.PathLike[str] | None,
@@ -157,7 +170,7 @@ class _Recipe:
 def _build(
     trt: Any,
     builder: Any,
-    model: Path,
+    model: Path | Model,
     calibrator: Calibrator | None,
     precision: str,
     recipe: _Recipe,
@@ -203,7 +216,7 @@ def _build(
     if calibrator is not None and (plan is not None or calibrator.failure):
         calibrator.raise_if_failed()
     if plan is None:
-        raise BackendError(f"{model}: TensorRT built no engine: {LOG.words()}")
+        raise BackendError(f"{_name(model)}: TensorRT built no engine: {LOG.words()}")
     _save_timing_cache(config, recipe.timing_cache)
     on_data = calibrator is not None and calibrator.written is not None
     return BuiltEngine(
@@ -224,35 +237,44 @@ def _with_log(coverage: Coverage, log: Any, network: Any) -> Coverage:
 
 
 def _parse(
-    trt: Any, builder: Any, path: Path, fed: Mapping[str, Shape], rewrite_batch: bool
+    trt: Any, builder: Any, model: Path | Model, fed: Mapping[str, Shape], rewrite_batch: bool
 ) -> tuple[Any, Any, int | None]:
-    """ONNX file -> network, the parser that owns its weights, and the batch the model had if its axis was changed."""
+    """ONNX model -> network, the parser that owns its weights, and the batch the model had if its axis was changed."""
     from calibrators.trtlog import made
     from trtcal.model.open import open_model
 
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+    name = _name(model)
+    if isinstance(model, Path) and not model.is_file():
+        raise ModelError(f"{name}: no such file")
     network = made(lambda: versions.create_network(trt, builder), "a network")
     parser = _parser(trt, network)
-    _parsed(parser, parser.parse_from_file(str(path)), path)
+    if isinstance(model, Path):
+        _parsed(parser, parser.parse_from_file(str(model)), name)
+    else:
+        _parsed(parser, parser.parse(model.proto.SerializeToString()), name)
     if not (rewrite_batch and fed):
         return network, parser, None
     inputs = network_inputs(trt, network)
     fixed = static_batch(inputs)
     if fixed is None or all(shape[0] == fixed for shape in fed.values() if shape):
         return network, parser, None
-    logger.info("%s: fixes batch size %d; its batch axis is made dynamic for calibration", path, fixed)
+    logger.info("%s: fixes batch size %d; its batch axis is made dynamic for calibration", name, fixed)
     network = made(lambda: versions.create_network(trt, builder), "a network")
     parser = _parser(trt, network)
-    rewritten = open_model(path).with_batch_size(None).proto.SerializeToString()
-    _parsed(parser, parser.parse(rewritten, str(path)), path)  # the path is for weights that lie in files beside it
+    rewritten = open_model(model).with_batch_size(None).proto.SerializeToString()
+    beside = [str(model)] if isinstance(model, Path) else []  # for weights that lie in files
+    _parsed(parser, parser.parse(rewritten, *beside), name)
     return network, parser, fixed
 
 
-def _parsed(parser: Any, ok: bool, path: Path) -> None:
+def _name(model: Path | Model) -> str:
+    return str(model) if isinstance(model, Path) else model.name
+
+
+def _parsed(parser: Any, ok: bool, name: str) -> None:
     if not ok:
         problems = "; ".join(parser.get_error(number).desc() for number in range(parser.num_errors))
-        raise ModelError(f"{path}: TensorRT's parser cannot read it: {problems or 'no reason given'}")
+        raise ModelError(f"{name}: TensorRT's parser cannot read it: {problems or 'no reason given'}")
 
 
 def _profile(builder: Any, ranges: Mapping[str, Range]) -> Any:

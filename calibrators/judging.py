@@ -18,7 +18,6 @@ from calibrators.runner import Engine
 from calibrators.shapes import Range, extremes
 from trtcal.cache.cache import CalibrationCache, version_number
 from trtcal.calibration.calibrate import TRT_VERSION
-from trtcal.errors import ModelError
 from trtcal.judging.accuracy import Labels
 from trtcal.judging.metrics import Metric
 from trtcal.model.open import Model
@@ -59,18 +58,15 @@ class EngineJudge(CpuJudge):
     def quantized(self, scales: Mapping[str, np.float32]) -> Engine:
         """Tensor -> scale; the engine that TensorRT builds with these."""
         if versions.has_calibrators(versions.tensorrt()):
-            path = self.model.path
-            if path is None:
-                raise ModelError(f"{self.model.name}: TensorRT reads a model from its file; save it and give the path")
             cache = CalibrationCache(version_number(TRT_VERSION), DEFAULT, scales)
-            built = self._build(path, calibrator=CachedCalibrator(cache))
+            built = self._build(self.model, calibrator=CachedCalibrator(cache))
         else:
             with TemporaryDirectory(prefix="trtcal-") as folder:
                 pairs = qdq_to_file(self.model, scales, Path(folder) / "model.onnx")
                 built = self._build(pairs.files[0], precision="fp32")
         return Engine(built.plan, memory=self.memory, name=f"the engine of {self.model.name}")
 
-    def _build(self, model: Path, **how: Any) -> BuiltEngine:
+    def _build(self, model: Path | Model, **how: Any) -> BuiltEngine:
         from calibrators.trtlog import new_builder
 
         if self._shapes is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.provenance import sidecar_path
 from trtcal.errors import CacheError, ModelError
-from trtcal.model.overwriting import Kind, check_distinct, check_output, refuse_input
+from trtcal.model.overwriting import Input, Kind, check_distinct, check_output, refuse_input
 
 AnyPath = str | os.PathLike[str]
 
@@ -26,7 +26,7 @@ _TEXT_ONNX = {".json", ".onnxjson", ".textproto", ".prototxt", ".pbtxt", ".onnxt
 
 
 def check_build_outputs(
-    inputs: Iterable[AnyPath | None],
+    inputs: Iterable[Input | None],
     *,
     engine: AnyPath | None,
     timing_cache: AnyPath | None,

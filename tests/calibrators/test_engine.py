@@ -127,6 +127,33 @@ def test_a_static_batch_is_rewritten_with_the_shapes_of_the_model_s_own_folder(t
     assert found == {"batch": 4}
 
 
+@VERSIONS
+def test_a_model_may_come_from_anywhere(tmp_path: Path, trt: str) -> None:
+    """Also where its batch size has to be rewritten."""
+    found = drive(
+        tmp_path,
+        """
+        import onnx
+        from trtcal.model.open import open_model
+        plans = {}
+        for name, options in (("dynamic.onnx", {}), ("static.onnx", {"rewrite_batch": True})):
+            content = Path(name).read_bytes()
+            sources = {"path": name, "bytes": content, "proto": onnx.load_from_string(content),
+                       "model": open_model(name), "model of bytes": open_model(content)}
+            for kind, source in sources.items():
+                built = build_engine(source, calibrator=entropy(size=4), **options)
+                plans[f"{name} {kind}"] = [built.batch_size, built.ranges.format().hex()]
+        report(**plans)
+        """,
+        trt=trt,
+    )
+    assert len(found) == 10
+    for name in ("dynamic.onnx", "static.onnx"):
+        expected = found[f"{name} path"]
+        assert expected[0] == 4
+        assert all(found[f"{name} {kind}"] == expected for kind in ("bytes", "proto", "model", "model of bytes"))
+
+
 def test_a_later_batch_of_another_size_fails_the_build(tmp_path: Path) -> None:
     found = drive(
         tmp_path,

@@ -77,6 +77,12 @@ def test_values_are_fp32_without_tf32(memory: HostMemory, tmp_path: Path) -> Non
     assert ort_tensorrt.BUILT[0]["flags"] == []  # nor FP16, which would be as free to round
 
 
+def test_a_model_that_is_in_no_file_is_collected_too(memory: HostMemory, tmp_path: Path) -> None:
+    path = save(conv_model(), tmp_path / "m.onnx")
+    expected = on_both(path, batched(images(3), 1), memory)
+    assert collect_on_gpu(path.read_bytes(), batched(images(3), 1), memory=memory).to_bytes() == expected.to_bytes()
+
+
 @pytest.mark.parametrize("limit", [1, 1100, 3000, 10**9])
 def test_outputs_that_do_not_fit_are_shown_by_several_engines(memory: HostMemory, tmp_path: Path, limit: int) -> None:
     on_both(save(conv_model(), tmp_path / "m.onnx"), batched(images(4), 2), memory, limit=limit, workspace=1 << 20)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,13 +15,23 @@ from models import conv_model, images, save
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from trtcal.cache.cache import CalibrationCache
-from trtcal.calibration.calibrate import calibrate
+from trtcal.cache.doctor import check
+from trtcal.calibration.calibrate import calibrate, from_stats
+from trtcal.calibration.file import calibrate_to_file
 from trtcal.judging.accuracy import simulate
+from trtcal.judging.evaluation import open_runner
+from trtcal.judging.sensitivity import section, sensitivity
 from trtcal.model.nodes import replaced
 from trtcal.model.open import open_model
+from trtcal.qdq.extract import extract_scales, strip_qdq
+from trtcal.qdq.file import qdq_to_file
 from trtcal.qdq.insert import insert_qdq
+from trtcal.qdq.weights import weight_clipping_cost
+from trtcal.refine.whole import refine
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
+from trtcal.sweep.plan import SweepPlan
+from trtcal.sweep.run import run_sweep
 
 Run = Callable[..., tuple[int, str, str]]
 node = helper.make_node
@@ -151,6 +163,53 @@ def test_every_command_takes_it(tmp_path: Path, run: Run, spelling: Callable[[Mo
             }
         )
     assert answers[0] == answers[1]
+
+
+def evaluated(source: Any, data: Batches, scales: Mapping[str, np.float32]) -> bytes:
+    with open_runner(source, data, scales=scales).runner as runner:
+        return runner({"image": SAMPLES})["logits"].tobytes()
+
+
+def swept(source: Any, data: Batches, folder: Path) -> list[str]:
+    run_sweep(
+        source, data, folder, SweepPlan(batch_sizes=(1, 4), orders=("given",), methods=("entropy",), accuracy=False)
+    )
+    return (folder / "trials.csv").read_text().splitlines()
+
+
+def functions_of_models(scales: Mapping[str, np.float32], folder: Path) -> dict[str, Callable[[Any], Any]]:
+    """What takes a model -> a call whose answers can be compared."""
+    data = Batches(ArraySource({"image": SAMPLES}), 4)
+    cache = CalibrationCache("8601", "EntropyCalibration2", scales)
+    folders = (folder / str(number) for number in count())
+    return {
+        "calibrate": lambda source: calibrate(source, data).cache.format(),
+        "from_stats": lambda source: from_stats(source, calibrate(conv_model(), data).stats, "mse").cache.format(),
+        "calibrate_to_file": lambda source: calibrate_to_file(source, data, next(folders)).provenance.model_sha256,
+        "check": lambda source: check(cache, model=source),
+        "insert_qdq": lambda source: insert_qdq(source, scales).model.SerializeToString(),
+        "qdq_to_file": lambda source: qdq_to_file(source, scales, next(folders)).files[0].read_bytes(),
+        "strip_qdq": lambda source: strip_qdq(source).SerializeToString(),
+        "weight_clipping_cost": lambda source: weight_clipping_cost(source),
+        "open_runner": lambda source: evaluated(source, data, scales),
+        "simulate": lambda source: simulate(source, scales).outputs,
+        "sensitivity": lambda source: section(sensitivity(source, scales, data, layers=1)),
+        "run_sweep": lambda source: swept(source, data, next(folders)),
+        "refine": lambda source: refine(source, data, scales=scales).model.SerializeToString(),
+    }
+
+
+def test_every_function_takes_a_model_in_every_form(tmp_path: Path) -> None:
+    path = save(conv_model(), tmp_path / "m.onnx")
+    sources = {"text": str(path), "bytes": path.read_bytes(), "proto": onnx.load(path), "model": open_model(path)}
+    for name, function in functions_of_models(ranges(conv_model(), {}), tmp_path).items():
+        expected = function(path)
+        for kind, source in sources.items():
+            assert function(source) == expected, f"{name} of {kind}"
+    assert sources["proto"] == conv_model()
+    quantized = insert_qdq(conv_model(), ranges(conv_model(), {})).model
+    found = [extract_scales(source) for source in (quantized, quantized.SerializeToString(), save(quantized, path))]
+    assert found[0] == found[1] == found[2] != {}
 
 
 def test_a_node_is_left_in_float_by_the_name_that_the_file_gives_it() -> None:

@@ -91,7 +91,7 @@ class OnnxParser:
         self._network = network
         self._problem = ""
 
-    def parse(self, data: bytes, path: str) -> bool:
+    def parse(self, data: bytes, path: str | None = None) -> bool:
         model = onnx.load_from_string(data)
         odd = next((node.op_type for node in model.graph.node if node.op_type in REFUSED), None)
         if odd is not None:
