@@ -1,4 +1,4 @@
-"""What a model wants to be fed: one value type that data and models share."""
+"""What a model wants to be fed and what it answers with: value types that data and models share."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ class InputSpec:
     def __str__(self) -> str:
         sizes = ", ".join("?" if size is None else str(size) for size in ("N", *self.shape))
         return f"{self.name}: {self.dtype} ({sizes})"
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """Name, dtype and whole shape of a model's output, None for what the file does not say; so is a dynamic axis."""
+
+    name: str
+    dtype: np.dtype | None
+    shape: tuple[int | None, ...] | None

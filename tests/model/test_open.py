@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from models import conv_model, images, make_model, save
-from onnx import helper
+from onnx import TensorProto, helper
 
 from trtcal.errors import ModelError
 from trtcal.model.open import FloatRunner, Model, open_model
@@ -100,6 +100,20 @@ def test_an_input_that_cannot_be_fed_is_said_with_the_model_s_name(tmp_path: Pat
     opened = open_model(save(model, tmp_path / "m.onnx"))  # other commands need not feed it
     with pytest.raises(ModelError, match=r"m\.onnx: input 's' has no batch axis"):
         _ = opened.inputs
+
+
+def test_outputs_are_what_the_file_says_of_them() -> None:
+    model = conv_model()
+    model.graph.output[0].ClearField("type")
+    assert [(spec.name, spec.dtype, spec.shape) for spec in open_model(model).outputs] == [("logits", None, None)]
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5]))
+    model.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, None))
+    found = [(spec.name, spec.dtype, spec.shape) for spec in open_model(model).outputs]
+    assert found == [("logits", np.dtype(np.float32), (None, 5)), ("flat", np.dtype(np.float32), None)]
+    model.graph.output[0].type.tensor_type.elem_type = 99
+    with pytest.raises(ModelError, match="model: tensor 'logits' has the element type 99"):
+        _ = open_model(model).outputs
 
 
 def test_a_model_travels_to_other_processes_without_what_was_made_of_it(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 
 from trtcal.errors import ModelError
 from trtcal.model.nodes import Names, array_of, constants_of, copied, dtype_of, op_name
-from trtcal.spec import InputSpec
+from trtcal.spec import InputSpec, OutputSpec
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, TypeProto
 
 
 def model_inputs(model: ModelProto) -> tuple[InputSpec, ...]:
@@ -27,13 +27,25 @@ def model_inputs(model: ModelProto) -> tuple[InputSpec, ...]:
         tensor = value.type.tensor_type
         if not tensor.HasField("shape") or not tensor.shape.dim:
             raise ModelError(f"input {value.name!r} has no batch axis: its first axis must count samples")
-        shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in tensor.shape.dim
-        )
-        specs.append(InputSpec(value.name, dtype_of(tensor.elem_type, value.name), shape[1:]))
+        specs.append(InputSpec(value.name, dtype_of(tensor.elem_type, value.name), _sizes(tensor)[1:]))
     if not specs:
         raise ModelError("the model has no inputs to feed")
     return tuple(specs)
+
+
+def model_outputs(model: ModelProto) -> tuple[OutputSpec, ...]:
+    """What the model answers with, as far as it says so itself; outputs that are no tensors have neither."""
+    specs = []
+    for value in model.graph.output:
+        tensor = value.type.tensor_type  # empty where the output is of another type
+        dtype = dtype_of(tensor.elem_type, value.name) if tensor.elem_type else None
+        specs.append(OutputSpec(value.name, dtype, _sizes(tensor) if tensor.HasField("shape") else None))
+    return tuple(specs)
+
+
+def _sizes(tensor: TypeProto.Tensor) -> tuple[int | None, ...]:
+    """A tensor's type -> its sizes, None for axes that are dynamic."""
+    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in tensor.shape.dim)
 
 
 def batch_size(model: ModelProto) -> int | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.batch_axis import batch_size, model_inputs, set_batch_size
+from trtcal.model.batch_axis import batch_size, model_inputs, model_outputs, set_batch_size
 from trtcal.model.calibrated import CalibrationGraph, calibration_graph, with_outputs
 from trtcal.model.file import load_weights
 from trtcal.model.names import NO_ORIGINALS, Originals
@@ -24,7 +24,7 @@ from trtcal.model.prepare import prepared
 from trtcal.model.read import check_weights, external_files, load_model, model_of, sha256_of
 from trtcal.model.runner import OrtRunner
 from trtcal.model.topology import decisive
-from trtcal.spec import InputSpec
+from trtcal.spec import InputSpec, OutputSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -69,6 +69,11 @@ class Model:
         return self._with_name(model_inputs)
 
     @cached_property
+    def outputs(self) -> tuple[OutputSpec, ...]:
+        """What it answers with, as far as the file says."""
+        return self._with_name(model_outputs)
+
+    @cached_property
     def batch_size(self) -> int | None:
         """The batch size that the inputs fix, None where it is dynamic; ModelError where they disagree."""
         return self._with_name(batch_size)
@@ -102,7 +107,7 @@ class Model:
 
         A nan in one of them is what the model answers with; one anywhere else the graph itself replaces.
         """
-        outputs = [value.name for value in self.proto.graph.output]
+        outputs = [spec.name for spec in self.outputs]
         return frozenset(decisive(self.calibrated.model.graph, outputs, names) if names else ())
 
     def with_batch_size(self, size: int | None) -> Model:
