@@ -290,7 +290,7 @@ def made_up(folder: Path, *arguments: object) -> tuple[list[object], dict[str, s
     (folder / "test_made_up.py").write_text(MADE_UP)
     (folder / "tmp").mkdir()
     variables = {"RECORD": str(folder / "out"), "HANGING": str(folder / "hanging"), "TMPDIR": str(folder / "tmp")}
-    return [folder / "test_made_up.py", "--output", folder / "out", "--least", 3, *arguments], variables
+    return [folder / "test_made_up.py", "--output", folder / "out", "--least", 8, *arguments], variables
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +309,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complet
         ("bad", "failed", ["ValueError: planned"]),
         ("leaves", "crashed", ["ended with exit code 0"]),
         ("crashes", "crashed", ["ended by SIGSEGV", "in test_crashes"]),
-        ("hangs", "timed out", ["did not end within 3 s", "in test_hangs"]),
+        ("hangs", "timed out", ["did not end within 8 s", "in test_hangs"]),
         ("loses_the_gpu", "failed", ["an illegal access", "the CUDA context is lost: "]),
         ("without_its_fixture", "failed", ["OSError: no fixture"]),
     ],
