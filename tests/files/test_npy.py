@@ -23,7 +23,7 @@ def header_of(data: bytes) -> Header:
 
 def test_a_header_says_what_the_file_holds() -> None:
     header = header_of(npy((2, 3), bytes(24)))
-    assert header == ((2, 3), np.dtype("f4"))
+    assert header == ((2, 3), np.dtype("f4"), False, 128)
     assert header.nbytes == 24
     assert header_of(npy((), bytes(4))).shape == ()
     assert header_of(npy((10**12, 0))).nbytes == 0
@@ -52,7 +52,49 @@ def archive(**members: bytes) -> zipfile.ZipFile:
 def test_headers_of_an_archive_are_read_without_its_arrays(tmp_path: Path) -> None:
     zeros = npy((10**6,), bytes(4 * 10**6))
     with archive(x=zeros, y=npy((2,), bytes(8))) as opened:
-        assert archive_headers(opened, "file") == {"x": ((10**6,), np.dtype("f4")), "y": ((2,), np.dtype("f4"))}
+        headers = archive_headers(opened, "file")
+    assert {name: header[:2] for name, header in headers.items()} == {
+        "x": ((10**6,), np.dtype("f4")), "y": ((2,), np.dtype("f4")),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24.0).reshape(2, 3, 4),
+        np.asfortranarray(np.arange(24, dtype=np.int16).reshape(2, 3, 4)),
+        np.arange(6, dtype=">f4").reshape(2, 3),
+        np.array(3.5),
+        np.zeros((0, 3)),
+        np.array([True, False]),
+        np.arange(1 << 21, dtype=np.uint8).reshape(2, -1)[:, ::2],
+    ],
+    ids=lambda array: f"{array.dtype.str}{array.shape}",
+)
+def test_arrays_are_what_numpy_reads(array: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", array)
+    np.savez_compressed(tmp_path / "x.npz", x=array)
+    data = (tmp_path / "x.npy").read_bytes()
+    header = header_of(data)
+    with zipfile.ZipFile(tmp_path / "x.npz") as opened, opened.open("x.npy") as stream:
+        unpacked = header.unpacked(stream)
+    for found in (header.mapped(tmp_path / "x.npy"), header.unpacked(io.BytesIO(data)), unpacked):
+        assert (found.dtype, found.shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(found, array)
+    if array.size:
+        with pytest.raises(ValueError, match="bytes are there"):
+            header.unpacked(io.BytesIO(data[:-1]))
+
+
+def test_a_checksum_that_does_not_fit_is_noticed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros(100_000, np.uint8))
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    data[50_000] = 7
+    (tmp_path / "x.npz").write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "x.npz") as opened:
+        header = archive_headers(opened, "file")["x"]
+        with opened.open("x.npy") as stream, pytest.raises(zipfile.BadZipFile, match="Bad CRC-32"):
+            header.unpacked(stream)
 
 
 def test_what_numpy_writes_is_read_whatever_it_compresses_to(tmp_path: Path) -> None:

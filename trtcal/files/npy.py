@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,18 +13,47 @@ from trtcal.errors import DataError
 
 # Deflate makes at most 1032 bytes of one; what else zipfile reads makes more, and NumPy does not write it.
 _MAX_RATIO = 1032
+_CHUNK = 1 << 20  # bytes unpacked at once
 
 
 class Header(NamedTuple):
-    """Shape and type of an array in a file."""
+    """Shape and type of an array in a file, whether its first axis is the fastest, and where its values begin.
+
+    Read once, in one thread: NumPy reads headers with Python's own parser, of which CPython 3.11 now and then says
+    "SystemError: AST constructor recursion depth mismatch" where several threads parse at once.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    fortran_order: bool
+    offset: int
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the array takes."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def order(self) -> Literal["C", "F"]:
+        """The order as NumPy calls it."""
+        return "F" if self.fortran_order else "C"
+
+    def mapped(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """The ``.npy`` file that the header is of -> its array, read-only and read where it is looked at."""
+        return np.memmap(path, self.dtype, "r", self.offset, self.shape, self.order)
+
+    def unpacked(self, stream: IO[bytes]) -> np.ndarray:
+        """Stream of the file that the header is of -> its array; ValueError where it ends too early."""
+        values = np.empty(math.prod(self.shape), self.dtype)
+        view, filled = values.view(np.uint8).data, 0
+        stream.read(self.offset)
+        while filled < len(view):
+            count = stream.readinto(view[filled : filled + _CHUNK])  # type: ignore[attr-defined]
+            if not count:
+                raise ValueError(f"{filled} of {len(view)} bytes are there")
+            filled += count
+        stream.read(1)  # nothing; at the end an archive holds its checksum against what was read
+        return values.reshape(self.shape, order=self.order)
 
 
 def read_header(stream: IO[bytes], size: int, where: str) -> Header:
@@ -33,12 +63,12 @@ def read_header(stream: IO[bytes], size: int, where: str) -> Header:
     """
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
     elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
     else:
         raise DataError(f"{where}: npy format {version}, which is for tables; save arrays of numbers")
-    header = Header(shape, dtype)
+    header = Header(shape, dtype, fortran_order, stream.tell())
     if dtype.kind not in "biuf":
         raise DataError(f"{where}: holds {dtype}, expected numbers; pickled objects are never loaded")
     if min(shape, default=0) < 0 or stream.tell() + header.nbytes != size:

@@ -212,6 +212,7 @@ class _ArrayFile:
         self.length = self._length(headers, single_samples)
         _refuse_too_many(self.length or 0, path)
         self.labels = self._read_labels(headers)
+        self._headers = {spec.name: headers[spec.name] for spec in inputs}
 
     def __getstate__(self) -> dict[str, object]:  # on the way to another process, which reads the block itself
         return {name: value for name, value in self.__dict__.items() if name != "_lock"} | {"_block": None}
@@ -233,15 +234,15 @@ class _ArrayFile:
 
     def _read(self) -> Mapping[str, np.ndarray]:
         if not self._is_npz:
-            return {self._inputs[0].name: np.load(self._path, mmap_mode="r", allow_pickle=False)}
-        with self._archive() as archive:
-            return {spec.name: archive[spec.name] for spec in self._inputs}
+            return {name: header.mapped(self._path) for name, header in self._headers.items()}
+        with zipfile.ZipFile(self._path) as archive:
+            return {name: self._unpacked(archive, name, header) for name, header in self._headers.items()}
 
-    @contextmanager
-    def _archive(self) -> Iterator[Mapping[str, np.ndarray]]:
-        # Opened here: NumPy does not close a file whose directory it cannot read.
-        with open(self._path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            yield archive
+    @staticmethod
+    def _unpacked(archive: zipfile.ZipFile, name: str, header: Header) -> np.ndarray:
+        member = f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name
+        with archive.open(member) as stream:
+            return header.unpacked(stream)
 
     def _npy_headers(self) -> dict[str, Header]:
         if len(self._inputs) != 1:
@@ -289,8 +290,8 @@ class _ArrayFile:
                 f"{self._path}: {key!r} is {headers[key].dtype} {headers[key].shape}, "
                 f"expected integers of shape {expected}, one for each sample"
             )
-        with reading(self._path), self._archive() as archive:
-            return [int(label) for label in np.atleast_1d(archive[key])]
+        with reading(self._path), zipfile.ZipFile(self._path) as archive:
+            return [int(label) for label in np.atleast_1d(self._unpacked(archive, key, headers[key]))]
 
 
 class _Row(NamedTuple):
