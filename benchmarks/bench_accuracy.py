@@ -387,7 +387,7 @@ that of the outputs to FP32.
 - Entropy is TensorRT's, for batches of the given size in the given order. As TensorRT does, it clips values that sit
   in spikes, such as what a first layer makes of a constant background.
 - The recogniser spells its layer normalization out in single operators, and `all` quantizes the sums with epsilon in
-  it, where `trtcal sensitivity` finds most of entropy's loss; TensorRT may keep such layers in float.
+  it; TensorRT may keep such layers in float.
 - ONNX Runtime's and Model-Optimizer's entropy start with 128 bins and 128 levels, a single candidate, so that they
   are close to or equal to their minmax: a good result of theirs under that name says nothing of entropy.
 - Model-Optimizer is asked for float32 outside INT8; its default is FP16. ONNX Runtime is asked for symmetric int8.

@@ -110,3 +110,18 @@ def test_pages_of_text_on_white_are_not_clipped(run: Run, tmp_path: Path) -> Non
     cache, clipped = calibrated(run, "m.onnx", "--data", "pages", "--preset", "0-1")
     assert as_hex(cache.scales["image"]) == "3c010a14"
     assert clipped == {}
+
+
+def test_a_spike_that_is_clipped_is_named_and_a_tensor_that_loses_a_quarter_is_called_lost(
+    run: Run, tmp_path: Path
+) -> None:
+    """As TensorRT does: a spike that shares a level with its neighbour costs more than clipping it."""
+    save(make_model([node("Identity", ["x"], ["y"])], {"x": ["N", 1000]}, ["y"]), tmp_path / "m.onnx")
+    levels, shares = [99, 100, 254, 255], [0.01, 0.2, 0.01, 0.78]
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).choice(levels, (8, 1000), p=shares).astype(np.float32) / 255)
+    code, _, err = run("calibrate", "m.onnx", "--data", "x.npy")
+    assert code == 0
+    assert "1 tensor is clipped by more than 1%, which may cost accuracy:\n  x: 7" in err
+    assert "Entropy, TensorRT's own as well, clips values that sit in spikes" in err
+    assert "1 tensor loses more than a quarter of all values: take another method" in err
+    assert "spikes" not in run("calibrate", "m.onnx", "--data", "x.npy", "--method", "minmax")[2]

@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import oracle
 import pytest
+from acceptance import rules
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -200,7 +201,7 @@ def spiky(rng: np.random.Generator) -> NDArray[np.int64]:
 @pytest.mark.parametrize("seed", range(60))
 def test_entropy_is_the_reference_on_spikes_and_few_levels(seed: int) -> None:
     counts = spiky(np.random.default_rng(seed))
-    assert entropy_bin(counts) == oracle.entropy_bin(counts)
+    assert entropy_bin(counts) == oracle.entropy_bin(counts) == rules.bins_kept(counts, rules.Rules())
 
 
 def test_a_window_of_one_bin_clips_nothing() -> None:
@@ -356,6 +357,8 @@ def test_many_histograms_are_searched_as_each_by_itself() -> None:
     counts = np.array([np.zeros(2048), rng.integers(0, 9, 2048), rng.geometric(0.3, 2048) // 3, np.arange(2048) < 700])
     assert entropy_bins(counts) == [entropy_bin(row) for row in counts]
     assert entropy_bins(counts)[0] is None
+    counts = np.array([spiky(rng) for _ in range(12)])
+    assert entropy_bins(counts) == [entropy_bin(row) for row in counts]
 
 
 @pytest.mark.parametrize(("q", "meant"), [("0.999", "99.9"), ("0.9999", "99.99"), ("1", "100"), ("1.0", "100")])
