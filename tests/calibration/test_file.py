@@ -151,9 +151,11 @@ def test_statistics_that_are_asked_for_are_made_even_if_the_cache_is_up_to_date(
 
 
 def test_a_reused_cache_still_says_what_was_found_while_it_was_made(model: Path, tmp_path: Path) -> None:
-    source = ArraySource({"image": np.random.default_rng(0).integers(0, 3, (8, 3, 8, 8)).astype(np.float32)})
-    made = calibrate_to_file(model, Batches(source, 4), tmp_path / "c.cache", "percentile:90")
-    again = calibrate_to_file(model, Batches(source, 4), tmp_path / "c.cache", "percentile:90")
+    # Entropy clips the spike at 255 that shares a level with 254.
+    pixels = np.random.default_rng(0).choice([99, 100, 254, 255], (8, 3, 8, 8), p=[0.01, 0.2, 0.01, 0.78])
+    source = ArraySource({"image": pixels.astype(np.float32)})
+    made = calibrate_to_file(model, Batches(source, 4), tmp_path / "c.cache")
+    again = calibrate_to_file(model, Batches(source, 4), tmp_path / "c.cache")
     assert made.clipped
     assert (again.clipped, again.unusable, again.hidden) == (made.clipped, made.unusable, made.hidden)
 
