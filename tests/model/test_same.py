@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +10,7 @@ from onnx import TensorProto, helper
 from qdq_models import f32, node
 
 from trtcal.errors import ModelError
+from trtcal.model.runner import OrtRunner
 from trtcal.model.same import TOLERANCE, check_same
 
 
@@ -71,6 +74,24 @@ def test_tensors_that_are_watched_are_compared_where_no_output_shows_them() -> N
     check_same(hidden("Sin"), hidden("Cos"))
     with pytest.raises(ModelError, match="Sin 'h': 'h' is something else"):
         check_same(hidden("Sin"), hidden("Cos"), watched=["h", "unknown"])
+
+
+@pytest.mark.parametrize(("batch", "rows"), [("N", 2), (5, 5)])
+def test_of_a_large_batch_a_few_rows_are_run_where_the_model_takes_them(
+    batch: int | str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = []
+
+    class Watching(OrtRunner):
+        def __call__(self, batch: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]:
+            fed.append(batch["x"].shape)
+            return super().__call__(batch)
+
+    monkeypatch.setattr("trtcal.model.same.OrtRunner", Watching)
+    samples = ({"x": np.ones((5, 4), np.float32)} for _ in range(100))
+    check_same(chain("Neg", shape=(batch, 4)), chain("Neg", shape=(batch, 4)), samples=samples)
+    assert fed == [(rows, 4)] * 4, "two samples, before and after"
+    assert len(list(samples)) == 98
 
 
 def token_model(rows: int, op: str = "Relu") -> onnx.ModelProto:

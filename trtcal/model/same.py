@@ -17,7 +17,7 @@ from trtcal.model.nodes import dtype_of, label
 from trtcal.model.runner import OrtRunner
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, ValueInfoProto
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ TOLERANCE = 1e-4
 
 SIZES = (8, 32, 224, 1)  # of axes that the model leaves open but the batch; what a network accepts is its own affair
 SAMPLES = 2  # random ones; what an If does not take with one, it may with the other
+ROWS = 2  # of a sample, where it is a batch: watched tensors of a large one would not fit into memory
 
 MOST_ELEMENTS = 1 << 27  # of an input, which are 1 GiB while they are drawn
 
@@ -42,15 +43,15 @@ def check_same(
 ) -> None:
     """Two models with the same inputs -> nothing; ModelError names the first node of ``before`` that differs.
 
-    Compared are the outputs, and of other tensors those ``watched``, on ``samples`` (``{input: array}``), or else on
-    random ones: whole numbers are 0 or 1, which are valid token ids, indices and masks. ``folder`` is where weights
-    lie. Where ONNX Runtime cannot run ``before``, or its outputs are random, the log says that nothing was compared;
-    where it cannot run ``after`` alone, that is a ModelError.
+    Compared are the outputs, and of other tensors those ``watched``, on the first of ``samples`` (``{input: array}``),
+    or else on random ones: whole numbers are 0 or 1, which are valid token ids, indices and masks. ``folder`` is where
+    weights lie. Where ONNX Runtime cannot run ``before``, or its outputs are random, the log says that nothing was
+    compared; where it cannot run ``after`` alone, that is a ModelError.
     """
     names = [name for name in dict.fromkeys(watched) if name in _made(before) and name in _made(after)]
     try:
         with OrtRunner(with_outputs(before, names), folder=folder, threads=1) as runner:
-            feeds = _runnable(runner, before) if samples is None else [dict(each) for each in islice(samples, SAMPLES)]
+            feeds = _runnable(runner, before) if samples is None else _given(samples, before)
             expected = [runner(feed) for feed in feeds]
     except ModelError as error:
         logger.warning("what the model computes is not compared with what it computed before: %s", error)
@@ -82,6 +83,21 @@ def _refuse_different(before: ModelProto, after: ModelProto, feed: Feed, folder:
     raise ModelError("the model's outputs are something else after it was changed, while no node's are")
 
 
+def _given(samples: Iterable[Feed], model: ModelProto) -> list[dict[str, np.ndarray]]:
+    """The first of the samples, and of them the first rows where the model leaves the first axis of all inputs open."""
+    shapes = [value.type.tensor_type.shape.dim for value in _inputs(model)]
+    is_open = all(dims and not dims[0].dim_value for dims in shapes)
+    return [
+        {name: array[:ROWS] if is_open else array for name, array in feed.items()} for feed in islice(samples, SAMPLES)
+    ]
+
+
+def _inputs(model: ModelProto) -> list[ValueInfoProto]:
+    """Those that are to be fed: in old files, constants are among the inputs."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
+
+
 def _runnable(runner: OrtRunner, model: ModelProto) -> list[dict[str, np.ndarray]]:
     """Random samples that the model takes; the first ModelError where there are none."""
     problem: ModelError | None = None
@@ -101,11 +117,8 @@ def _runnable(runner: OrtRunner, model: ModelProto) -> list[dict[str, np.ndarray
 def _random(model: ModelProto, size: int, spread: str, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     """A value for each input; axes that are left open are 2 if they come first, else ``size``, as often as named."""
     rng = np.random.default_rng(seed)
-    fixed = {tensor.name for tensor in model.graph.initializer}
     named: dict[str, int] = {}
-    for value in model.graph.input:
-        if value.name in fixed:
-            continue
+    for value in _inputs(model):
         tensor = value.type.tensor_type
         shape = []
         for position, dim in enumerate(tensor.shape.dim):
