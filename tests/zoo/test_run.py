@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def models(tmp_path: Path) -> Path:
 
 def row(models: Path, name: str, **more: Any) -> Row:
     values: dict[str, Any] = {"batch_sizes": (1, 4), "seeds": 1, "methods": ("entropy", "minmax")}
-    return Row(name=name, model=str(models / f"{name}.onnx"), data=str(models / "d.npz"), **{**values, **more})
+    values |= {"data": str(models / "d.npz"), **more}
+    return Row(name=name, model=str(models / f"{name}.onnx"), **values)
 
 
 def write(path: Path, text: str) -> Path:
@@ -120,6 +122,20 @@ def test_what_the_page_links_to_is_made_again_where_it_is_gone(models: Path, tmp
         (outcome,) = run_zoo([row(models, "a")], tmp_path / "out")
         assert not outcome.reused
         assert (tmp_path / "out" / name).is_file()
+
+
+def test_a_file_that_no_sample_is_of_is_no_reason_to_run_again(models: Path, tmp_path: Path) -> None:
+    (models / "many").mkdir()
+    for number in range(6):
+        np.save(models / "many" / f"{number}.npy", images(1, seed=number)[0])
+    rows = [row(models, "a", data=str(models / "many"), samples=4, batch_sizes=(2,))]
+    (outcome,) = run_zoo(rows, tmp_path / "out")
+    assert outcome.error is None
+    write(models / "many" / "notes.txt", "mine")
+    (models / "many" / "unread.heic").write_bytes(b"x")
+    (models / "many").rename(models / "moved")
+    (outcome,) = run_zoo([replace(rows[0], data=str(models / "moved"))], tmp_path / "out")
+    assert outcome.reused
 
 
 def test_a_metric_that_says_something_else_is_asked_again(models: Path, tmp_path: Path) -> None:
