@@ -294,6 +294,25 @@ def test_calibrate_says_that_tensorrt_may_call_tensors_of_functions_otherwise(
     assert not caplog.text
 
 
+def test_a_function_for_another_opset_stays_in_float_and_is_counted(tmp_path: Path, run: Run) -> None:
+    """Softmax meant something else in opset 11."""
+    model = conv_model()
+    model.graph.node[-1].output[0] = "scores"
+    model.graph.node.append(node("Old", ["scores"], ["logits"], domain="own"))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    inside = [node("Softmax", ["X"], ["t"]), node("Neg", ["t"], ["Y"])]
+    model.functions.append(helper.make_function("own", "Old", ["X"], ["Y"], inside, [helper.make_opsetid("", 11)]))
+    save(model, tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", SAMPLES)
+    code, _, err = run("calibrate", "m.onnx", "--data", "x.npy", "-o", "c.cache")
+    assert code == 0
+    assert "2 tensors inside If, Loop, Scan or a function for another opset cannot be seen" in err
+    code, out, _ = run("qdq", "m.onnx", "--cache", "c.cache", "-o", "q.onnx", "--json")
+    assert code == 0
+    assert "made by a function of the model for another opset" in json.loads(out)["skipped"]["logits"]
+    assert run("evaluate", "m.onnx", "--cache", "c.cache", "--data", "x.npy")[0] == 0
+
+
 def test_a_cycle_is_refused_by_every_command(tmp_path: Path, run: Run) -> None:
     """Some went round in it without end."""
     model = conv_model()

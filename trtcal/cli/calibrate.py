@@ -167,7 +167,8 @@ def _summary(result: CacheFile) -> str:
         verb = "tensor is" if len(zero) == 1 else "tensors are"
         lines.append(f"{len(zero)} {verb} zero in every sample, with scale 0 as TensorRT has it: {', '.join(zero[:3])}")
     if result.hidden:
-        lines.append(f"{result.hidden} tensors inside If, Loop or Scan cannot be seen and have no range")
+        where = "If, Loop, Scan or a function for another opset"
+        lines.append(f"{result.hidden} tensors inside {where} cannot be seen and have no range")
     lines += _pixels(result)
     if result.clipped:
         noun = "tensor is" if len(result.clipped) == 1 else "tensors are"

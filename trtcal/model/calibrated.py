@@ -55,7 +55,7 @@ class CalibrationGraph:
     ``visible`` are candidates for calibration in topological order (which of them are float tensors, the
     runtime knows); ``carried`` maps an output to the tensor whose scale it has; ``constants`` are
     TensorRT's name -> value; ``order`` is every name in the order a cache lists them; ``hidden`` counts
-    tensors inside If, Loop and Scan bodies, which get no range.
+    tensors inside If, Loop and Scan bodies and functions that stay functions, which get no range.
     """
 
     model: ModelProto
