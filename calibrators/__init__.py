@@ -17,6 +17,7 @@ from calibrators.versions import CalibratorsMissing, CalibratorsUnavailable
 if TYPE_CHECKING:
     from calibrators.cached import CachedCalibrator
     from calibrators.engine import build_engine
+    from calibrators.gpu_stats import collect_on_gpu
     from calibrators.percentile import PercentileCalibrator, ThresholdCalibrator
     from calibrators.runner import Engine
     from calibrators.tensorrt_methods import EntropyCalibrator, LegacyCalibrator, MinMaxCalibrator
@@ -31,6 +32,7 @@ __all__ = [
     "PercentileCalibrator",
     "ThresholdCalibrator",
     "build_engine",
+    "collect_on_gpu",
 ]
 
 _HOME = {
@@ -42,6 +44,7 @@ _HOME = {
     "PercentileCalibrator": "percentile",
     "ThresholdCalibrator": "percentile",
     "build_engine": "engine",
+    "collect_on_gpu": "gpu_stats",
 }
 
 

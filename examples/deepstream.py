@@ -14,9 +14,7 @@ import os
 from pathlib import Path
 
 from calibrators import CachedCalibrator, CalibratorsUnavailable, build_engine
-from trtcal import calibrate
-from trtcal.model.open import open_model
-from trtcal.samples.options import SampleOptions
+from trtcal import SampleOptions, calibrate, open_model
 
 # What nvinfer does to a frame, y = net-scale-factor * (x - offsets), must be what was done to the pictures here.
 # Relative paths start at the folder of this file.

@@ -15,8 +15,7 @@ from pathlib import Path
 import tensorrt as trt
 
 from calibrators import EntropyCalibrator
-from trtcal.model.open import open_model
-from trtcal.samples.options import SampleOptions
+from trtcal import SampleOptions, open_model
 
 BATCH_SIZE = 8
 

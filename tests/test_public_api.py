@@ -12,13 +12,33 @@ import trtcal
 from trtcal import errors
 
 PUBLIC = {
+    "FORMATS": "trtcal.cache.formats",
     "METHODS": "trtcal.ranges.thresholds",
     "ActivationStats": "trtcal.ranges.stats",
+    "Batches": "trtcal.samples.batches",
     "CalibrationCache": "trtcal.cache.cache",
+    "Cluster": "trtcal.cluster.ray_cluster",
+    "Here": "trtcal.passes.executor",
     "Histogram": "trtcal.ranges.histogram",
+    "OrtRunner": "trtcal.model.runner",
+    "Provenance": "trtcal.cache.provenance",
+    "RayData": "trtcal.samples.raydata",
+    "RayExecutor": "trtcal.cluster.executor",
+    "SampleOptions": "trtcal.samples.options",
+    "SweepPlan": "trtcal.sweep.plan",
     "TrtcalError": "trtcal.errors",
+    "agreement": "trtcal.judging.accuracy",
     "calibrate": "trtcal.calibration.calibrate",
+    "calibrate_to_file": "trtcal.calibration.file",
     "collect": "trtcal.passes.collect",
+    "evaluate": "trtcal.judging.accuracy",
+    "extract_scales": "trtcal.qdq.extract",
+    "from_stats": "trtcal.calibration.calibrate",
+    "insert_qdq": "trtcal.qdq.insert",
+    "open_model": "trtcal.model.open",
+    "run_sweep": "trtcal.sweep.run",
+    "simulate": "trtcal.judging.accuracy",
+    "strip_qdq": "trtcal.qdq.extract",
 }
 
 
@@ -87,3 +107,23 @@ def test_the_tree_in_the_docstring_of_errors_is_the_tree_of_classes() -> None:
     # "    TrtcalError", and below it a branch of four more columns for each level.
     drawn = re.findall(r"^    ((?:[│ ]   |[├└]── )*)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
     assert [(len(branch) // 4, name) for branch, name in drawn] == classes(errors.TrtcalError, 0)
+
+
+def imported_names(text: str) -> set[str]:
+    """Python in a file or a page -> the dotted names it imports from trtcal and calibrators."""
+    found = set()
+    for module, names in re.findall(r"^\s*from ((?:trtcal|calibrators)[\w.]*) import ([\w, ]+)", text, re.MULTILINE):
+        found |= {f"{module}.{name.partition(' as ')[0].strip()}" for name in names.split(",")}
+    return found
+
+
+def test_pages_and_examples_import_public_names_alone() -> None:
+    import calibrators
+
+    root = Path(__file__).parents[1]
+    public = {f"trtcal.{name}" for name in (*trtcal.__all__, "demo")}
+    public |= {f"calibrators.{name}" for name in calibrators.__all__}
+    files = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "examples").glob("*.py")]
+    found = {file.name: imported_names(file.read_text(encoding="utf-8")) for file in files}
+    assert sum(map(len, found.values())) > 10
+    assert {name: names - public for name, names in found.items() if names - public} == {}

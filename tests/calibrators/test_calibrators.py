@@ -25,6 +25,7 @@ def test_the_public_names_are_these() -> None:
         "PercentileCalibrator",
         "ThresholdCalibrator",
         "build_engine",
+        "collect_on_gpu",
     ]
     assert set(calibrators.__all__) <= set(dir(calibrators))
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trtcal.errors import DataError, TrtcalError
 from trtcal.samples.batches import LABELS, Sample
 from trtcal.samples.conform import conform
-from trtcal.samples.preprocess import Preprocess, from_pixels
 from trtcal.spec import InputSpec
+
+if TYPE_CHECKING:
+    from trtcal.samples.preprocess import Preprocess
 
 ROWS = 64  # fetched at once
 
@@ -72,6 +74,8 @@ class RayData:
         return f"rows of a Ray {type(self._dataset).__name__}"
 
     def _sample(self, rows: Mapping[str, np.ndarray], row: int, number: int) -> Sample:
+        from trtcal.samples.preprocess import from_pixels  # Pillow loads slowly
+
         name = f"row {number}" if self._names is None else str(rows[self._names][row])
         arrays: dict[str, Any] = {}
         for input_, column in self._columns.items():

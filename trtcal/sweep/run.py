@@ -24,7 +24,6 @@ from trtcal.passes.executor import Executor, Here
 from trtcal.passes.second_pass import ExactCounts, count_exactly
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches
-from trtcal.samples.contact_sheet import thumbnails
 from trtcal.sweep import report
 from trtcal.sweep import store as sweepfile
 from trtcal.sweep.drift import Looks
@@ -131,6 +130,8 @@ def run_sweep(
         enough = enough_samples(pass_.drift)
         if enough is not None:
             advice = replace(advice, evidence=(*advice.evidence, enough))
+        from trtcal.samples.contact_sheet import thumbnails  # Pillow loads slowly
+
         undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
         rows = sweepfile.rows(result)
         named = {"model": model.short_name, "data": batches.source.describe()}

@@ -1,6 +1,6 @@
 """What the calibration batch size does to a histogram, in five small stories with numbers one can check by hand.
 
-    python examples/batch_size_stories.py
+    python scripts/batch_size_stories.py
 
 docs/batch-size.md shows this output and explains it; a test holds the two together.
 """
