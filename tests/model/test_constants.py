@@ -30,6 +30,16 @@ STANDARDIZED = [
     node("Div", ["centred", "deviation"], ["k"]),
     CONV,
 ]
+DRAWN = [
+    helper.make_graph(
+        [node("RandomNormal", [], [name], shape=[4, 3, 3, 3])],
+        "drawn",
+        [],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 3, 3, 3])],
+    )
+    for name in "st"
+]
+DRAWING = node("If", ["training"], ["k"], then_branch=DRAWN[0], else_branch=DRAWN[1])
 HALF = W.astype(np.float16)
 
 
@@ -114,6 +124,8 @@ def test_dead_nodes_and_constants_nobody_reads_are_none_of_its_business() -> Non
         pytest.param([node("Identity", ["w"], ["k"]), CONV], ("y",), id="behind an Identity"),
         pytest.param([node("Neg", ["w"], ["k"]), CONV], ("y", "k"), id="an output of the model"),
         pytest.param([node("RandomNormalLike", ["w"], ["k"]), CONV], ("y",), id="random"),
+        pytest.param([DRAWING, CONV], ("y",), id="random in a branch"),
+        pytest.param([node("Dropout", ["w", "", "training"], ["k"]), CONV], ("y",), id="Dropout in training"),
         pytest.param(
             [node("ReduceMean", ["x"], ["m"]), node("Mul", ["w", "m"], ["k"]), CONV], ("y",), id="of the data"
         ),
@@ -121,7 +133,7 @@ def test_dead_nodes_and_constants_nobody_reads_are_none_of_its_business() -> Non
     ],
 )
 def test_a_model_with_nothing_to_do_stays_as_it_is(nodes: list[NodeProto], outputs: tuple[str, ...]) -> None:
-    before = model(nodes, outputs, w=W)
+    before = model(nodes, outputs, w=W, training=np.array(True))
     assert lifted(before) is before
 
 

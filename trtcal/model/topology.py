@@ -11,7 +11,7 @@ import numpy as np
 from trtcal.errors import ModelError
 from trtcal.model.calibrated import CARRIES_SCALE
 from trtcal.model.names import NO_ORIGINALS, Originals
-from trtcal.model.nodes import array_of, constants_of, dtype_of, name_domain_alike, op_name, reads
+from trtcal.model.nodes import array_of, bodies, constants_of, dtype_of, name_domain_alike, op_name, reads
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TypeProto
@@ -27,7 +27,9 @@ POINTWISE = frozenset(
 )
 
 # What they make of a constant is none.
-RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike"})
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 
 _SHAPE = 64  # elements; no shape has more
 
@@ -116,10 +118,17 @@ def fixed_in(graph: GraphProto) -> set[str]:
     """Sorted graph -> its constants, and what is computed from nothing else."""
     fixed = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
-        computed = node.input and fixed.issuperset(reads(node)) and op_name(node) not in RANDOM
+        computed = node.input and fixed.issuperset(reads(node)) and not _is_random(node)
         if computed or op_name(node) == "Constant":
             fixed.update(node.output)
     return fixed
+
+
+def _is_random(node: NodeProto) -> bool:
+    """Does a node, or one inside it, draw numbers? Dropout does where its third input says that it is training."""
+    trains = op_name(node) == "Dropout" and any(node.input[2:])
+    inside = (inner for body in bodies(node) for inner in body.node)
+    return trains or op_name(node) in RANDOM or any(map(_is_random, inside))
 
 
 def int_attribute(node: NodeProto, name: str, default: int) -> int:
