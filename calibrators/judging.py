@@ -20,7 +20,7 @@ from trtcal.cache.cache import CalibrationCache, version_number
 from trtcal.calibration.calibrate import TRT_VERSION
 from trtcal.judging.accuracy import Labels
 from trtcal.judging.metrics import Metric
-from trtcal.model.open import Model
+from trtcal.model.open import Model, Source
 from trtcal.qdq.file import qdq_to_file
 from trtcal.samples.batches import Batches
 from trtcal.sweep.cpu_judge import CpuJudge
@@ -42,7 +42,7 @@ class EngineJudge(CpuJudge):
 
     def __init__(
         self,
-        model: Model,
+        model: Source,
         batches: Batches,
         labels: Labels | None = None,
         metric: Metric | None = None,

@@ -27,6 +27,7 @@ COMMANDS = {
     "check": ("cache", "check", "m.cache", "--model", "m.onnx"),
     "contact sheet": ("contact-sheet", "m.onnx", *SAMPLES),
     "weights": ("weights", "m.onnx"),
+    "refine": ("refine", "m.onnx", *SAMPLES, "--cache", "m.cache", "-o", "refined.onnx"),
 }
 
 
@@ -35,7 +36,7 @@ def folder(tmp_path: Path, run: Run, request: pytest.FixtureRequest) -> Path:
     """m.onnx, with weights inside or beside it, data, and results of earlier runs to be replaced."""
     beside = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 64}
     onnx.save(conv_model(4), tmp_path / "m.onnx", **(beside if request.param == "beside" else {}))
-    np.save(tmp_path / "x.npy", images(6))
+    np.save(tmp_path / "x.npy", images(8))
     row = {"name": "one", "model": "m.onnx", "data": "x.npy", "batch_sizes": [1, 2], "orders": ["given"]}
     (tmp_path / "zoo.yaml").write_text(json.dumps({"models": [row]}))
     assert run(*COMMANDS["calibrate"][:-1], "m.cache")[0] == 0

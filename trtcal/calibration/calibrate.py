@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trtcal.cache.cache import CalibrationCache
-from trtcal.model.open import FloatRunner, Model, Source, open_model
+from trtcal.model.open import FloatRunner, Source, open_model
 from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
 from trtcal.ranges.growth import growth_rule, power_of_two
@@ -121,7 +121,7 @@ def from_stats(
             unusable[name] = "is a constant that holds inf or nan"
         else:
             found[name] = threshold(_constant_histogram(value, num_bins, grow))
-    amax = carried(model, found)
+    amax = carried(model.calibrated.sources, found)
     for name, source in model.calibrated.carried.items():
         if source in unusable:
             unusable.setdefault(name, f"carries the range of {source!r}, which {unusable[source]}")
@@ -140,11 +140,12 @@ def _without_range(samples: Sequence[str], sample_amax: np.ndarray) -> str:
     return f"holds {held} in {odd.sum()} of {len(odd)} samples (first: {samples[int(np.argmax(odd))]})"
 
 
-def carried(model: Model, found: Mapping[str, np.float32]) -> dict[str, np.float32]:
-    """Ranges of the tensors that were looked at -> those of all that have one, in the order a cache lists them."""
-    graph = model.calibrated
-    sources = ((name, graph.carried.get(name, name)) for name in graph.order)
-    return {name: found[source] for name, source in sources if source in found}
+def carried(sources: Mapping[str, str], found: Mapping[str, np.float32]) -> dict[str, np.float32]:
+    """Ranges of the tensors that were looked at -> those of all that have one, in the order a cache lists them.
+
+    ``sources`` are those of the model's :class:`trtcal.model.calibrated.CalibrationGraph`.
+    """
+    return {name: found[source] for name, source in sources.items() if source in found}
 
 
 def on_fine_grid(method: str, growth: str) -> bool:

@@ -65,6 +65,11 @@ class CalibrationGraph:
     order: tuple[str, ...]
     hidden: int
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """Every name, in the order a cache lists them -> the tensor whose scale it has, mostly itself."""
+        return {name: self.carried.get(name, name) for name in self.order}
+
 
 def calibration_graph(model: ModelProto, folder: Path | None = None) -> CalibrationGraph:
     """Model, and where its weights lie -> what to calibrate, with every layer's output made visible."""

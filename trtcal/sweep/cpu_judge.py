@@ -11,7 +11,7 @@ from trtcal.errors import DataError
 from trtcal.judging.accuracy import Labels, Reference, simulate
 from trtcal.judging.evaluation import for_batches
 from trtcal.judging.metrics import Metric
-from trtcal.model.open import Model
+from trtcal.model.open import Source, open_model
 from trtcal.model.runner import OrtRunner, Runner
 from trtcal.qdq.insert import MIN_OPSET
 from trtcal.samples.batches import Batches
@@ -27,15 +27,16 @@ class CpuJudge:
 
     def __init__(
         self,
-        model: Model,
+        model: Source,
         batches: Batches,
         labels: Labels | None = None,
         metric: Metric | None = None,
         exclude: Iterable[str] = (),
     ) -> None:
-        self.model, self.batches, self.labels, self.metric = model, batches, labels, metric
+        self.model, self.batches, self.labels, self.metric = open_model(model), batches, labels, metric
         self.exclude = tuple(exclude)
-        self.ready = for_batches(model, batches.batch_size).with_weights()
+        self.ready = for_batches(self.model, batches.batch_size).with_weights()
+        self._sources = self.model.calibrated.sources
         self._reference: Reference | None = None
 
     def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
@@ -46,7 +47,7 @@ class CpuJudge:
                 self._reference = Reference(runner, self.batches, self.labels, metric)
             self.ready = self.ready.with_opset(MIN_OPSET, self.batches)  # once, and not for each set of ranges
         scales = {
-            name: value / np.float32(127) for name, value in carried(self.model, amax).items() if 0 < value < np.inf
+            name: value / np.float32(127) for name, value in carried(self._sources, amax).items() if 0 < value < np.inf
         }
         with self.quantized(scales) as runner:
             found, score = self._reference.compare(runner)
