@@ -135,7 +135,12 @@ def test_a_constant_has_one_bin_and_every_method_finds_it(value: float, growth: 
     assert METHODS["minmax"](hist) == METHODS["percentile"](hist) == np.float32(value)
     assert np.float32(value) / 2 <= METHODS["mse"](hist) <= np.float32(value)
     if value < LARGEST:
-        assert abs(float(METHODS["entropy"](hist)) - value) <= max(1.5 * hist.bin_width, 2.0**-149)
+        found = float(METHODS["entropy"](hist))
+        assert found >= value or value < 1e-44  # which has no half
+        # On TensorRT's grid the range is the constant itself. Of windows that clip nothing the largest wins, as with
+        # TensorRT, so on another grid it is all of that.
+        assert abs(found - float(hist.limit)) <= max(1.5 * hist.bin_width, 2.0**-149)
+        assert not GROWTH[growth].tensorrt or hist.limit == np.float32(value)
 
 
 @pytest.mark.parametrize("spoiled", [[np.nan, 1.0], [np.nan, -np.inf], [np.inf, -np.inf], [-np.nan, np.inf]])
@@ -143,7 +148,7 @@ def test_a_constant_has_one_bin_and_every_method_finds_it(value: float, growth: 
 def test_a_nan_or_an_inf_is_found_in_any_sample_even_after_a_mask(spoiled: list[float], size: int) -> None:
     rows = np.array([[1.0, 2.0], [-np.inf, 2.0], [3.0, 4.0], spoiled, [5.0, 6.0]], np.float32)
     batches = [{"x": np.arange(5, dtype=np.float32)[i : i + size]} for i in range(0, 5, size)]
-    found = "nan" if np.isnan(spoiled).any() else "inf"
+    found = "inf" if np.inf in spoiled else "nan"  # a nan alone might still be replaced in the graph
     with pytest.raises(NonFiniteError, match=f"^sample 3: tensor 'y' holds {found}"):
         collect(lambda batch: {"y": rows[int(batch["x"][0])][None]}, batches)
 
@@ -152,7 +157,7 @@ def test_a_nan_or_an_inf_is_found_in_any_sample_even_after_a_mask(spoiled: list[
 def test_maxima_that_no_pass_leaves_are_refused_when_they_are_read(value: float) -> None:
     stats = collect(lambda batch: {"y": batch["x"]}, x([1.0], [2.0]))
     tensor = replace(stats.tensors["y"], sample_amax=np.array([1.0, value], np.float32))
-    with pytest.raises(StatsError, match="impossible values"):
+    with pytest.raises(StatsError, match="impossible values|maxima are nan"):
         ActivationStats.from_bytes(replace(stats, tensors={"y": tensor}).to_bytes())
 
 
