@@ -157,7 +157,7 @@ def test_a_nan_or_an_inf_is_found_in_any_sample_even_after_a_mask(spoiled: list[
 def test_maxima_that_no_pass_leaves_are_refused_when_they_are_read(value: float) -> None:
     stats = collect(lambda batch: {"y": batch["x"]}, x([1.0], [2.0]))
     tensor = replace(stats.tensors["y"], sample_amax=np.array([1.0, value], np.float32))
-    with pytest.raises(StatsError, match="impossible values|maxima are nan"):
+    with pytest.raises(StatsError, match=r"impossible values|maxima are nan"):
         ActivationStats.from_bytes(replace(stats, tensors={"y": tensor}).to_bytes())
 
 
