@@ -43,14 +43,6 @@ def _uniform_batches(seed: int) -> list[np.ndarray]:
     return sorted(batches, key=lambda batch: float(batch.max()))
 
 
-def _levels(seed: int, count: int) -> np.ndarray:
-    return (np.random.default_rng(seed).integers(0, count, size=(4, 1, 1, WIDTH)) / (count - 1)).astype(np.float32)
-
-
-def _even_levels(count: int, largest: float) -> np.ndarray:
-    return (np.arange(4 * WIDTH) % count * (largest / (count - 1))).astype(np.float32).reshape(4, 1, 1, WIDTH)
-
-
 def _peak(values: np.ndarray, amax: float, share: float = 0.0) -> np.ndarray:
     """The values below ``amax``, one element at it, and a share of the others too."""
     values = np.clip(values, -0.999 * amax, 0.999 * amax).astype(np.float32)
@@ -108,8 +100,13 @@ def _page(lowest: Sequence[int]) -> np.ndarray:
     return _in_bins(counts)
 
 
+def _levels(count: int, largest: float) -> np.ndarray:
+    return (np.arange(4 * WIDTH) % count * (largest / (count - 1))).astype(np.float32).reshape(4, 1, 1, WIDTH)
+
+
 ZERO = np.zeros((4, 1, 1, WIDTH), np.float32)
 
+# What the histograms in tests/data settle is not asked again, but for one control of each part.
 EXPERIMENTS = (
     # First, because a cache of TensorRT 10.3 over such data, whose seed nobody knows, has a threshold (m = 1248) that
     # no simulation gives.
@@ -117,60 +114,31 @@ EXPERIMENTS = (
         Experiment(f"uniform, and a later batch has the largest value, seed {seed}", partial(_uniform_batches, seed))
         for seed in range(4)
     ),
-    Experiment("plain: normal values, one batch", lambda: [normal(0)], ("threshold", "levels", "outliers")),
-    Experiment("plain: the same, another seed", lambda: [normal(1)], ("threshold", "levels", "outliers")),
     Experiment(
-        "plain: Laplace",
+        "control: Laplace, one batch",
         lambda: [np.random.default_rng(18).laplace(size=(4, 1, 1, WIDTH)).astype(np.float32)],
-        ("levels", "outliers"),
     ),
     Experiment(
-        "plain: Student's t with 3 degrees of freedom",
-        lambda: [np.random.default_rng(3).standard_t(3, size=(4, 1, 1, WIDTH)).astype(np.float32)],
-        ("outliers", "levels"),
+        "control: growth, maxima 1.54, then 2.4",
+        lambda: [_peak(normal(7), 1.54), _peak(normal(8), 2.4)],
+        ("growth",),
     ),
     Experiment("index: every value on the edge of a bin", lambda: [_edges()], ("index",)),
     Experiment("zero bin: a tenth in bin 1, some zeros", lambda: [_spike(2, 0.1)], ("zero_bin",)),
     Experiment("zero bin: a third in bin 1, more zeros", lambda: [_spike(0, 0.3)], ("zero_bin",)),
-    Experiment("zero bin: ReLU of normal values", lambda: [np.maximum(normal(5), 0)]),
     Experiment("start: the fewest bins are the best", lambda: [_crowded()], ("start",)),
-    Experiment("start: all low but one far outlier", lambda: [_peak(normal(6, 0.001), 50.0)]),
-    Experiment("growth: maxima 1.54, then 2.4", lambda: [_peak(normal(7), 1.54), _peak(normal(8), 2.4)], ("growth",)),
-    Experiment("growth: maxima 0.5, then 0.7", lambda: [_peak(normal(7), 0.5), _peak(normal(8), 0.7)]),
-    Experiment("growth: maxima 2.4, then 1.54", lambda: [_peak(normal(7), 2.4), _peak(normal(8), 1.54)]),
-    Experiment("growth: maxima 1, then 40", lambda: [_peak(normal(9), 1.0), _peak(normal(10, 9.0), 40.0)]),
     Experiment(
-        "growth: uniform, one ulp above in the last of 4 batches",
+        "merge: uniform, one ulp above in the last of 4 batches",
         lambda: [
             *(_peak(_uniform(seed), 1.0) for seed in range(3)),
             _peak(_uniform(3), np.nextafter(np.float32(1), np.float32(2))),
         ],
         ("merge",),
     ),
-    Experiment(
-        "merge: a third of the first batch at its maximum, then doubled",
-        lambda: [_peak(_uniform(11), 1.0, 0.3), _peak(normal(12, 0.5), 1.5)],
-    ),
     Experiment("first batch all zero, then maximum 0.7", lambda: [ZERO, _peak(normal(13), 0.7)], ("zero_batch",)),
-    Experiment(
-        "zero batches around one with maximum 0.7", lambda: [ZERO, _peak(normal(13), 0.7), ZERO], ("zero_batch",)
-    ),
-    Experiment("few levels: two values", lambda: [0.25 + 0.75 * _levels(14, 2)]),
-    Experiment("few levels: five", lambda: [_levels(15, 5)]),
-    Experiment("few levels: 17 grey levels", lambda: [_levels(16, 17)]),
-    Experiment("few levels: 256 grey levels", lambda: [_levels(17, 256)]),
-    Experiment("few levels: a constant", lambda: [np.full_like(ZERO, 0.7)]),
-    Experiment(
-        "ties: five levels, doubled once",
-        lambda: [_even_levels(5, 1.0), _even_levels(5, 1.25)],
-        ("ties",),
-    ),
+    Experiment("ties: five levels, doubled once", lambda: [_levels(5, 1.0), _levels(5, 1.25)], ("ties",)),
     Experiment("windows: two bins cost least", lambda: [_page((1, 30))], ("least_bins",)),
     Experiment("windows: five bins cost least", lambda: [_page((1, 1, 1, 1, 60))], ("least_bins",)),
-    Experiment("8 batches that grow", lambda: [normal(20 + step, 1 + step / 4) for step in range(8)]),
-    Experiment(
-        "the same, largest first", lambda: [normal(27 - step, 1 + (7 - step) / 4) for step in range(8)], ("levels",)
-    ),
 )
 
 
@@ -200,11 +168,22 @@ def check(batches: Batches, got: np.float32 | None) -> None:
         return
     if got is None:
         raise AssertionError(f"the cache has no scale for x; ours is {hexadecimal(expected)}")
-    explained = [name for name, other in rules.Rules().broken() if rules.scale(batches, other) == got]
+    explained = [name for name, scale in scales_by_broken_rules(batches).items() if scale == got]
     raise AssertionError(
         f"TensorRT's scale is {hexadecimal(got)}, {bins(got, limit)} bins of [0, {limit:g}), and ours "
         f"{hexadecimal(expected)}, {bins(expected, limit)} bins; explained by {', '.join(explained) or 'no rule'}"
     )
+
+
+_broken: dict[tuple[bytes, ...], dict[str, np.float32]] = {}
+
+
+def scales_by_broken_rules(batches: Batches) -> dict[str, np.float32]:
+    """Batches of one tensor -> for every change of one rule the scale that it would give; found once."""
+    key = tuple(batch.tobytes() for batch in batches)
+    if key not in _broken:
+        _broken[key] = {name: rules.scale(batches, other) for name, other in rules.Rules().broken()}
+    return _broken[key]
 
 
 def bins(scale: np.float32, limit: float) -> float:
