@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("calibrate", "histogram", "scale", "startup", "sweep", "threshold")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(reason="runs every benchmark once")
 
 
 def bench(name: str, *arguments: object) -> str:

@@ -67,7 +67,7 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
     return run_script("--output", folder, kernels=True), folder
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="runs all tests for a GPU on test doubles")
 def test_every_test_agrees_with_doubles_that_do_as_is_believed_and_nothing_is_measured(
     dry: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -81,7 +81,7 @@ def test_every_test_agrees_with_doubles_that_do_as_is_believed_and_nothing_is_me
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="runs all tests for a GPU on test doubles")
 def test_a_run_on_test_doubles_says_so_without_being_told(
     dry: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -92,7 +92,7 @@ def test_a_run_on_test_doubles_says_so_without_being_told(
     assert "Dry run on test doubles" in page.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="runs all tests for a GPU on test doubles")
 def test_the_record_says_on_what_and_how_long_and_keeps_the_caches(
     dry: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -132,7 +132,7 @@ def test_all_tests_say_how_long_they_take_and_together_it_is_less_than_15_minute
     assert seconds < 15 * 60
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="runs all tests for a GPU on test doubles")
 def test_a_broken_rule_fails_the_tests_that_are_there_for_it_and_is_named(tmp_path: Path) -> None:
     """The whole way: a builder, through genuine bindings, that takes four times the range instead of twice."""
     chosen = "(test_rules and control) or (test_parity and demo)"

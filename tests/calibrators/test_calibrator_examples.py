@@ -9,7 +9,7 @@ import pytest
 from fakecuda.models import onnx_model
 from PIL import Image
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(reason="a process per example")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

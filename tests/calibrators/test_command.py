@@ -12,7 +12,7 @@ from PIL import Image
 from calibrators.command import run, snippets
 from calibrators.options import parser
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(reason="a process per test")
 
 SCRIPT = str(Path(__file__).parents[2] / "scripts" / "build_engine.py")
 REQUIRED = ["--onnx", "m.onnx", "--engine", "m.engine"]

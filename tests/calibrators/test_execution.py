@@ -59,18 +59,18 @@ def test_the_reader_of_the_source_finds_what_it_uses() -> None:
         assert entry in found
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="a process per TensorRT")
 @pytest.mark.parametrize("trt", [*fakecuda.TENSORRT_10, fakecuda.TENSORRT_11])
 def test_tensorrt_10_and_11_have_every_name_that_is_used(tmp_path: Path, trt: str) -> None:
     assert fakecuda.run(program(), trt=trt, cwd=tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="a process per TensorRT")
 def test_tensorrt_8_has_every_name_that_is_used(tmp_path: Path) -> None:
     assert fakecuda.run_on_tensorrt8(program(), tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="a process per TensorRT")
 def test_an_allocator_is_called_by_tensorrt_8_as_by_10(tmp_path: Path) -> None:
     """By its C++ trampolines, the slots of which are 1 (reallocateOutput) and 2 (notifyShape) before TensorRT 10."""
     found = fakecuda.run_on_tensorrt8(

@@ -315,7 +315,7 @@ def test_cuda_may_fail_at_any_call_and_nothing_is_left_on_the_device(function: s
     assert results[-1] == [None, {}]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="a real model")
 def test_the_recogniser_of_pp_ocr_gives_the_same_bytes(memory: HostMemory) -> None:
     graph = open_model(recogniser())
     lines = np.random.default_rng(0).normal(size=(3, 3, 48, 64)).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 import fakecuda
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(reason="builds engines in processes of their own")
 
 START = """
 import json, os, shutil, sys

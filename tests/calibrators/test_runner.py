@@ -12,7 +12,7 @@ import pytest
 from calibrators import Engine, versions
 from trtcal.errors import BackendError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(reason="a process per test")
 
 START = """
 from calibrators import Engine

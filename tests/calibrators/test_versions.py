@@ -128,7 +128,7 @@ def test_tensorrt_8_does_without_tactics_of_libraries_that_are_not_whole(
     assert config.sources == left
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="needs the real TensorRT 8")
 def test_stubs_of_cublas_and_cudnn_are_told_from_the_libraries(tmp_path: Path) -> None:
     """The stubs are those that the tests of TensorRT 8.6.0 put in the libraries' place; libm stands for a whole one."""
     found = fakecuda.run_on_tensorrt8(

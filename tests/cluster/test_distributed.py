@@ -122,7 +122,7 @@ def test_a_segment_that_the_statistics_hold_already_is_not_taken_into_them_again
 # --- on the cluster
 
 ON_RAY = [
-    pytest.mark.slow,
+    pytest.mark.slow(reason="starts a Ray cluster"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of the pipes to the processes that Ray starts
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

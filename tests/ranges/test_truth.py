@@ -231,7 +231,7 @@ def test_the_table_of_refuted_rules_stands_in_the_documentation() -> None:
         assert sum(map(int, counts)) >= REFUTED[name]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive(reason="breaks every rule on 185 histograms")
 def test_the_table_of_refuted_rules_is_what_the_histograms_say() -> None:
     done = subprocess.run([sys.executable, refute_rules.__file__, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -195,7 +195,7 @@ PROGRAM = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="three fresh processes")
 def test_a_fresh_process_under_other_circumstances_writes_the_same_files(tmp_path: Path) -> None:
     """Hash seed, time zone, locale, threads, working folder and relative or absolute paths."""
     tests = Path(__file__).parents[1]

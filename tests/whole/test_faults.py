@@ -81,7 +81,10 @@ CASES = {
 
 # A sweep writes most and takes longest.
 MARKS = {
-    name: [pytest.mark.slow] + [pytest.mark.exhaustive] * ("old" in name) for name in CASES if name.startswith("sweep")
+    name: [pytest.mark.slow(reason="a fault at every write of a run")]
+    + [pytest.mark.exhaustive(reason="a fault at every write of a sweep")] * ("old" in name)
+    for name in CASES
+    if name.startswith("sweep")
 }
 
 
@@ -165,7 +168,18 @@ def check_left(
 
 
 @pytest.mark.parametrize(
-    "lasting", [True, pytest.param(False, marks=(pytest.mark.slow, pytest.mark.exhaustive))], ids=["stays-full", "once"]
+    "lasting",
+    [
+        True,
+        pytest.param(
+            False,
+            marks=(
+                pytest.mark.slow(reason="a fault at every write of a run"),
+                pytest.mark.exhaustive(reason="a fault at every write of a sweep"),
+            ),
+        ),
+    ],
+    ids=["stays-full", "once"],
 )
 def test_a_full_disk_at_any_write_loses_nothing(case: Case, folder: Path, lasting: bool) -> None:
     def names_an_output(struck: str, message: str) -> bool:
@@ -183,7 +197,7 @@ def test_a_file_that_cannot_be_read_is_named(case: Case, folder: Path) -> None:
     assert struck_at_each(case, folder, "read", errno.EIO, lasting=False, names_it=names_the_file) > 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="a fault at every write of a run")
 @pytest.mark.parametrize("kind", ["write", "read"])
 def test_a_build_on_a_disk_that_fails_loses_nothing(tmp_path: Path, kind: str) -> None:
     """`trtcal build` with a calibration, an engine and a timing cache, on the fake driver."""
@@ -379,7 +393,7 @@ class Watched(Disk):
         self.tell(f"{call} {path}")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="a fault at every write of a run")
 def test_of_two_builds_with_one_engine_or_cache_one_wins(tmp_path: Path) -> None:
     import fakecuda
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(reason="kills runs at many moments"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
 ]
 
@@ -129,7 +129,9 @@ def killed(name: str, how: str, moments: int, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["calibrate", "sweep"])
-@pytest.mark.parametrize("how", ["moments", pytest.param("writes", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "how", ["moments", pytest.param("writes", marks=pytest.mark.exhaustive(reason="a kill at every write"))]
+)
 def test_a_killed_run_leaves_nothing_half_done_and_a_rerun_ends_with_the_same_bytes(
     tmp_path: Path, name: str, how: str
 ) -> None:

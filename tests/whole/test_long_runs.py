@@ -57,7 +57,7 @@ COLLECT = """
 
 
 @LINUX
-@pytest.mark.slow
+@pytest.mark.slow(reason="thousands of batches in a process of its own")
 def test_a_hundred_times_the_samples_take_a_tenth_more_memory_at_most() -> None:
     """Of each sample stay its name and 12 bytes a tensor: its largest magnitude and how often it occurs."""
     short, long = (measured(COLLECT, str(count)) for count in (1_000, 100_000))
@@ -108,7 +108,7 @@ def test_descriptors_and_threads_are_back_after_every_command(tmp_path: Path) ->
 
 
 @LINUX
-@pytest.mark.slow
+@pytest.mark.slow(reason="thousands of batches in a process of its own")
 def test_ten_thousand_calibrator_batches_leave_and_take_nothing(tmp_path: Path) -> None:
     found = fakecuda.drive(
         tmp_path,

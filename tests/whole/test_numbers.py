@@ -74,7 +74,7 @@ def test_minus_zero_is_zero() -> None:
     assert not np.signbit(stats.tensors["y"].amax)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="counts more than 2**31 elements")
 def test_a_tensor_of_more_elements_than_int32_numbers_is_counted() -> None:
     """8 GiB of zeros that the system never has to provide, since they are only read; but for five places."""
     number = 2**31 + 5
@@ -97,7 +97,7 @@ def test_a_tensor_of_more_elements_than_int32_numbers_is_counted() -> None:
     assert replay(tensor, [0], 1).histogram == tensor.streamed
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="counts more than 2**31 elements")
 def test_a_constant_seen_more_often_than_int32_counts_is_counted() -> None:
     pair, part = PairBuilder("double"), np.full(1 << 24, 0.75, np.float32)
     for _ in range(130):

@@ -19,7 +19,7 @@ from trtcal.samples.sources import open_source
 from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.run import run_sweep
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(reason="sweeps a real model")
 LINES = [
     "No. 749301-B",
     "quick brown fox",

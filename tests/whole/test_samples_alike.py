@@ -290,7 +290,7 @@ def test_every_option_is_the_same_by_every_door(door: str, request: pytest.Fixtu
     assert hold_together(request, door, "photos", OPTIONS) == {True, False}
 
 
-@pytest.mark.exhaustive
+@pytest.mark.exhaustive(reason="all sources times all options")
 @pytest.mark.parametrize("source", [*SOURCES, *URLS])
 @pytest.mark.parametrize("door", DOORS)
 def test_every_source_with_every_option_is_the_same_by_every_door(

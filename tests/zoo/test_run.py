@@ -306,7 +306,7 @@ def test_the_command_shows_failures_and_exits_with_2(models: Path, tmp_path: Pat
     assert run("zoo", "none.yaml")[0] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="starts a Ray cluster")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning:ray", "ignore::DeprecationWarning:ray")
 def test_on_ray_rows_run_as_tasks_with_the_same_results(models: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'trtcal[ray]'")
