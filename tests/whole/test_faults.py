@@ -21,6 +21,8 @@ from trtcal.model.file import save_model
 from trtcal.passes import collect as collector
 
 ROOT = Path(__file__).parents[2]
+SLOW = pytest.mark.slow(reason="a fault at every write of a run")
+EXHAUSTIVE = pytest.mark.exhaustive(reason="a fault at every write of a sweep")
 UNFINISHED = ("settings.json", "drift.json", "stats.npz", "stats.partial.npz", "judgements.jsonl")
 """What an interrupted sweep leaves to go on from; each is checked against its key when it is read."""
 
@@ -80,12 +82,7 @@ CASES = {
 
 
 # A sweep writes most and takes longest.
-MARKS = {
-    name: [pytest.mark.slow(reason="a fault at every write of a run")]
-    + [pytest.mark.exhaustive(reason="a fault at every write of a sweep")] * ("old" in name)
-    for name in CASES
-    if name.startswith("sweep")
-}
+MARKS = {name: [SLOW] + [EXHAUSTIVE] * ("old" in name) for name in CASES if name.startswith("sweep")}
 
 
 @pytest.fixture(params=[pytest.param(name, id=name.replace(" ", "-"), marks=MARKS.get(name, ())) for name in CASES])
@@ -174,8 +171,8 @@ def check_left(
         pytest.param(
             False,
             marks=(
-                pytest.mark.slow(reason="a fault at every write of a run"),
-                pytest.mark.exhaustive(reason="a fault at every write of a sweep"),
+                SLOW,
+                EXHAUSTIVE,
             ),
         ),
     ],
@@ -197,7 +194,7 @@ def test_a_file_that_cannot_be_read_is_named(case: Case, folder: Path) -> None:
     assert struck_at_each(case, folder, "read", errno.EIO, lasting=False, names_it=names_the_file) > 1
 
 
-@pytest.mark.slow(reason="a fault at every write of a run")
+@SLOW
 @pytest.mark.parametrize("kind", ["write", "read"])
 def test_a_build_on_a_disk_that_fails_loses_nothing(tmp_path: Path, kind: str) -> None:
     """`trtcal build` with a calibration, an engine and a timing cache, on the fake driver."""
@@ -393,7 +390,7 @@ class Watched(Disk):
         self.tell(f"{call} {path}")
 
 
-@pytest.mark.slow(reason="a fault at every write of a run")
+@SLOW
 def test_of_two_builds_with_one_engine_or_cache_one_wins(tmp_path: Path) -> None:
     import fakecuda
 
