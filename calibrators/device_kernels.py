@@ -102,14 +102,14 @@ class Observer:
         )
 
     def observe(
-        self, address: int, elements: int, counts: int, summary: int, fine: Span = NOTHING, streamed: Span = NOTHING
+        self, address: int, elements: int, counts: int, summary: int, fine: Span = NOTHING, batch_grid: Span = NOTHING
     ) -> None:
         """Float32 elements at a device address -> counts and summary at theirs; done when the stream is.
 
         ``counts``: `TABLE_BYTES`, added to. ``summary``: `SUMMARY_BYTES`, cleared before; `read_summaries` reads it.
-        ``fine``: its limit is a power of two. ``streamed``: any limit, in float32 arithmetic as TensorRT has it.
+        ``fine``: its limit is a power of two. ``batch_grid``: any limit, in float32 arithmetic as TensorRT has it.
         """
-        self._launch(self._function, address, elements, counts, summary, fine, streamed)
+        self._launch(self._function, address, elements, counts, summary, fine, batch_grid)
 
     def counts(self, counts: int) -> tuple[np.ndarray, np.ndarray]:
         """Address of a tensor's counts -> the fine grid's (32768,) and the streamed one's (2048,), int64."""
@@ -143,13 +143,13 @@ class Observer:
         self.close()
 
     def _launch(
-        self, function: object, address: int, elements: int, counts: int, summary: int, fine: Span, streamed: Span
+        self, function: object, address: int, elements: int, counts: int, summary: int, fine: Span, batch_grid: Span
     ) -> None:
         if not elements:
             return
         if elements > MOST:
             raise BackendError(f"a tensor of {elements} elements: more than the {MOST} that the kernel counts")
-        limit, scale = streamed.limit, NUM_BINS
+        limit, scale = batch_grid.limit, NUM_BINS
         if math.isfinite(limit) and limit > FLOAT32_MAX:  # 2**128 has no float32; half of everything is the same
             limit, scale = limit / 2, NUM_BINS // 2
         arguments = (
@@ -158,8 +158,8 @@ class Observer:
             np.uint32(fine.low),
             np.uint32(fine.high),
             np.int32(math.frexp(fine.limit)[1] - 1),
-            np.uint32(streamed.low),
-            np.uint32(streamed.high),
+            np.uint32(batch_grid.low),
+            np.uint32(batch_grid.high),
             np.float32(limit),
             np.float32(scale),
             np.uint64(counts),

@@ -122,8 +122,8 @@ class _OnDevice:
         nbytes = len(group) * SUMMARY_BYTES
         summaries = self.buffers.device(1, "summaries", nbytes)
         self.observer.memory.clear(summaries, nbytes)
-        for number, (shown, tensor, (fine, streamed)) in enumerate(zip(group, grids, wanted, strict=True)):
-            tensor.read(shown, summaries + number * SUMMARY_BYTES, fine, streamed)
+        for number, (shown, tensor, (fine, batch_grid)) in enumerate(zip(group, grids, wanted, strict=True)):
+            tensor.read(shown, summaries + number * SUMMARY_BYTES, fine, batch_grid)
         found = self.observer.summaries(summaries, len(group))
         return [Seen(float(one.amax), one.peaks, one.positive_inf, counted=True) for one in found]
 
@@ -143,29 +143,29 @@ class _Grids:
 
     def clear(self) -> None:
         self._fine = HistogramBuilder(FINE_BINS, power_of_two)
-        self._streamed = HistogramBuilder(NUM_BINS, growth_rule(self._growth).grow)
+        self._batch_grid = HistogramBuilder(NUM_BINS, growth_rule(self._growth).grow)
         self._spans = [NOTHING, NOTHING]  # of both, as they were counted by the look before
         self._observer.memory.clear(self._counts, TABLE_BYTES)
 
     @property
     def limit(self) -> float:
-        return self._streamed.limit
+        return self._batch_grid.limit
 
     def start_batch(self) -> None:
-        self._streamed.start_batch()
+        self._batch_grid.start_batch()
 
     def fit(self, amax: float) -> None:
-        self._streamed.fit(amax)
+        self._batch_grid.fit(amax)
 
-    def read(self, shown: Visible, summary: int, fine: bool, streamed: bool) -> None:
+    def read(self, shown: Visible, summary: int, fine: bool, batch_grid: bool) -> None:
         """Count what has a bin already."""
-        self._spans = [below(grid.limit) if wanted else NOTHING for grid, _, wanted in self._pairs(fine, streamed)]
+        self._spans = [below(grid.limit) if wanted else NOTHING for grid, _, wanted in self._pairs(fine, batch_grid)]
         self._observe(shown, summary, self._spans)
 
-    def add(self, shown: Visible, seen: Seen, *, fine: bool, streamed: bool) -> int:
+    def add(self, shown: Visible, seen: Seen, *, fine: bool, batch_grid: bool) -> int:
         """Limits grown where a tensor was larger, and then counts of what had no bin before."""
         assert seen.peaks is not None
-        wanted = [(grid, span) for grid, span, counts in self._pairs(fine, streamed) if counts]
+        wanted = [(grid, span) for grid, span, counts in self._pairs(fine, batch_grid) if counts]
         if any(grid.growth(grid.limit, seen.amax) != grid.limit for grid, _ in wanted):
             self._fetch()  # they are in bins of the limits so far
         for grid, span in wanted:
@@ -176,36 +176,36 @@ class _Grids:
                 grid.counts[-1] += seen.peaks
                 grid.clamp(seen.amax, seen.peaks)
         if seen.amax:
-            pairs = self._pairs(fine, streamed)
+            pairs = self._pairs(fine, batch_grid)
             left = [below(grid.limit, span) if counts else NOTHING for grid, span, counts in pairs]
             self._count_more(shown, [span if span.high > span.low else NOTHING for span in left])
         return seen.peaks
 
-    def add_clipped(self, shown: Visible, seen: Seen, *, fine: bool, streamed: bool) -> int:
+    def add_clipped(self, shown: Visible, seen: Seen, *, fine: bool, batch_grid: bool) -> int:
         """What is now at or above the limit, in the last bin: there it would have been counted, had it not grown."""
-        assert streamed
+        assert batch_grid
         assert not fine  # which the first look has counted
         self._fetch()
-        low, high = (int(np.float32(value).view(np.uint32)) for value in (self._streamed.limit, np.inf))
+        low, high = (int(np.float32(value).view(np.uint32)) for value in (self._batch_grid.limit, np.inf))
         self._count_more(shown, [NOTHING, Span(2.0**128, low, high)])
         excess = int(self._observer.counts(self._counts)[1].sum())
         self._observer.memory.clear(self._counts, TABLE_BYTES)
-        self._streamed.counts[-1] += excess
-        self._streamed.clamp(self._streamed.limit, excess)
+        self._batch_grid.counts[-1] += excess
+        self._batch_grid.clamp(self._batch_grid.limit, excess)
         return excess
 
     def build(self) -> tuple[Histogram, Histogram]:
         self._fetch()
-        return self._fine.build(), self._streamed.build()
+        return self._fine.build(), self._batch_grid.build()
 
-    def restore(self, fine: Histogram, streamed: Histogram) -> None:
+    def restore(self, fine: Histogram, batch_grid: Histogram) -> None:
         self.clear()
         self._fine.restore(fine)
-        self._streamed.restore(streamed)
+        self._batch_grid.restore(batch_grid)
 
-    def _pairs(self, fine: bool, streamed: bool) -> tuple[tuple[HistogramBuilder, Span, bool], ...]:
+    def _pairs(self, fine: bool, batch_grid: bool) -> tuple[tuple[HistogramBuilder, Span, bool], ...]:
         """Both grids, what the look before has counted on each, and whether it is wanted."""
-        return (self._fine, self._spans[0], fine), (self._streamed, self._spans[1], streamed)
+        return (self._fine, self._spans[0], fine), (self._batch_grid, self._spans[1], batch_grid)
 
     def _count_more(self, shown: Visible, spans: Sequence[Span]) -> None:
         if any(span is not NOTHING for span in spans):
@@ -216,7 +216,7 @@ class _Grids:
 
     def _fetch(self) -> None:
         """Counts on the device -> added to those here."""
-        fine, streamed = self._observer.counts(self._counts)
+        fine, batch_grid = self._observer.counts(self._counts)
         self._fine.counts += fine
-        self._streamed.counts += streamed
+        self._batch_grid.counts += batch_grid
         self._observer.memory.clear(self._counts, TABLE_BYTES)

@@ -61,7 +61,7 @@ def story(x: np.ndarray, batch_sizes: Sequence[int]) -> None:
     tensor = collect(network, [{"x": x}]).tensors["x"]
     for size in batch_sizes:
         made = replay(tensor, np.arange(len(x)), size)
-        alone = collect(network, [{"x": x[rows]} for rows in groups(np.arange(len(x)), size)]).tensors["x"].streamed
+        alone = collect(network, [{"x": x[rows]} for rows in groups(np.arange(len(x)), size)]).tensors["x"].batch_grid
         assert alone is not None
         hist, path = alone, made.trajectory
         print(

@@ -562,12 +562,12 @@ def louder(stats: ActivationStats) -> ActivationStats:
         else replace(
             tensor,
             sample_amax=tensor.sample_amax * np.float32(1.1),
-            streamed=Histogram(
-                tensor.streamed.counts, tensor.streamed.limit * 1.1, tensor.streamed.amax * np.float32(1.1)
+            batch_grid=Histogram(
+                tensor.batch_grid.counts, tensor.batch_grid.limit * 1.1, tensor.batch_grid.amax * np.float32(1.1)
             ),
         )
         for name, tensor in stats.tensors.items()
-        if tensor.streamed is not None
+        if tensor.batch_grid is not None
     }
     return replace(stats, tensors=tensors)
 

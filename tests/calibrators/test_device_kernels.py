@@ -44,13 +44,13 @@ class Bench:
         self.room = memory.allocate(TABLE_BYTES + SUMMARY_BYTES)
 
     def observe(
-        self, values: np.ndarray, fine: Span = NOTHING, streamed: Span = NOTHING, *, fresh: bool = True
+        self, values: np.ndarray, fine: Span = NOTHING, batch_grid: Span = NOTHING, *, fresh: bool = True
     ) -> Seen:
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if fresh:
             self.memory.clear(self.room, TABLE_BYTES)
         self.memory.clear(self.room + TABLE_BYTES, SUMMARY_BYTES)
-        self.observer.observe(flat.ctypes.data, flat.size, self.room, self.room + TABLE_BYTES, fine, streamed)
+        self.observer.observe(flat.ctypes.data, flat.size, self.room, self.room + TABLE_BYTES, fine, batch_grid)
         return self.observer.summaries(self.room + TABLE_BYTES, 1)[0]
 
     @property
@@ -83,13 +83,13 @@ def on_the_cpu(values: np.ndarray, limit: float, num_bins: int) -> np.ndarray:
     return builder.counts
 
 
-def check(bench: Bench, values: np.ndarray, fine: float, streamed: float) -> None:
+def check(bench: Bench, values: np.ndarray, fine: float, batch_grid: float) -> None:
     magnitude = np.abs(values)
-    seen = bench.observe(values, below(fine), below(streamed))
+    seen = bench.observe(values, below(fine), below(batch_grid))
     largest = magnitude.max(initial=0)
     assert seen == (largest, (magnitude == largest).sum(), False)
     np.testing.assert_array_equal(bench.counts[0], on_the_cpu(values, fine, FINE_BINS))
-    np.testing.assert_array_equal(bench.counts[1], on_the_cpu(values, streamed, NUM_BINS))
+    np.testing.assert_array_equal(bench.counts[1], on_the_cpu(values, batch_grid, NUM_BINS))
 
 
 TINY, HUGE = np.float32(1e-45), np.finfo(np.float32).max
@@ -117,9 +117,9 @@ def test_the_streamed_grid_equals_the_cpus(
 ) -> None:
     start = float(values[0]) if limit is None else limit
     if start:
-        streamed = double(abs(start), min(float(HUGE), abs(start) * 2.0**doublings))
-        if streamed <= float(HUGE):
-            check(bench, values, 1.0, streamed)
+        batch_grid = double(abs(start), min(float(HUGE), abs(start) * 2.0**doublings))
+        if batch_grid <= float(HUGE):
+            check(bench, values, 1.0, batch_grid)
 
 
 @pytest.mark.parametrize("limit", [2.0**128, float("inf")], ids=["2**128", "inf"])

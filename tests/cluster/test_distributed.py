@@ -435,8 +435,8 @@ def test_rows_of_ray_data_are_samples_in_their_order(cluster: Cluster) -> None:
     assert np.array_equal(np.concatenate([batch["x"][: batch.valid] for batch in batches]), x)
     found = distributed.collect(network(), batches, cluster=cluster, shard_samples=8)
     expected = here(batches_of(x))
-    assert {name: tensor.streamed for name, tensor in found.tensors.items()} == {
-        name: tensor.streamed for name, tensor in expected.tensors.items()
+    assert {name: tensor.batch_grid for name, tensor in found.tensors.items()} == {
+        name: tensor.batch_grid for name, tensor in expected.tensors.items()
     }
     with pytest.raises(DataError, match="no column 'y' for input 'x', it has x, label"):
         RayData(ray.data.from_items(rows), inputs=inputs, columns={"x": "y"})

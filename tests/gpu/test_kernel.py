@@ -61,15 +61,15 @@ def test_counts_equal_the_cpus_on_the_same_values(
     with Observer(memory) as observer, Buffers(memory, slots=1) as buffers:
         address = buffers.place_host(0, "x", values, values.dtype, lambda _: None)
         counts, summary = buffers.device(0, "counts", TABLE_BYTES), buffers.device(0, "summary", SUMMARY_BYTES)
-        for fine, streamed in limits:
+        for fine, batch_grid in limits:
             memory.clear(counts, TABLE_BYTES)
             memory.clear(summary, SUMMARY_BYTES)
-            observer.observe(address, values.size, counts, summary, below(fine), below(streamed))
+            observer.observe(address, values.size, counts, summary, below(fine), below(batch_grid))
             seen = observer.summaries(summary, 1)[0]
             assert seen == (np.float32(largest), (np.abs(values) == np.float32(largest)).sum(), False)
             found = observer.counts(counts)
             np.testing.assert_array_equal(found[0], on_the_cpu(values, fine, FINE_BINS))
-            np.testing.assert_array_equal(found[1], on_the_cpu(values, float(np.float32(streamed)), NUM_BINS))
+            np.testing.assert_array_equal(found[1], on_the_cpu(values, float(np.float32(batch_grid)), NUM_BINS))
 
 
 @pytest.mark.parametrize("values", [[1, np.nan, np.inf], [1, -np.inf, -np.inf], [np.inf, 2, -np.inf]])

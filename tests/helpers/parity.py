@@ -134,7 +134,7 @@ def _worst(values: Mapping[str, float], pairs: Mapping[str, Any]) -> list[Any]:
 def limits_of(model: Model, stats: ActivationStats) -> dict[str, float]:
     """Tensor -> the range of its TensorRT histogram after the pass."""
     graph = model.calibrated
-    found = {name: tensor.streamed.limit for name, tensor in stats.tensors.items() if tensor.streamed is not None}
+    found = {name: tensor.batch_grid.limit for name, tensor in stats.tensors.items() if tensor.batch_grid is not None}
     found |= {name: abs_max(value) for name, value in graph.constants.items()}
     return {name: found[source] for name in graph.order if (source := graph.carried.get(name, name)) in found}
 

@@ -11,7 +11,7 @@ from trtcal.passes.collect import collect
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batch
 from trtcal.sweep.emulation import groups
-from trtcal.sweep.trials import ORDERS, arrangements
+from trtcal.sweep.trials import ORDERS, configurations
 
 
 def network(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -32,4 +32,4 @@ X = samples(24)
 STATS = stats_of(X)
 
 
-GRID, _ = arrangements((1, 4, 24), tuple(ORDERS), 2, ("double", "power-of-two"), 24)
+GRID, _ = configurations((1, 4, 24), tuple(ORDERS), 2, ("double", "power-of-two"), 24)

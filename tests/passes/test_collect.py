@@ -31,10 +31,10 @@ def test_the_streamed_histogram_is_tensorrts_for_this_batch_size(size: int, zero
         reference = oracle.Hist()
         for batch in cut(x, size):
             reference.update(network(batch)[name].astype(np.float32))
-        assert tensor.streamed is not None
-        assert tensor.streamed.limit == float(reference.R)
-        assert np.array_equal(tensor.streamed.counts[1:], reference.h[1:])
-        assert tensor.streamed.counts[0] == reference.h[0] + reference.zeros
+        assert tensor.batch_grid is not None
+        assert tensor.batch_grid.limit == float(reference.R)
+        assert np.array_equal(tensor.batch_grid.counts[1:], reference.h[1:])
+        assert tensor.batch_grid.counts[0] == reference.h[0] + reference.zeros
 
 
 def test_any_batch_size_order_and_number_of_workers_gives_the_same_fine_statistics() -> None:
@@ -71,7 +71,7 @@ def test_padding_is_seen_by_tensorrt_and_by_nobody_else() -> None:
         assert padded.tensors[name].histogram == tensor.histogram
         assert np.array_equal(padded.tensors[name].sample_amax, tensor.sample_amax)
     as_fed = collect(network, [{"x": x[:4]}, {"x": x[[4, 5, 5, 5]]}])
-    assert padded.tensors["x"].streamed == as_fed.tensors["x"].streamed
+    assert padded.tensors["x"].batch_grid == as_fed.tensors["x"].batch_grid
     assert padded.samples == ("sample 0", "sample 1", "sample 2", "sample 3", "e", "f")
 
 
@@ -83,8 +83,8 @@ def test_the_growth_rule_decides_the_streams_limit(growth: str) -> None:
     for batch in cut(x, 4):
         limit = GROWTH[growth].grow(limit, float(np.abs(batch["x"]).max()))
     assert stats.growth == growth
-    assert stats.tensors["x"].streamed is not None
-    assert stats.tensors["x"].streamed.limit == limit
+    assert stats.tensors["x"].batch_grid is not None
+    assert stats.tensors["x"].batch_grid.limit == limit
 
 
 def awkward(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -172,8 +172,8 @@ def test_a_mask_in_any_sample_leaves_a_tensor_without_histograms(order: list[int
     tensor = collect(masked, cut(x[order], size)).tensors["mask"]
     assert np.isinf(tensor.sample_amax).tolist() == [i in (1, 4) for i in order]
     assert tensor.histogram.total == 0
-    assert tensor.streamed is not None
-    assert tensor.streamed.total == 0
+    assert tensor.batch_grid is not None
+    assert tensor.batch_grid.total == 0
     assert (
         merge([collect(masked, cut(x[[0, 2]], 2)), collect(masked, cut(x[[1]], 1))]).tensors["mask"].histogram.total
         == 0

@@ -94,10 +94,10 @@ def test_a_second_run_that_comes_out_smaller_is_counted_as_it_is(monkeypatch: py
     expected = steady().tensors["wide"]
     assert np.array_equal(found.sample_amax, expected.sample_amax)
     assert found.sample_peaks.tolist() == [0, *expected.sample_peaks[1:]]
-    assert found.streamed is not None
-    assert expected.streamed is not None
-    assert found.streamed.limit == expected.streamed.limit
-    assert found.streamed.total == expected.streamed.total == found.histogram.total
+    assert found.batch_grid is not None
+    assert expected.batch_grid is not None
+    assert found.batch_grid.limit == expected.batch_grid.limit
+    assert found.batch_grid.total == expected.batch_grid.total == found.histogram.total
 
 
 @pytest.mark.parametrize("factor", [np.inf, -np.inf, np.nan])
@@ -154,8 +154,8 @@ def test_nan_that_does_not_reach_an_output_leaves_its_tensor_alone_without_histo
     np.testing.assert_array_equal(hole.sample_amax, [1, 1, 2, np.nan])
     assert hole.sample_peaks.tolist() == [2, 1, 1, 0]
     assert hole.histogram.total == 0
-    assert hole.streamed is not None
-    assert hole.streamed.total == 0
+    assert hole.batch_grid is not None
+    assert hole.batch_grid.total == 0
 
 
 def test_nan_that_reaches_an_output_is_an_error_that_names_the_first_tensor() -> None:

@@ -52,14 +52,14 @@ def together(batches: list[Arrays], growth: str, ask: bool = False) -> PairBuild
 
 
 def apart(batches: list[Arrays], growth: str) -> tuple[HistogramBuilder, HistogramBuilder, list[int]]:
-    fine, streamed = HistogramBuilder(FINE_BINS, power_of_two), HistogramBuilder(NUM_BINS, GROWTH[growth].grow)
+    fine, batch_grid = HistogramBuilder(FINE_BINS, power_of_two), HistogramBuilder(NUM_BINS, GROWTH[growth].grow)
     hits = []
     for batch in batches:
-        streamed.start_batch()
+        batch_grid.start_batch()
         for part in batch:
             hits.append(fine.add(part, abs_max(part)))
-            streamed.add(part, abs_max(part))
-    return fine, streamed, hits
+            batch_grid.add(part, abs_max(part))
+    return fine, batch_grid, hits
 
 
 @pytest.mark.parametrize("growth", GROWTH)
@@ -68,11 +68,11 @@ def apart(batches: list[Arrays], growth: str) -> tuple[HistogramBuilder, Histogr
 def test_a_pair_counts_as_two_builders_do(shape: str, scale: float, growth: str) -> None:
     for seed in range(3):
         batches = stream(shape, scale, seed)
-        fine, streamed, hits = apart(batches, growth)
+        fine, batch_grid, hits = apart(batches, growth)
         pair = together(batches, growth, ask=seed == 1)
         assert pair.fine.build() == fine.build()
-        assert pair.streamed.build() == streamed.build()
-        assert pair.limit == streamed.limit
+        assert pair.batch_grid.build() == batch_grid.build()
+        assert pair.limit == batch_grid.limit
         pair = PairBuilder(growth)
         assert [pair.add(part, abs_max(part)) for batch in batches for part in batch] == hits
 
@@ -88,10 +88,10 @@ edge_arrays = hnp.arrays(
 @pytest.mark.parametrize("growth", GROWTH)
 @given(batches=st.lists(st.lists(edge_arrays, min_size=1, max_size=3), max_size=5), ask=st.booleans())
 def test_a_pair_counts_as_two_builders_do_whatever_the_floats(batches: list[Arrays], ask: bool, growth: str) -> None:
-    fine, streamed, _ = apart(batches, growth)
+    fine, batch_grid, _ = apart(batches, growth)
     pair = together(batches, growth, ask)
     assert pair.fine.build() == fine.build()
-    assert pair.streamed.build() == streamed.build()
+    assert pair.batch_grid.build() == batch_grid.build()
     assert pair.fine.build().total == sum(part.size for batch in batches for part in batch)
 
 
@@ -100,23 +100,23 @@ def test_asking_changes_nothing() -> None:
     once, often = together(batches, "double"), together(batches, "double", ask=True)
     for _ in range(2):
         assert once.fine.build() == often.fine.build()
-        assert once.streamed.build() == often.streamed.build()
+        assert once.batch_grid.build() == often.batch_grid.build()
 
 
 def test_what_only_tensorrt_sees_is_counted_beside_the_rest() -> None:
     batches = stream("normal", 1.0, 0)
     pair, more = together(batches, "double"), np.array([1e3, 2.0, 0.0], np.float32)
-    fine, streamed, _ = apart(batches, "double")
-    pair.streamed.add(more, 1e3)
-    streamed.add(more, 1e3)
+    fine, batch_grid, _ = apart(batches, "double")
+    pair.batch_grid.add(more, 1e3)
+    batch_grid.add(more, 1e3)
     assert pair.fine.build() == fine.build()
-    assert pair.streamed.build() == streamed.build()
+    assert pair.batch_grid.build() == batch_grid.build()
     # From here on TensorRT's limit is far above the fine one.
     pair.add(batches[0][0], abs_max(batches[0][0]))
     fine.add(batches[0][0], abs_max(batches[0][0]))
-    streamed.add(batches[0][0], abs_max(batches[0][0]))
+    batch_grid.add(batches[0][0], abs_max(batches[0][0]))
     assert pair.fine.build() == fine.build()
-    assert pair.streamed.build() == streamed.build()
+    assert pair.batch_grid.build() == batch_grid.build()
 
 
 def test_a_limit_that_is_known_before_its_elements_is_kept() -> None:
@@ -125,7 +125,7 @@ def test_a_limit_that_is_known_before_its_elements_is_kept() -> None:
     for target in (pair, builder):
         target.fit(1.7)
         target.add(x, 1.0)
-    assert pair.streamed.build() == builder.build()
+    assert pair.batch_grid.build() == builder.build()
     assert pair.limit == float(np.float32(1.7))
     assert pair.fine.build().limit == 2.0
 
@@ -143,7 +143,7 @@ def test_more_elements_than_an_int32_counts_are_counted_in_parts(monkeypatch: py
                 pair.add(part, abs_max(part))
                 assert pair._sums.sum() == pair._elements <= many
         assert pair.fine.build() == expected.fine.build()
-        assert pair.streamed.build() == expected.streamed.build()
+        assert pair.batch_grid.build() == expected.batch_grid.build()
 
 
 @given(
@@ -172,5 +172,5 @@ def test_small_values_beside_a_limit_near_the_largest_float_are_counted_without_
     for builder in (pair, apart):
         builder.fit(3.4e38)
         builder.add(small, abs_max(small))
-    assert pair.streamed.build() == apart.build()
+    assert pair.batch_grid.build() == apart.build()
     assert pair.fine.build().total == 100

@@ -19,7 +19,7 @@ from trtcal.ranges.growth import GROWTH, Rule, double, growth_rule, power_of_two
 from trtcal.ranges.histogram import growth_factor
 from trtcal.sweep.emulation import REPLAYED, RULES
 from trtcal.sweep.recommend import recommend
-from trtcal.sweep.trials import arrangements, sweep
+from trtcal.sweep.trials import configurations, sweep
 
 positive = st.floats(min_value=2.0**-149, max_value=float(np.finfo(np.float32).max), width=32)
 
@@ -136,8 +136,8 @@ def test_parts_add_by_a_rule_that_neither_doubles_nor_is_invariant(
 ) -> None:
     monkeypatch.setitem(GROWTH, "quadruple", Rule(quadruple, "by four", "the limit times four until the value fits"))
     whole = collect(in_parts.network, BATCHES, growth="quadruple")
-    assert whole.tensors["x"].streamed is not None
-    assert whole.tensors["x"].streamed.limit == 16
+    assert whole.tensors["x"].batch_grid is not None
+    assert whole.tensors["x"].batch_grid.limit == 16
     assert in_parts.in_parts(BATCHES, cuts, "quadruple", [0]) == whole
 
 
@@ -150,7 +150,7 @@ def test_ranges_by_a_rule_of_another_name_are_the_same(name: str, tmp_path: Path
 def test_a_sweep_over_a_rule_of_another_name_and_its_advice_are_the_same(name: str) -> None:
     results = []
     for growth in (name, "mine"):
-        grid, _ = arrangements((1, 4), ("given", "shuffled"), 2, (growth,), 24)
+        grid, _ = configurations((1, 4), ("given", "shuffled"), 2, (growth,), 24)
         results.append(sweep(replace(STATS, growth=growth), grid, ("entropy", "minmax"), streamed_batch_size=4))
     known, mine = results
     assert [trial.amax.tobytes() for trial in mine.trials] == [trial.amax.tobytes() for trial in known.trials]

@@ -47,7 +47,7 @@ def test_merging_parts_gives_the_whole_but_for_the_order_of_a_stream() -> None:
         for name, tensor in whole.tensors.items():
             assert np.array_equal(merged.tensors[name].sample_amax, tensor.sample_amax)
             assert merged.tensors[name].histogram == tensor.histogram
-            assert merged.tensors[name].streamed is None
+            assert merged.tensors[name].batch_grid is None
     assert merge([whole]) == whole
 
 

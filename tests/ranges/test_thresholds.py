@@ -46,7 +46,7 @@ SHAPES: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
 }
 
 
-def streamed(batches: list[NDArray[np.float32]]) -> Histogram:
+def batch_grid(batches: list[NDArray[np.float32]]) -> Histogram:
     builder = HistogramBuilder(NUM_BINS, double)
     for batch in batches:
         builder.start_batch()
@@ -76,14 +76,14 @@ def test_entropy_is_the_reference_bit_for_bit(shape: str, seed: int) -> None:
     for batch in batches:
         reference.update(batch)
     m = oracle.entropy_bin(reference.h)
-    hist = streamed(batches)
+    hist = batch_grid(batches)
     assert entropy_bin(hist.counts) == m
     scale32 = entropy(hist) / np.float32(127)
     assert oracle.hexf(scale32) == oracle.hexf(oracle.scale_from_bin(m, reference.R))
 
 
 def test_the_scale_of_data_up_to_one_that_is_not_clipped_is_the_one_seen_in_public_caches() -> None:
-    hist = streamed([np.linspace(0, 1, 4097, dtype=np.float32)])
+    hist = batch_grid([np.linspace(0, 1, 4097, dtype=np.float32)])
     assert oracle.hexf(entropy(hist) / np.float32(127)) == "3c010a14"
     assert oracle.hexf(minmax(hist) / np.float32(127)) == "3c010204"
 
@@ -101,7 +101,7 @@ def test_a_threshold_is_positive_and_at_most_half_a_bin_above_the_limit(name: st
 @pytest.mark.parametrize("power", [-60, -1, 1, 60])
 def test_thresholds_scale_with_the_data_by_powers_of_two_exactly(name: str, power: int) -> None:
     x = np.random.default_rng(1).laplace(size=3000).astype(np.float32)
-    for make in (fine, lambda x: streamed([x.astype(np.float32)])):
+    for make in (fine, lambda x: batch_grid([x.astype(np.float32)])):
         assert METHODS[name](make(x * 2.0**power)) == METHODS[name](make(x)) * np.float32(2.0**power)
 
 
@@ -111,7 +111,7 @@ def test_thresholds_scale_with_the_data_by_powers_of_two_exactly(name: str, powe
 def test_thresholds_scale_exactly_as_far_as_float32_goes(shape: str, seed: int, power: int) -> None:
     x = SHAPES[shape](np.random.default_rng(seed)).astype(np.float32)
     x = np.ldexp(x, -np.frexp(np.abs(x).max())[1])  # largest |x| in [0.5, 1): 2**128 times that is finite
-    for make in (fine, lambda x: streamed([x.astype(np.float32)])):
+    for make in (fine, lambda x: batch_grid([x.astype(np.float32)])):
         unit, scaled = make(x), make(np.ldexp(x, power))
         for name, threshold in METHODS.items():
             with np.errstate(over="ignore"):  # half a bin more than the largest float32 is inf
@@ -122,7 +122,7 @@ def test_thresholds_scale_exactly_as_far_as_float32_goes(shape: str, seed: int, 
 @pytest.mark.parametrize("name", METHODS)
 def test_thresholds_of_the_largest_and_the_least_floats_are_no_accidents(name: str, largest: float) -> None:
     for x in ([largest], [largest, largest / 2, 0], [-largest, 0, 0, 0, 0, 0, 0, 0], [largest, *np.linspace(0, 1, 99)]):
-        for hist in (fine(np.array(x)), streamed([np.array(x, np.float32)])):
+        for hist in (fine(np.array(x)), batch_grid([np.array(x, np.float32)])):
             amax = METHODS[name](hist)
             assert amax.dtype == np.float32
             assert amax >= 0
@@ -224,7 +224,7 @@ def test_the_bin_of_zeros_counts_as_much_as_its_neighbour() -> None:
 
 
 def test_an_overflowed_limit_gives_inf_rather_than_a_number_that_looks_right() -> None:
-    hist = streamed([np.array([3e38], np.float32), np.array([3.2e38], np.float32)])
+    hist = batch_grid([np.array([3e38], np.float32), np.array([3.2e38], np.float32)])
     assert hist.limit == np.inf
     assert entropy(hist) == np.inf
 

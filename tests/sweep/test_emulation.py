@@ -31,10 +31,10 @@ def test_limits_and_growths_are_exact_for_any_batch_size_and_order(batch_size: i
     order = np.random.default_rng(seed).permutation(len(x))
     once = stats_of(x)
     made = replay(once, order, batch_size)
-    streamed = stats_of(x[order], batch_size).streamed
-    assert streamed is not None
-    assert made.histogram.limit == streamed.limit
-    assert made.trajectory.doublings == math.log2(streamed.limit / made.trajectory.first_amax)
+    batch_grid = stats_of(x[order], batch_size).batch_grid
+    assert batch_grid is not None
+    assert made.histogram.limit == batch_grid.limit
+    assert made.trajectory.doublings == math.log2(batch_grid.limit / made.trajectory.first_amax)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -46,10 +46,10 @@ def test_where_bins_agree_the_replay_is_the_stream_itself(batch_size: int) -> No
     x[1:3] = np.clip(x[1:3], -2, 2)
     x[1, :9] = 2
     order = np.arange(len(x))
-    streamed = stats_of(x, batch_size).streamed
-    assert streamed is not None
+    batch_grid = stats_of(x, batch_size).batch_grid
+    assert batch_grid is not None
     made = replay(stats_of(x), order, batch_size)
-    assert made.histogram == streamed
+    assert made.histogram == batch_grid
 
 
 def test_elements_at_an_outgrown_limit_are_one_bin_low_as_in_tensorrt() -> None:
@@ -63,13 +63,13 @@ def test_elements_at_an_outgrown_limit_are_one_bin_low_as_in_tensorrt() -> None:
 @pytest.mark.parametrize("doublings", [1, 2, 10, 11, 12, 30])
 def test_a_limit_that_is_outgrown_many_times_over_leaves_its_elements_where_a_stream_does(doublings: int) -> None:
     x = np.array([[1.0, -1.0, 0.0], [2.0**doublings, 1.0, 0.25]], np.float32)
-    assert replay(stats_of(x), [0, 1], 1).histogram == stats_of(x).streamed
+    assert replay(stats_of(x), [0, 1], 1).histogram == stats_of(x).batch_grid
 
 
 def test_elements_at_a_limit_are_not_one_bin_low_in_the_batch_that_outgrows_it() -> None:
     x = np.array([[1.0, 0.5], [0.75, 0.5], [1.0, 1.0], [2.0, 0.5]], np.float32)
     made = replay(stats_of(x), [0, 1, 2, 3], 2)
-    assert made.histogram == stats_of(x, batch_size=2).streamed
+    assert made.histogram == stats_of(x, batch_size=2).batch_grid
     assert made.histogram.counts[1023:1025].tolist() == [1, 2]
 
 

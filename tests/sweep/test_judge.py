@@ -33,8 +33,8 @@ def test_each_distinct_set_of_ranges_is_judged_once_and_stands_in_every_trial_th
     assert len(asked) == len(DISTINCT) < len(PLAIN.trials)
     assert set(asked) == DISTINCT
     for trial, plain in zip(result.trials, PLAIN.trials, strict=True):
-        assert (trial.arrangement, trial.method, trial.amax.tobytes()) == (
-            plain.arrangement,
+        assert (trial.configuration, trial.method, trial.amax.tobytes()) == (
+            plain.configuration,
             plain.method,
             plain.amax.tobytes(),
         )
@@ -76,7 +76,7 @@ def test_a_judge_that_fails_makes_a_row_and_not_a_crash(caplog: pytest.LogCaptur
     assert 0 < len(failed) < len(result.trials)
     assert failed[0].error == "RuntimeError: no engine"
     assert failed[0].judgement is None
-    assert f"{failed[0].method} in batches of {failed[0].arrangement.batch_size}: no engine" in caplog.text
+    assert f"{failed[0].method} in batches of {failed[0].configuration.batch_size}: no engine" in caplog.text
     assert not {trial.amax.tobytes() for trial in failed} & set(noted)  # a later run tries it again
 
 

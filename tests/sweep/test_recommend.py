@@ -12,7 +12,7 @@ from trtcal.ranges.thresholds import method
 from trtcal.sweep import judge
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.recommend import enough_samples, find_outliers, recommend
-from trtcal.sweep.trials import Judgement, Sweep, Trial, arrangements, sweep
+from trtcal.sweep.trials import Judgement, Sweep, Trial, configurations, sweep
 
 PLAIN = sweep(STATS, GRID)
 Grade = Callable[[Trial], float]
@@ -21,14 +21,14 @@ Grade = Callable[[Trial], float]
 def judged(grade: Grade, samples: int = 400) -> Sweep:
     """A sweep whose trials get about ``grade`` of 400 samples right, always the same ones first."""
     trials = tuple(
-        Trial(t.arrangement, t.method, t.amax, Judgement((np.arange(samples) < grade(t) * samples).astype(float)))
+        Trial(t.configuration, t.method, t.amax, Judgement((np.arange(samples) < grade(t) * samples).astype(float)))
         for t in PLAIN.trials
     )
     return replace(PLAIN, trials=trials)
 
 
 def test_the_smallest_batch_size_that_cannot_be_told_from_the_best_is_recommended() -> None:
-    advice = recommend(judged(lambda t: {1: 0.5, 4: 0.8, 24: 0.8}[t.arrangement.batch_size]), STATS)
+    advice = recommend(judged(lambda t: {1: 0.5, 4: 0.8, 24: 0.8}[t.configuration.batch_size]), STATS)
     assert advice.batch_size == 4
     assert advice.options == ("--method", "entropy", "--batch-size", "4")
     assert not advice.order_matters
@@ -42,14 +42,14 @@ def test_where_nothing_differs_batches_of_one_do_and_order_does_not_matter() -> 
 
 
 def test_an_order_that_costs_accuracy_is_named() -> None:
-    advice = recommend(judged(lambda t: 0.6 if t.arrangement.order == "largest-last" else 0.8), STATS)
+    advice = recommend(judged(lambda t: 0.6 if t.configuration.order == "largest-last" else 0.8), STATS)
     assert advice.order_matters
     assert any("largest-last loses 20.00%" in sentence for sentence in advice.evidence)
 
 
 def test_largest_first_that_repairs_small_batches_is_said() -> None:
     def grade(t: Trial) -> float:
-        return 0.5 if t.arrangement.batch_size == 1 and t.arrangement.order != "largest-first" else 0.8
+        return 0.5 if t.configuration.batch_size == 1 and t.configuration.order != "largest-first" else 0.8
 
     advice = recommend(judged(grade), STATS)
     assert any("repairs batches of 1 (+30.00%" in sentence for sentence in advice.evidence)
@@ -61,7 +61,7 @@ def test_a_better_method_leads() -> None:
     assert advice.options == ("--method", "mse")
     advice = recommend(
         judged(
-            lambda t: 0.9 if method(t.method).depends_on_batches and t.arrangement.growth == "power-of-two" else 0.7
+            lambda t: 0.9 if method(t.method).depends_on_batches and t.configuration.growth == "power-of-two" else 0.7
         ),
         STATS,
     )
@@ -74,7 +74,7 @@ def test_a_smaller_batch_than_the_best_is_enough_where_chance_may_have_decided()
     noise = {size: rng.random(40) < 0.8 - 0.001 * (size == 1) for size in (1, 4, 24)}
 
     def luck(t: Trial) -> Judgement:
-        return Judgement(noise[t.arrangement.batch_size].astype(float))
+        return Judgement(noise[t.configuration.batch_size].astype(float))
 
     best = max(noise, key=lambda size: noise[size].mean())
     assert best != 1
@@ -87,8 +87,8 @@ def test_a_smaller_batch_than_the_best_is_enough_where_chance_may_have_decided()
 @pytest.mark.parametrize("size", [1, 4])
 def test_the_options_are_those_of_trtcal_calibrate(size: int, run: Callable[..., tuple[int, str, str]]) -> None:
     graded = [judged(lambda t: 0.9 if t.method == "percentile:99.9" else 0.7)]
-    graded.append(judged(lambda t: 0.9 if RULES[t.arrangement.growth].invariant else 0.7))
-    graded.append(judged(lambda t: 0.9 if t.arrangement.batch_size >= size else 0.7))
+    graded.append(judged(lambda t: 0.9 if RULES[t.configuration.growth].invariant else 0.7))
+    graded.append(judged(lambda t: 0.9 if t.configuration.batch_size >= size else 0.7))
     for result in graded:
         options = recommend(result, STATS).options
         assert options
@@ -114,7 +114,7 @@ def test_without_accuracy_thresholds_decide() -> None:
 
 def test_a_control_arm_that_is_not_flat_is_shouted() -> None:
     plain = sweep(STATS, GRID)
-    broken = [Trial(t.arrangement, t.method, t.amax * (1 + i), None) for i, t in enumerate(plain.trials)]
+    broken = [Trial(t.configuration, t.method, t.amax * (1 + i), None) for i, t in enumerate(plain.trials)]
     advice = recommend(
         Sweep(plain.tensors, plain.samples, plain.measures, tuple(broken), plain.invariant, False), STATS
     )
@@ -132,7 +132,7 @@ def test_a_lucky_arrangement_does_not_make_a_batch_size() -> None:
     """One shuffle of batches of 24 is much better, the others are as batches of 1: chance, not size."""
 
     def grade(t: Trial) -> float:
-        return 0.95 if (t.arrangement.batch_size, t.arrangement.seed) == (24, 1) else 0.8
+        return 0.95 if (t.configuration.batch_size, t.configuration.seed) == (24, 1) else 0.8
 
     advice = recommend(judged(grade), STATS)
     assert advice.batch_size == 1
@@ -144,7 +144,7 @@ def test_a_metric_for_the_whole_set_has_no_intervals_and_agreement_decides() -> 
     plain = sweep(STATS, GRID, metric="metric.py:mean")
     agreement = np.ones(50)
     trials = tuple(
-        Trial(t.arrangement, t.method, t.amax, Judgement(np.array([float(i)]), agreement))
+        Trial(t.configuration, t.method, t.amax, Judgement(np.array([float(i)]), agreement))
         for i, t in enumerate(plain.trials)
     )
     advice = recommend(replace(plain, trials=trials), STATS)
@@ -153,15 +153,15 @@ def test_a_metric_for_the_whole_set_has_no_intervals_and_agreement_decides() -> 
 
 def test_a_metric_of_the_user_s_own_is_called_by_its_name_and_is_no_percentage() -> None:
     advice = recommend(
-        replace(judged(lambda t: 0.9 if t.arrangement.batch_size == 24 else 0.5), metric="metric.py:f1"), STATS
+        replace(judged(lambda t: 0.9 if t.configuration.batch_size == 24 else 0.5), metric="metric.py:f1"), STATS
     )
     assert any("Batches of 24 give 0.9 metric.py:f1; worse are" in sentence for sentence in advice.evidence)
 
 
 def test_one_failed_trial_leaves_the_judgement_to_the_others() -> None:
-    whole = judged(lambda t: {1: 0.5, 4: 0.8, 24: 0.8}[t.arrangement.batch_size])
+    whole = judged(lambda t: {1: 0.5, 4: 0.8, 24: 0.8}[t.configuration.batch_size])
     first, *others = whole.trials
-    failed = Trial(first.arrangement, first.method, first.amax, None, "RuntimeError: no")
+    failed = Trial(first.configuration, first.method, first.amax, None, "RuntimeError: no")
     advice = recommend(replace(whole, trials=(failed, *others)), STATS)
     assert advice.batch_size == 4
     assert any(sentence.startswith(f"1 of {len(whole.trials)} trials failed") for sentence in advice.evidence)
@@ -171,7 +171,7 @@ def test_what_was_not_run_is_not_claimed() -> None:
     advice = recommend(sweep(STATS, GRID, ("entropy",)), STATS)
     assert advice.control_flat is None
     assert "no MinMax control" in advice.evidence[0]
-    grid, _ = arrangements((1, 4), ("given",), 1, ("double",), 24)
+    grid, _ = configurations((1, 4), ("given",), 1, ("double",), 24)
     advice = recommend(sweep(STATS, grid), STATS)
     assert advice.order_matters is None
     assert "was not varied" in advice.headline

@@ -22,7 +22,7 @@ from trtcal.sweep import store as sweepfile
 from trtcal.sweep.judge import judged
 from trtcal.sweep.recommend import recommend
 from trtcal.sweep.report import render, write
-from trtcal.sweep.trials import ORDERS, Judgement, arrangements, sweep
+from trtcal.sweep.trials import ORDERS, Judgement, configurations, sweep
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on PATH; Debian's package is chromium")
 PIXEL = (
@@ -50,7 +50,7 @@ def swept(growths: tuple[str, ...] = ("double", "power-of-two"), accuracy: bool 
         right = np.arange(50) < 20 + round(float(amax["x"]) * 1000) % 25
         return Judgement(right.astype(float), np.ones(50), 20.0)
 
-    grid, notes = arrangements((1, 4, 24, 100), tuple(ORDERS), 2, growths, 24)
+    grid, notes = configurations((1, 4, 24, 100), tuple(ORDERS), 2, growths, 24)
     result = sweep(STATS, grid, streamed_batch_size=4, notes=notes)
     if accuracy:
         result = judged(result, judge)
@@ -126,10 +126,10 @@ def wide(content: dict[str, Any], tensors: int, samples: int) -> dict[str, Any]:
     content["sample_amax"] = [np.random.default_rng(i).uniform(size=samples).round(6).tolist() for i in range(tensors)]
     content["off"] = [content["off"][row] for row in rows]
     content["invariant"] = {name: [amax[row] for row in rows] for name, amax in content["invariant"].items()}
-    for arrangement in content["arrangements"]:
-        for name, values in arrangement.items():
+    for configuration in content["arrangements"]:
+        for name, values in configuration.items():
             if isinstance(values, list):
-                arrangement[name] = [values[row] for row in rows]
+                configuration[name] = [values[row] for row in rows]
     return content
 
 
@@ -354,8 +354,8 @@ def drawn_limit(page: Page) -> str:
 
 
 def limit_of(content: dict[str, Any], tensor: str, **wanted: Any) -> str:
-    arrangement = next(a for a in content["arrangements"] if all(a[key] == value for key, value in wanted.items()))
-    return f"{arrangement['limit'][content['tensors'].index(tensor)]:.4g}"
+    configuration = next(a for a in content["arrangements"] if all(a[key] == value for key, value in wanted.items()))
+    return f"{configuration['limit'][content['tensors'].index(tensor)]:.4g}"
 
 
 @in_browser

@@ -23,7 +23,7 @@ from trtcal.sweep import store
 from trtcal.sweep.cpu_judge import CpuJudge
 from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.run import run_sweep
-from trtcal.sweep.trials import ORDERS, Arrangement, Judgement
+from trtcal.sweep.trials import ORDERS, Configuration, Judgement
 
 SMALL = SweepPlan(batch_sizes=(1, 3, 12), seeds=2)
 FEW = SweepPlan(batch_sizes=(3,), orders=("given",), methods=("minmax",))
@@ -70,11 +70,11 @@ def test_exact_trials_are_bit_equal_to_calibrating_each_by_itself(model: Path, t
     run = run_sweep(model, arranged(3), tmp_path / "s", plan)
     stats = ActivationStats.load(run.folder / "stats.npz")
     for trial in run.sweep.trials:
-        size, name, seed, growth = astuple(trial.arrangement)
+        size, name, seed, growth = astuple(trial.configuration)
         order = ORDERS[name](stats, seed or 0).tolist()
         alone = calibrate(model, arranged(size, order=order), trial.method, growth=growth).cache
         for tensor, amax in zip(run.sweep.tensors, trial.amax, strict=True):
-            assert amax / np.float32(127) == alone.scales[tensor], (trial.arrangement, trial.method, tensor)
+            assert amax / np.float32(127) == alone.scales[tensor], (trial.configuration, trial.method, tensor)
 
 
 def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_files(
@@ -202,7 +202,7 @@ def test_the_given_order_of_another_arrangement_is_where_the_replay_is_checked(m
     run = run_sweep(model, batches(size=4), tmp_path / "s", SMALL)
     assert run.sweep.off is not None
     assert run.sweep.off.max() < 0.2
-    assert Arrangement(3, "given", None) in run.sweep.measures
+    assert Configuration(3, "given", None) in run.sweep.measures
 
 
 @pytest.mark.parametrize("names", [(), ("report.html",), ("stats.npz",)])

@@ -16,7 +16,7 @@ from trtcal.sweep import store as sweepfile
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.judge import judged
 from trtcal.sweep.recommend import recommend
-from trtcal.sweep.trials import Judgement, arrangements, sweep
+from trtcal.sweep.trials import Judgement, configurations, sweep
 
 SWEEP = judged(sweep(STATS, GRID, streamed_batch_size=4), lambda amax: Judgement(np.array([1.0, 0.0]), None, np.inf))
 
@@ -62,7 +62,7 @@ def test_each_trial_has_the_intervals_of_its_own_values() -> None:
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_what_is_not_counted_for_an_arrangement_is_called_approximate(exact: bool) -> None:
-    grid, _ = arrangements((4, 5), ("given",), 1, tuple(RULES), 24)
+    grid, _ = configurations((4, 5), ("given",), 1, tuple(RULES), 24)
     for partial in ("pad", "drop"):
         made = replace(sweep(STATS, grid, ("entropy", "minmax", "mse"), partial=partial), exact=exact)
         for row in sweepfile.rows(made):
@@ -84,7 +84,7 @@ def test_the_json_is_strict_and_holds_what_its_docstring_says(tmp_path: Path) ->
         assert f"``{key}``" in documented, key
     assert loaded["trials"][0]["sqnr_db"] is None
     tensors = len(loaded["tensors"])
-    assert all(len(arrangement["amax"]) == tensors for arrangement in loaded["arrangements"])
+    assert all(len(configuration["amax"]) == tensors for configuration in loaded["arrangements"])
     assert all(sum(h["counts"]) > 0 for h in loaded["histograms"])
     json.dumps(loaded, allow_nan=False)
     assert loaded == CONTENT

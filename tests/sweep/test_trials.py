@@ -13,8 +13,8 @@ from trtcal.ranges.thresholds import METHODS, Method, entropy, entropy_bin, meth
 from trtcal.sweep.emulation import groups, replay
 from trtcal.sweep.trials import (
     ORDERS,
-    Arrangement,
-    arrangements,
+    Configuration,
+    configurations,
     limits_of,
     loudness,
     sweep,
@@ -31,12 +31,12 @@ def test_every_arrangement_and_method_is_a_trial_and_masks_are_left_out() -> Non
 
 def test_entropy_of_the_pass_s_own_arrangement_is_close_to_the_stream_s() -> None:
     result = sweep(STATS, GRID, streamed_batch_size=4)
-    measures = result.measures[Arrangement(4, "given", None)]
-    streamed = STATS.tensors["x"].streamed
-    assert streamed is not None
-    assert measures.limit[0] == streamed.limit
+    measures = result.measures[Configuration(4, "given", None)]
+    batch_grid = STATS.tensors["x"].batch_grid
+    assert batch_grid is not None
+    assert measures.limit[0] == batch_grid.limit
     assert result.off is not None
-    assert result.off[0] == pytest.approx(abs(measures.amax[0] / entropy(streamed) - 1))
+    assert result.off[0] == pytest.approx(abs(measures.amax[0] / entropy(batch_grid) - 1))
 
 
 def test_only_a_method_and_a_rule_that_see_batches_depend_on_the_arrangement() -> None:
@@ -46,7 +46,7 @@ def test_only_a_method_and_a_rule_that_see_batches_depend_on_the_arrangement() -
             distinct = {
                 trial.amax.tobytes()
                 for trial in result.trials
-                if trial.method == name and trial.arrangement.growth == growth
+                if trial.method == name and trial.configuration.growth == growth
             }
             assert (len(distinct) > 1) == (method(name).depends_on_batches and growth == "double")
     for name, amax in result.invariant.items():
@@ -54,7 +54,7 @@ def test_only_a_method_and_a_rule_that_see_batches_depend_on_the_arrangement() -
 
 
 def test_the_measures_say_what_happened_to_the_histogram() -> None:
-    measures = sweep(STATS, GRID).measures[Arrangement(1, "given", None)]
+    measures = sweep(STATS, GRID).measures[Configuration(1, "given", None)]
     maxima = STATS.tensors["x"].sample_amax
     assert measures.first_amax[0] == maxima[0]
     assert measures.doublings[0] == np.ceil(np.log2(maxima.max() / maxima[0]))
@@ -73,16 +73,16 @@ def test_exact_counts_make_every_entropy_trial_the_one_of_a_calibration_by_itsel
 
     x = samples(22)
     stats = stats_of(x)
-    grid, _ = arrangements((1, 4, 8), tuple(ORDERS), 2, ("double",), 22)
+    grid, _ = configurations((1, 4, 8), tuple(ORDERS), 2, ("double",), 22)
     shapes = count_exactly(network, [{"x": x}], limits_of(stats, grid), uneven_samples(stats, grid))
     result = sweep(stats, grid, ("entropy",), shapes=shapes)
     for trial in result.trials:
-        order = ORDERS[trial.arrangement.order](stats, trial.arrangement.seed or 0)
-        alone = collect(network, [{"x": x[rows]} for rows in groups(order, trial.arrangement.batch_size)])
+        order = ORDERS[trial.configuration.order](stats, trial.configuration.seed or 0)
+        alone = collect(network, [{"x": x[rows]} for rows in groups(order, trial.configuration.batch_size)])
         for name, amax in zip(result.tensors, trial.amax, strict=True):
-            streamed = alone.tensors[name].streamed
-            assert streamed is not None
-            assert amax == (entropy(streamed) if streamed.limit else 0)
+            batch_grid = alone.tensors[name].batch_grid
+            assert batch_grid is not None
+            assert amax == (entropy(batch_grid) if batch_grid.limit else 0)
     assert result.exact
 
 
@@ -95,7 +95,7 @@ def test_the_largest_first_is_the_loudest_sample() -> None:
 
 
 def test_batch_sizes_beyond_the_samples_are_left_out_and_said() -> None:
-    grid, notes = arrangements((1, 64, 8, 128), ("given", "shuffled"), 3, ("double",), 24)
+    grid, notes = configurations((1, 64, 8, 128), ("given", "shuffled"), 3, ("double",), 24)
     assert {a.batch_size for a in grid} == {1, 8}
     assert len(grid) == 2 * (1 + 3)
     assert notes == ["batch sizes 64, 128 are left out: there are only 24 samples"]
@@ -113,7 +113,7 @@ def test_batch_sizes_beyond_the_samples_are_left_out_and_said() -> None:
 )
 def test_a_grid_that_makes_no_sense_says_why(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        arrangements(*arguments)  # type: ignore[arg-type]
+        configurations(*arguments)  # type: ignore[arg-type]
 
 
 def test_thresholds_that_are_known_and_threads_change_nothing() -> None:
@@ -152,17 +152,17 @@ def test_a_method_that_is_no_entropy_sees_the_batches_where_it_says_so(monkeypat
     monkeypatch.setitem(METHODS, "half", half)
     result = sweep(STATS, GRID, ("half", "entropy", "half"), workers=2)
     for trial in result.trials:
-        measures = result.measures[trial.arrangement]
+        measures = result.measures[trial.configuration]
         expected = measures.amax if trial.method == MEASURED else np.float32(measures.limit / 2)
         assert np.array_equal(trial.amax, expected), trial
     assert result.invariant["half"][0] == STATS.tensors["x"].histogram.limit / 2
     again = replay(STATS.tensors["x"], np.arange(24), 4).histogram
-    assert (again.num_bins, again.limit) == (NUM_BINS, result.measures[Arrangement(4, "given", None)].limit[0])
+    assert (again.num_bins, again.limit) == (NUM_BINS, result.measures[Configuration(4, "given", None)].limit[0])
 
 
 def test_the_bins_kept_are_those_of_the_search() -> None:
     made = replay(STATS.tensors["x"], np.arange(24), 4)
-    assert sweep(STATS, GRID).measures[Arrangement(4, "given", None)].m[0] == entropy_bin(made.histogram.counts)
+    assert sweep(STATS, GRID).measures[Configuration(4, "given", None)].m[0] == entropy_bin(made.histogram.counts)
 
 
 def test_statistics_without_a_range_are_refused() -> None:

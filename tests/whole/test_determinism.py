@@ -81,7 +81,7 @@ def ranges(stats: ActivationStats) -> bytes:
     for name in METHODS:
         by = method(name)
         amax = {
-            tensor: by(found.streamed if by.depends_on_batches and found.streamed else found.histogram)
+            tensor: by(found.batch_grid if by.depends_on_batches and found.batch_grid else found.histogram)
             for tensor, found in stats.tensors.items()
         }
         caches.append(CalibrationCache.from_amax(amax, trt_version="8.6.1").format())

@@ -60,8 +60,8 @@ def test_tensors_of_no_element_and_of_one_are_tensors(growth: str) -> None:
     assert ActivationStats.from_bytes(stats.to_bytes()) == stats
     assert merge([stats, stats]).tensors["scalar"].histogram.total == 6
     for name, tensor in stats.tensors.items():
-        assert tensor.streamed is not None
-        assert tensor.streamed.total == tensor.histogram.total
+        assert tensor.batch_grid is not None
+        assert tensor.batch_grid.total == tensor.histogram.total
         for threshold in METHODS.values():
             assert (threshold(tensor.histogram) > 0) == (name != "none")
         for rule in RULES:
@@ -88,13 +88,13 @@ def test_a_tensor_of_more_elements_than_int32_numbers_is_counted() -> None:
         12288: 1,
         24576: 3,
     }
-    assert tensor.streamed is not None
-    assert {int(i): int(tensor.streamed.counts[i]) for i in np.flatnonzero(tensor.streamed.counts)} == {
+    assert tensor.batch_grid is not None
+    assert {int(i): int(tensor.batch_grid.counts[i]) for i in np.flatnonzero(tensor.batch_grid.counts)} == {
         0: number - 4,
         1024: 1,
         2047: 3,
     }
-    assert replay(tensor, [0], 1).histogram == tensor.streamed
+    assert replay(tensor, [0], 1).histogram == tensor.batch_grid
 
 
 @pytest.mark.slow(reason="counts more than 2**31 elements")
@@ -102,7 +102,7 @@ def test_a_constant_seen_more_often_than_int32_counts_is_counted() -> None:
     pair, part = PairBuilder("double"), np.full(1 << 24, 0.75, np.float32)
     for _ in range(130):
         assert pair.add(part, 0.75) == part.size
-    assert pair.fine.counts.max() == pair.streamed.counts.max() == 130 * part.size > 2**31
+    assert pair.fine.counts.max() == pair.batch_grid.counts.max() == 130 * part.size > 2**31
 
 
 # --- extremes
@@ -113,9 +113,9 @@ def test_a_stream_from_the_least_float_to_the_largest_loses_nothing(growth: str)
     rows = [[0.0, 0.0], [2.0**-149, 0.0], [2.0**-126, -(2.0**-149)], [1.0, -1.0], [LARGEST, -LARGEST], [1.0, 0.0]]
     stats = collect(lambda batch: {"y": batch["x"]}, x(*rows), growth=growth)
     tensor = stats.tensors["y"]
-    assert tensor.streamed is not None
-    assert tensor.histogram.total == tensor.streamed.total == 12
-    assert tensor.amax == tensor.streamed.amax == np.float32(LARGEST)
+    assert tensor.batch_grid is not None
+    assert tensor.histogram.total == tensor.batch_grid.total == 12
+    assert tensor.amax == tensor.batch_grid.amax == np.float32(LARGEST)
     assert tensor.histogram.counts[-1] == 2
     assert ActivationStats.from_bytes(stats.to_bytes()) == stats
     assert (

@@ -74,8 +74,8 @@ def test_replay_is_as_close_to_an_exact_second_pass_as_the_documentation_says(ba
         )
         if not threshold_method(method).depends_on_batches:
             assert every.max() == 0
-    for arrangement, measures in exact.measures.items():
-        assert np.array_equal(measures.limit, fast.measures[arrangement].limit)
-        assert np.array_equal(measures.doublings, fast.measures[arrangement].doublings)
+    for configuration, measures in exact.measures.items():
+        assert np.array_equal(measures.limit, fast.measures[configuration].limit)
+        assert np.array_equal(measures.doublings, fast.measures[configuration].doublings)
     assert np.median(bins) == 0
     assert np.mean(np.concatenate(moved["entropy"]) > 0.01) < 0.2

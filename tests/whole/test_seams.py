@@ -112,11 +112,11 @@ def test_what_was_added_calibrates(folder: Folder) -> None:
     }
     assert json.loads((folder.path / "c.cache.json").read_bytes())["provenance"]["method"] == "share:25"
     grown = folder.cache("--method", "half-range", "--growth", "quadruple", "--stats", "s.npz")
-    streamed = ActivationStats.load(folder.path / "s.npz").tensors["image"].streamed
-    assert streamed is not None
+    batch_grid = ActivationStats.load(folder.path / "s.npz").tensors["image"].batch_grid
+    assert batch_grid is not None
     x = np.abs(np.load(folder.path / "x.npy"))
     limit = quadruple(float(x[:4].max()), float(x.max()))
-    assert streamed.limit == limit == x[:4].max() * 16
+    assert batch_grid.limit == limit == x[:4].max() * 16
     assert grown.amax("image") == pytest.approx(limit / 2)
     assert folder.cache("--method", "entropy", "--growth", "quadruple") != folder.cache("--method", "entropy")
 

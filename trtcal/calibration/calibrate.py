@@ -111,7 +111,7 @@ def from_stats(
         if not np.isfinite(tensor.amax):
             unusable[name] = _without_range(stats.samples, tensor.sample_amax)
             continue
-        histogram = tensor.histogram if fine else tensor.streamed or tensor.histogram
+        histogram = tensor.histogram if fine else tensor.batch_grid or tensor.histogram
         found[name] = threshold(histogram)
         share = histogram.clipped(float(found[name]))
         if share > CLIPS_MUCH:

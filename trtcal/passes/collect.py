@@ -48,7 +48,7 @@ def collect(
     """Run every sample of the batches once -> what each float tensor of the answers did.
 
     Samples run one at a time, so a tensor's largest |x| belongs to a sample whatever its axes mean, memory
-    holds one sample's tensors per worker, and the batch size leaves no trace but in ``streamed``. (There, TensorRT
+    holds one sample's tensors per worker, and the batch size leaves no trace but in ``batch_grid``. (There, TensorRT
     wants the maximum of a tensor's first batch that is not all zeros before it counts. Up to 128 MiB of such a batch
     are held; a larger one runs twice.) ``workers`` samples run at once; they change nothing but the time.
 
@@ -160,28 +160,28 @@ class _Grids:
     def fit(self, amax: float) -> None:
         self._both.fit(amax)
 
-    def add(self, shown: Values, seen: Seen, *, fine: bool, streamed: bool) -> int:
-        return self._add(shown.values, seen.amax, fine, streamed)
+    def add(self, shown: Values, seen: Seen, *, fine: bool, batch_grid: bool) -> int:
+        return self._add(shown.values, seen.amax, fine, batch_grid)
 
-    def add_clipped(self, shown: Values, seen: Seen, *, fine: bool, streamed: bool) -> int:
-        return self._add(np.minimum(np.abs(shown.values), np.float32(seen.amax)), seen.amax, fine, streamed)
+    def add_clipped(self, shown: Values, seen: Seen, *, fine: bool, batch_grid: bool) -> int:
+        return self._add(np.minimum(np.abs(shown.values), np.float32(seen.amax)), seen.amax, fine, batch_grid)
 
-    def _add(self, values: np.ndarray, amax: float, fine: bool, streamed: bool) -> int:
-        if fine and streamed:
+    def _add(self, values: np.ndarray, amax: float, fine: bool, batch_grid: bool) -> int:
+        if fine and batch_grid:
             return self._both.add(values, amax)
-        if fine or streamed:
-            return (self._both.fine if fine else self._both.streamed).add(values, amax)
+        if fine or batch_grid:
+            return (self._both.fine if fine else self._both.batch_grid).add(values, amax)
         return int((np.abs(values) == np.float32(amax)).sum())
 
     def clear(self) -> None:
         self._both = PairBuilder(self._growth)
 
     def build(self) -> tuple[Histogram, Histogram]:
-        return self._both.fine.build(), self._both.streamed.build()
+        return self._both.fine.build(), self._both.batch_grid.build()
 
-    def restore(self, fine: Histogram, streamed: Histogram) -> None:
+    def restore(self, fine: Histogram, batch_grid: Histogram) -> None:
         self._both.fine.restore(fine)
-        self._both.streamed.restore(streamed)
+        self._both.batch_grid.restore(batch_grid)
 
 
 class _Here:

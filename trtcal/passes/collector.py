@@ -70,10 +70,10 @@ class Grids(Protocol[Shown_contra]):
     def fit(self, amax: float) -> None:
         """Grow TensorRT's limit so that ``amax``, of elements to come, has a place."""
 
-    def add(self, shown: Shown_contra, seen: Seen, *, fine: bool, streamed: bool) -> int:
+    def add(self, shown: Shown_contra, seen: Seen, *, fine: bool, batch_grid: bool) -> int:
         """Count what was looked at on the fine grid, TensorRT's, both or none -> how many elements have its amax."""
 
-    def add_clipped(self, shown: Shown_contra, seen: Seen, *, fine: bool, streamed: bool) -> int:
+    def add_clipped(self, shown: Shown_contra, seen: Seen, *, fine: bool, batch_grid: bool) -> int:
         """As :meth:`add` for values that are no longer those that were ``seen``; larger ones count as its amax."""
 
     def clear(self) -> None:
@@ -82,7 +82,7 @@ class Grids(Protocol[Shown_contra]):
     def build(self) -> tuple[Histogram, Histogram]:
         """What was counted so far, on the fine grid and on TensorRT's."""
 
-    def restore(self, fine: Histogram, streamed: Histogram) -> None:
+    def restore(self, fine: Histogram, batch_grid: Histogram) -> None:
         """Go on from what :meth:`build` gave, at the start of a batch."""
 
 
@@ -145,15 +145,15 @@ class _Tensor:
         """Leave a row for later; what a look has counted of it is complete."""
         self.waiting.append(row)
         if row.seen.counted and row.place is not None:
-            self.sample_peaks[row.place] = self.grids.add(shown, row.seen, fine=True, streamed=False)
+            self.sample_peaks[row.place] = self.grids.add(shown, row.seen, fine=True, batch_grid=False)
 
     def count_waiting(self, row: _Waiting, shown: Shown, seen: Seen) -> None:
         """Count what is left to be counted of a row that waited, and is ``seen`` now."""
-        new, streamed = row.place is not None and not row.seen.counted, not self.masked
+        new, batch_grid = row.place is not None and not row.seen.counted, not self.masked
         if seen.amax == row.seen.amax:
-            peaks = self.grids.add(shown, seen, fine=new and streamed, streamed=streamed)
+            peaks = self.grids.add(shown, seen, fine=new and batch_grid, batch_grid=batch_grid)
         else:
-            peaks = self.grids.add_clipped(shown, row.seen, fine=new and streamed, streamed=streamed)
+            peaks = self.grids.add_clipped(shown, row.seen, fine=new and batch_grid, batch_grid=batch_grid)
         if new and row.place is not None:
             self.sample_peaks[row.place] = peaks
 
@@ -215,12 +215,12 @@ class Collector:
         self.samples, self.batches, self.seen = list(stats.samples), stats.batches, len(stats.samples)
         self._known_from = "the part of the pass that is there already"
         for name, saved in stats.tensors.items():
-            assert saved.streamed is not None
+            assert saved.batch_grid is not None
             tensor = self._tensors[name] = _Tensor(self._source.grids())
             tensor.sample_amax = array("f", saved.sample_amax.tolist())
             tensor.sample_peaks = array("q", saved.sample_peaks.tolist())
             tensor.masked = not np.isfinite(saved.amax)
-            tensor.grids.restore(saved.histogram, saved.streamed)
+            tensor.grids.restore(saved.histogram, saved.batch_grid)
 
     def _observe(self, group: Sequence[Shown], batch: Batch, row: int, wait: bool) -> None:
         """A group of a row's tensors -> their maxima and counts."""
@@ -232,7 +232,7 @@ class Collector:
             tensors.append(tensor)
             wanted.append((valid, not (wait and tensor.grids.limit == 0)) if not tensor.masked else (False, False))
         looked = self._source.look(group, [tensor.grids for tensor in tensors], wanted)
-        for shown, tensor, seen, (fine, streamed) in zip(group, tensors, looked, wanted, strict=True):
+        for shown, tensor, seen, (fine, batch_grid) in zip(group, tensors, looked, wanted, strict=True):
             if not math.isfinite(seen.amax):
                 fed = shown.name in batch
                 if not_finite(seen) == "nan" and not fed and self._source.decisive([]) is not None:
@@ -244,17 +244,17 @@ class Collector:
                 tensor.sample_amax.append(seen.amax)
                 tensor.sample_peaks.append(0)
             if tensor.masked:
-                fine = streamed = False
-            elif not streamed and seen.amax:
+                fine = batch_grid = False
+            elif not batch_grid and seen.amax:
                 row_waiting = _Waiting(row, seen, len(tensor.sample_amax) - 1 if valid else None)
                 tensor.wait(row_waiting, shown)
                 if self._has_room(shown):
                     row_waiting.kept = shown
                 continue
             else:
-                streamed = True
-            if fine or streamed or valid:
-                peaks = tensor.grids.add(shown, seen, fine=fine, streamed=streamed)
+                batch_grid = True
+            if fine or batch_grid or valid:
+                peaks = tensor.grids.add(shown, seen, fine=fine, batch_grid=batch_grid)
                 if valid and not math.isnan(seen.amax):  # which nothing is equal to
                     tensor.sample_peaks[-1] = peaks
 

@@ -34,7 +34,7 @@ class TensorPart:
 
     ``samples`` and ``histogram`` are those of `TensorStats`. ``batch_amax`` is the largest |x| of
     each batch, (batches,) float32, ``batch_peaks`` how many elements have it, (batches,) int64, padding included.
-    ``settled`` is TensorRT's histogram with every element where it belongs, None where limits do not fit together;
+    ``regrouped`` is TensorRT's histogram with every element where it belongs, None where limits do not fit together;
     ``elements`` is what it counts, or would.
     """
 
@@ -43,7 +43,7 @@ class TensorPart:
     histogram: Histogram
     batch_amax: np.ndarray
     batch_peaks: np.ndarray
-    settled: Histogram | None
+    regrouped: Histogram | None
     elements: int
 
     @property
@@ -102,7 +102,7 @@ def collect_part(
 
 def first_limits(stats: ActivationStats) -> dict[str, float]:
     """Statistics of the beginning of a pass -> tensor to limit of TensorRT's histogram, 0.0 where it is still open."""
-    return {name: 0.0 if t.streamed is None else t.streamed.limit for name, t in stats.tensors.items()}
+    return {name: 0.0 if t.batch_grid is None else t.batch_grid.limit for name, t in stats.tensors.items()}
 
 
 def added(one: Part, two: Part) -> Part:
@@ -130,7 +130,7 @@ def uncounted(start: ActivationStats, part: Part) -> dict[str, float]:
         begun = start.tensors[name]
         if not rule.invariant and not tensor.masked and np.isfinite(begun.amax):
             limit = first_limits(start)[name] or _first(tensor.batch_amax, rule)
-            if tensor.settled is None or not _leads_to(tensor.settled.limit, _last(limit, tensor.batch_amax, rule)):
+            if tensor.regrouped is None or not _leads_to(tensor.regrouped.limit, _last(limit, tensor.batch_amax, rule)):
                 again[name] = limit
     return again
 
@@ -139,11 +139,11 @@ def recounted(part: Part, counted: Part) -> Part:
     """A part, and those of its batches counted again that are not all zeros -> the part with these counts."""
     tensors = dict(part.tensors)
     for name, found in counted.tensors.items():
-        assert found.settled is not None
-        counts = found.settled.counts.copy()
+        assert found.regrouped is not None
+        counts = found.regrouped.counts.copy()
         counts[0] += tensors[name].elements - found.elements
-        settled = Histogram(counts, found.settled.limit, found.settled.amax)
-        tensors[name] = replace(tensors[name], settled=settled)
+        regrouped = Histogram(counts, found.regrouped.limit, found.regrouped.amax)
+        tensors[name] = replace(tensors[name], regrouped=regrouped)
     return replace(part, tensors=tensors)
 
 
@@ -160,40 +160,40 @@ def continued(start: ActivationStats, part: Part) -> ActivationStats:
             np.concatenate([one.sample_amax, two.sample_amax]),
             np.concatenate([one.sample_peaks, two.sample_peaks]),
             _empty(FINE_BINS) if masked else one.histogram + two.histogram,
-            _empty(NUM_BINS) if masked else _streamed(one, two, rule),
+            _empty(NUM_BINS) if masked else _batch_grid(one, two, rule),
         )
     return ActivationStats(start.samples + part.samples, tensors, start.growth, start.batches + part.batches)
 
 
-def _streamed(one: TensorStats, two: TensorPart, rule: Rule) -> Histogram:
-    begun, settled = one.streamed, two.settled
+def _batch_grid(one: TensorStats, two: TensorPart, rule: Rule) -> Histogram:
+    begun, regrouped = one.batch_grid, two.regrouped
     assert begun is not None
-    assert settled is not None
+    assert regrouped is not None
     if rule.invariant:
-        return begun + settled
+        return begun + regrouped
     last = _last(begun.limit, two.batch_amax, rule)
     counts = _grown(two, last).counts.copy()
     _shift(counts, last, _outgrown(begun.limit, two, rule), -1)
-    return Histogram(begun.grown(last).counts + counts, last, max(begun.amax, settled.amax))
+    return Histogram(begun.grown(last).counts + counts, last, max(begun.amax, regrouped.amax))
 
 
 def _part(stats: ActivationStats, batch: np.ndarray, batches: int, start: Mapping[str, float]) -> Part:
     """Statistics whose rows belong to these batches, each batch's rows streamed as one -> their part."""
     rule, tensors = growth_rule(stats.growth), {}
     for name, tensor in stats.tensors.items():
-        amax, peaks, streamed = tensor.sample_amax, tensor.sample_peaks, tensor.streamed
-        assert streamed is not None
+        amax, peaks, batch_grid = tensor.sample_amax, tensor.sample_peaks, tensor.batch_grid
+        assert batch_grid is not None
         batch_amax = np.zeros(batches, np.float32)
         with np.errstate(invalid="ignore"):  # nan, which stays
             np.maximum.at(batch_amax, batch, amax)
         batch_peaks = np.zeros(batches, np.int64)
         largest = amax == batch_amax[batch]
         np.add.at(batch_peaks, batch[largest], peaks[largest])
-        made = TensorPart(amax, peaks, tensor.histogram, batch_amax, batch_peaks, streamed, streamed.total)
+        made = TensorPart(amax, peaks, tensor.histogram, batch_amax, batch_peaks, batch_grid, batch_grid.total)
         if not rule.invariant and not made.masked:
-            counts = streamed.counts.copy()
-            _shift(counts, streamed.limit, _outgrown(start[name], made, rule), 1)
-            made = replace(made, settled=replace(streamed, counts=counts))
+            counts = batch_grid.counts.copy()
+            _shift(counts, batch_grid.limit, _outgrown(start[name], made, rule), 1)
+            made = replace(made, regrouped=replace(batch_grid, counts=counts))
         tensors[name] = made
     return Part(stats.samples, tensors, batches)
 
@@ -252,20 +252,20 @@ def _shift(counts: np.ndarray, last: float, held: Mapping[float, int], sign: int
 
 def _grown(tensor: TensorPart, limit: float) -> Histogram:
     """Its settled histogram on a limit that fits; what equals its own limit gets a bin of its own."""
-    settled = tensor.settled
-    assert settled is not None
-    if limit == settled.limit or not settled.limit:
-        return settled.grown(limit)
-    counts = settled.grown(limit).counts.copy()
-    held = int(tensor.batch_peaks[tensor.batch_amax == settled.limit].sum())
-    _shift(counts, limit, {settled.limit: held}, 1)
-    return Histogram(counts, limit, settled.amax)
+    regrouped = tensor.regrouped
+    assert regrouped is not None
+    if limit == regrouped.limit or not regrouped.limit:
+        return regrouped.grown(limit)
+    counts = regrouped.grown(limit).counts.copy()
+    held = int(tensor.batch_peaks[tensor.batch_amax == regrouped.limit].sum())
+    _shift(counts, limit, {regrouped.limit: held}, 1)
+    return Histogram(counts, limit, regrouped.amax)
 
 
 def _settled_sum(one: TensorPart, two: TensorPart) -> Histogram | None:
-    if one.settled is None or two.settled is None:
+    if one.regrouped is None or two.regrouped is None:
         return None
-    a, b = one.settled.limit, two.settled.limit
+    a, b = one.regrouped.limit, two.regrouped.limit
     if one.masked or two.masked:
         return _empty(NUM_BINS)
     if not (_leads_to(a, max(a, b)) and _leads_to(b, max(a, b))):

@@ -21,7 +21,7 @@ class PairBuilder:
 
     def __init__(self, growth: str) -> None:
         self._fine = HistogramBuilder(FINE_BINS, power_of_two)
-        self._streamed = HistogramBuilder(NUM_BINS, growth_rule(growth).grow)
+        self._batch_grid = HistogramBuilder(NUM_BINS, growth_rule(growth).grow)
         self._sums = np.zeros(FINE_BINS + NUM_BINS - 1, np.int32)
         self._elements = 0  # in the sums
         self._limits: tuple[float, float] | None = None  # of the fine and the other histogram, behind the sums
@@ -34,41 +34,41 @@ class PairBuilder:
         return self._fine
 
     @property
-    def streamed(self) -> HistogramBuilder:
+    def batch_grid(self) -> HistogramBuilder:
         """TensorRT's histogram, complete for now."""
         self._take_apart()
-        return self._streamed
+        return self._batch_grid
 
     @property
     def limit(self) -> float:
         """TensorRT's limit, 0.0 while nothing but zeros was seen."""
-        return self._streamed.limit
+        return self._batch_grid.limit
 
     def start_batch(self) -> None:
         """What :meth:`trtcal.ranges.histogram.HistogramBuilder.start_batch` is for."""
-        self._streamed.start_batch()
+        self._batch_grid.start_batch()
 
     def fit(self, amax: float) -> None:
         """Grow TensorRT's limit so that ``amax``, of elements to come, has a place."""
-        self.streamed.fit(amax)
+        self.batch_grid.fit(amax)
 
     def add(self, values: np.ndarray, amax: float) -> int:
         """Count |values| (float32, finite, any shape) in both; ``amax`` is their largest |x|.
 
         Returns how many of them equal it.
         """
-        limits = self._fine.growth(self._fine.limit, amax), self._streamed.growth(self._streamed.limit, amax)
+        limits = self._fine.growth(self._fine.limit, amax), self._batch_grid.growth(self._batch_grid.limit, amax)
         if limits != self._limits or self._elements + values.size > MANY:
             self._take_apart()
             self._limits, self._first = limits, None
         if values.size > MANY or not all(SMALL <= limit <= FLOAT32_MAX for limit in limits):
-            self._streamed.add(values, amax)
+            self._batch_grid.add(values, amax)
             return self._fine.add(values, amax)
         self._fine.fit(amax)
-        self._streamed.fit(amax)
+        self._batch_grid.fit(amax)
         flat, limit, scale = np.ascontiguousarray(values).reshape(-1), np.float32(limits[1]), _scale(limits[0])
         hits = kernels().add_counts(flat, limit, NUM_BINS, scale, np.float32(amax), self._sums)
-        self._streamed.clamp(amax, hits)
+        self._batch_grid.clamp(amax, hits)
         self._elements += flat.size
         return hits
 
@@ -79,7 +79,7 @@ class PairBuilder:
         assert self._limits is not None
         if self._first is None:
             self._first = _first_sums(*self._limits)
-        self._streamed.counts += np.add.reduceat(self._sums, self._first)
+        self._batch_grid.counts += np.add.reduceat(self._sums, self._first)
         own = np.ones(self._sums.size, np.bool_)
         own[self._first[1:]] = False
         self._fine.counts += self._sums[own]

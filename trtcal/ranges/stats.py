@@ -30,7 +30,7 @@ class TensorStats:
 
     ``sample_amax``: largest |x| of each sample, (S,) float32; ``sample_peaks``: how many of its elements have
     that magnitude, (S,) int64. ``histogram``: all elements on the fine,
-    batch-invariant grid. ``streamed``: TensorRT's own histogram for the batch size and order of the pass
+    batch-invariant grid. ``batch_grid``: TensorRT's own histogram for the batch size and order of the pass
     (padding rows included, as TensorRT sees them); None in merged statistics, whose order nobody fixed.
     Where a sample holds -inf, as masks do, or nan, both histograms are empty.
     """
@@ -38,7 +38,7 @@ class TensorStats:
     sample_amax: np.ndarray
     sample_peaks: np.ndarray
     histogram: Histogram
-    streamed: Histogram | None
+    batch_grid: Histogram | None
 
     @property
     def amax(self) -> np.float32:
@@ -52,7 +52,7 @@ class TensorStats:
             np.array_equal(self.sample_amax, other.sample_amax, equal_nan=True)
             and np.array_equal(self.sample_peaks, other.sample_peaks)
             and self.histogram == other.histogram
-            and self.streamed == other.streamed
+            and self.batch_grid == other.batch_grid
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -63,7 +63,7 @@ class ActivationStats:
     """What all tensors did, sample by sample.
 
     ``samples`` names the rows in the order they were run. ``tensors`` is in the graph's order. ``batches``
-    counts the batches behind ``streamed``, ``growth`` is its rule.
+    counts the batches behind ``batch_grid``, ``growth`` is its rule.
     """
 
     samples: tuple[str, ...]
@@ -94,14 +94,14 @@ class ActivationStats:
     def to_bytes(self, **extra: Any) -> bytes:
         """The statistics as an ``.npz`` archive; equal statistics give equal bytes."""
         tensors = self.tensors.values()
-        streamed = [tensor.streamed for tensor in tensors]
+        batch_grid = [tensor.batch_grid for tensor in tensors]
         header = {
             "format": FORMAT,
             "samples": self.samples,
             "tensors": list(self.tensors),
             "growth": self.growth,
             "batches": self.batches,
-            "streamed": [histogram is not None for histogram in streamed],
+            "streamed": [histogram is not None for histogram in batch_grid],
             **extra,
         }
         arrays: dict[str, Any] = {
@@ -109,7 +109,7 @@ class ActivationStats:
             "sample_amax": np.array([t.sample_amax for t in tensors], np.float32).reshape(-1, len(self.samples)),
             "sample_peaks": np.array([t.sample_peaks for t in tensors], np.int64).reshape(-1, len(self.samples)),
             **_pack("histogram", [tensor.histogram for tensor in tensors], FINE_BINS),
-            **_pack("streamed", [histogram for histogram in streamed if histogram is not None], NUM_BINS),
+            **_pack("streamed", [histogram for histogram in batch_grid if histogram is not None], NUM_BINS),
         }
         buffer = io.BytesIO()
         # The fastest compression: a fifth of the default one's time for a fifth more bytes.
@@ -199,9 +199,9 @@ def _from_arrays(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Activ
     fine = _unpack("histogram", arrays, FINE_BINS, len(names))
     if any(histogram.total for histogram, maxima in zip(fine, sample_amax, strict=True) if np.isnan(maxima).any()):
         raise ValueError("its maxima are nan where elements are counted")
-    streamed = iter(_unpack("streamed", arrays, NUM_BINS, sum(map(bool, flags))))
+    batch_grid = iter(_unpack("streamed", arrays, NUM_BINS, sum(map(bool, flags))))
     tensors = {
-        name: TensorStats(maxima, peaks, histogram, next(streamed) if flag else None)
+        name: TensorStats(maxima, peaks, histogram, next(batch_grid) if flag else None)
         for name, maxima, peaks, histogram, flag in zip(names, sample_amax, sample_peaks, fine, flags, strict=True)
     }
     return ActivationStats(samples, tensors, header["growth"], int(header["batches"]))

@@ -46,7 +46,7 @@ def judged(
         if isinstance(made, MemoryError):
             raise made
         if isinstance(made, Exception):  # a row, not the end of the others
-            logger.warning("%s in batches of %d: %s", trial.method, trial.arrangement.batch_size, made)
+            logger.warning("%s in batches of %d: %s", trial.method, trial.configuration.batch_size, made)
             found[trial.amax.tobytes()] = f"{type(made).__name__}: {made}"
         else:
             found[trial.amax.tobytes()] = made

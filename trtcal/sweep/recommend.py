@@ -57,10 +57,10 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
 
     Judged by the metric where it gives a value per sample, else by agreement with FP32, else by how far
     thresholds move. Intervals are of 95% and hold both chances at once, that of the samples and that of the
-    arrangements: both are resampled. What they do not exclude is no difference.
+    configurations: both are resampled. What they do not exclude is no difference.
     """
     name = next((trial.method for trial in sweep.trials if method(trial.method).depends_on_batches), MEASURED)
-    studied = [t for t in sweep.trials if t.method == name and RULES[t.arrangement.growth].tensorrt]
+    studied = [t for t in sweep.trials if t.method == name and RULES[t.configuration.growth].tensorrt]
     flat = control_is_flat(sweep)
     evidence = [_CONTROL[flat]]
     failed = sum(trial.error is not None for trial in sweep.trials)
@@ -123,13 +123,13 @@ def enough_samples(drift: Mapping[str, Any]) -> str | None:
     """
     needed: dict[str, int] = {}
     for name, rows in drift.items():
-        settled = None
+        regrouped = None
         for samples, change in reversed(list(zip(rows["samples"], rows["change_median"], strict=True))):
             if change > STILL:
                 break
-            settled = samples
-        if settled is not None:
-            needed[name] = settled
+            regrouped = samples
+        if regrouped is not None:
+            needed[name] = regrouped
     if not needed:
         return None
     total = max(samples for rows in drift.values() for samples in rows["samples"])
@@ -206,7 +206,7 @@ def _matrix(trials: Sequence[Trial], kind: _Kind) -> np.ndarray:
 def _paired(one: np.ndarray, two: np.ndarray) -> tuple[float, float]:
     """Two sets of trials on the same samples -> interval of the difference of their means.
 
-    Trials of each set and samples are resampled: what one lucky arrangement does is not taken for what its batch
+    Trials of each set and samples are resampled: what one lucky configuration does is not taken for what its batch
     size does.
     """
     rng = np.random.default_rng(0)
@@ -222,15 +222,15 @@ def _paired(one: np.ndarray, two: np.ndarray) -> tuple[float, float]:
 
 def _usual(studied: Sequence[Trial], size: int, kind: _Kind) -> np.ndarray:
     """Values at a batch size in orders that come by chance: the given one and shuffles, or else all there are."""
-    at = [trial for trial in studied if trial.arrangement.batch_size == size]
-    usual = [trial for trial in at if trial.arrangement.order in ("given", "shuffled")]
+    at = [trial for trial in studied if trial.configuration.batch_size == size]
+    usual = [trial for trial in at if trial.configuration.order in ("given", "shuffled")]
     return _matrix(usual, kind) if len(_matrix(usual, kind)) else _matrix(at, kind)
 
 
 def _by_values(studied: Sequence[Trial], kind: _Kind) -> tuple[int, int, bool | None, list[str]]:
     """The smallest batch size as good as the best, the best, whether order matters, and sentences."""
     judged = [trial for trial in studied if kind.of(trial) is not None]
-    sizes = sorted({trial.arrangement.batch_size for trial in judged})
+    sizes = sorted({trial.configuration.batch_size for trial in judged})
     values = {size: _usual(judged, size, kind) for size in sizes}
     best = max(sizes, key=lambda size: float(values[size].mean()))
     sentences: list[str] = []
@@ -258,7 +258,7 @@ def _by_values(studied: Sequence[Trial], kind: _Kind) -> tuple[int, int, bool | 
     sentences += said
     least = sizes[0]
     first = _matrix(
-        [t for t in judged if t.arrangement.order == "largest-first" and t.arrangement.batch_size == least], kind
+        [t for t in judged if t.configuration.order == "largest-first" and t.configuration.batch_size == least], kind
     )
     if len(first) and chosen != least:
         low, high = _paired(first, values[least])
@@ -272,7 +272,7 @@ def _by_values(studied: Sequence[Trial], kind: _Kind) -> tuple[int, int, bool | 
 
 def _order_effect(studied: Sequence[Trial], sizes: Sequence[int], kind: _Kind) -> tuple[bool | None, list[str]]:
     """The largest effect of order at any batch size; intervals widened for having looked at so many pairs."""
-    at = {size: [trial for trial in studied if trial.arrangement.batch_size == size] for size in sizes}
+    at = {size: [trial for trial in studied if trial.configuration.batch_size == size] for size in sizes}
     pairs = sum(len(trials) - 1 for trials in at.values())
     if not pairs:
         return None, []
@@ -296,15 +296,15 @@ def _order_effect(studied: Sequence[Trial], sizes: Sequence[int], kind: _Kind) -
 
 
 def _name(trial: Trial) -> str:
-    seed = f" (seed {trial.arrangement.seed})" if trial.arrangement.seed is not None else ""
-    return f"{trial.arrangement.order}{seed}"
+    seed = f" (seed {trial.configuration.seed})" if trial.configuration.seed is not None else ""
+    return f"{trial.configuration.order}{seed}"
 
 
 def _by_thresholds(sweep: Sweep, studied: Sequence[Trial]) -> tuple[int | None, bool | None, list[str]]:
-    sizes = sorted({trial.arrangement.batch_size for trial in studied})
+    sizes = sorted({trial.configuration.batch_size for trial in studied})
     moved = {}
     for size in sizes:
-        changes = [relative_change(sweep, trial) for trial in studied if trial.arrangement.batch_size == size]
+        changes = [relative_change(sweep, trial) for trial in studied if trial.configuration.batch_size == size]
         moved[size] = float(np.median(changes))
     changes_text = ", ".join(f"{size}: {change:.1%}" for size, change in moved.items())
     sentences = [
@@ -313,7 +313,7 @@ def _by_thresholds(sweep: Sweep, studied: Sequence[Trial]) -> tuple[int | None, 
     chosen = next((size for size in sizes if moved[size] <= STILL), None)
     spread = []
     for size in sizes:
-        amax = np.array([t.amax for t in studied if t.arrangement.batch_size == size], np.float64)
+        amax = np.array([t.amax for t in studied if t.configuration.batch_size == size], np.float64)
         amax = amax[:, np.isfinite(amax).all(axis=0)]
         if len(amax) > 1 and amax.size:
             spread.append(float(np.median(np.ptp(amax, axis=0) / np.maximum(amax.mean(axis=0), 1e-300))))
@@ -332,7 +332,7 @@ def _other_methods(
     best: tuple[float, str, tuple[str, ...]] | None = None
     seen: set[str] = set()
     for trial in sweep.trials:
-        moved, rule = method(trial.method).depends_on_batches, RULES[trial.arrangement.growth]
+        moved, rule = method(trial.method).depends_on_batches, RULES[trial.configuration.growth]
         values = kind.of(trial)
         if (moved and not rule.invariant) or values is None or trial.method in seen:
             continue
@@ -342,8 +342,8 @@ def _other_methods(
             method_taken = "" if trial.method == name else f"{trial.method} on "
             taken = f"{method_taken}the batch-invariant histogram" if moved else trial.method
             gain = f"{kind.show(float(values.mean() - base.mean()), True)} ({kind.interval(low, high)})"
-            growth = ("--growth", trial.arrangement.growth) if moved else ()
+            growth = ("--growth", trial.configuration.growth) if moved else ()
             options = ("--method", trial.method, *growth)
             sentence = f"Take {taken}: {gain} against {name}, whatever the batches."
-            best = float(values.mean()), sentence, options if not moved or trial.arrangement.growth in GROWTH else ()
+            best = float(values.mean()), sentence, options if not moved or trial.configuration.growth in GROWTH else ()
     return best[1:] if best else (None, ())

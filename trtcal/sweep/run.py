@@ -32,7 +32,7 @@ from trtcal.sweep.journal import Journal
 from trtcal.sweep.judge import Judge, judged
 from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.recommend import Recommendation, enough_samples, recommend
-from trtcal.sweep.trials import Arrangement, Sweep, arrangements, limits_of, sweep, uneven_samples, usable
+from trtcal.sweep.trials import Configuration, Sweep, configurations, limits_of, sweep, uneven_samples, usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ def run_sweep(
     """Model and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
 
     The order of ``batches`` is the sweep's ``given`` order; their batch size only decides against which
-    arrangement the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges by,
+    configuration the replay is checked. ``judge`` says how a set of ranges performs, ``judge_key`` what it judges by,
     ``judged_on`` on which samples (said to people), and the plan's metric what its accuracy is (more is better). With
     ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. The pass and the
     judgements run on the ``executor`` (default: here, one sample per core at once), the second pass of ``exact`` here.
@@ -78,7 +78,7 @@ def run_sweep(
     executor = executor or Here()
     plan = plan or SweepPlan()
     model = open_model(model)
-    grid, notes = arrangements(plan.batch_sizes, plan.orders, plan.seeds, plan.growths, batches.num_samples)
+    grid, notes = configurations(plan.batch_sizes, plan.orders, plan.seeds, plan.growths, batches.num_samples)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -262,7 +262,7 @@ def _exact_shapes(
     model: Model,
     batches: Batches,
     stats: ActivationStats,
-    grid: Sequence[Arrangement],
+    grid: Sequence[Configuration],
     workers: int,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, ExactCounts]:

@@ -9,7 +9,7 @@
 * ``histograms``: per tensor ``{"limit", "amax", "counts"}`` of all elements on 512 bins over [0, limit)
 * ``sample_amax``: per tensor, per sample; ``invariant``: method -> amax per tensor
 * ``methods``: method -> ``{"description", "depends_on_batches", "clips"}``; ``measured_by``: the one whose thresholds
-  the arrangements have
+  the configurations have
 * ``growth_rules``: rule -> ``{"label", "description", "fine", "tensorrt"}``, see :class:`trtcal.ranges.growth.Rule`
 * ``arrangements``: ``{"batch_size", "order", "seed", "growth", <measure>: per tensor, ...}``
 * ``trials``: ``{"arrangement": index, "method", "amax_change_max", "amax_change_median", "accuracy",
@@ -42,7 +42,7 @@ from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.recommend import Recommendation
-from trtcal.sweep.trials import Arrangement, Judgement, Measures, Sweep, Trial, relative_change, usable
+from trtcal.sweep.trials import Configuration, Judgement, Measures, Sweep, Trial, relative_change, usable
 
 FORMAT = "trtcal-sweep-1"
 DRAWN_BINS = 512
@@ -57,12 +57,12 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
     """A dict per trial, with the columns of trials.csv; None where nothing was measured."""
     table, intervals = [], _intervals(sweep)
     for trial in sweep.trials:
-        arrangement, measures = trial.arrangement, sweep.measures[trial.arrangement]
+        configuration, measures = trial.configuration, sweep.measures[trial.configuration]
         moved = relative_change(sweep, trial)
         judged = trial.judgement or Judgement()
         table.append(
             {
-                **asdict(arrangement),
+                **asdict(configuration),
                 "method": trial.method,
                 "amax_change_max": float(moved.max(initial=0)),
                 "amax_change_median": float(np.median(moved)) if moved.size else 0.0,
@@ -84,9 +84,9 @@ def _approximate(sweep: Sweep, trial: Trial) -> bool:
     by = method(trial.method)
     if not by.clips:
         return False
-    if by.depends_on_batches and (sweep.exact or not RULES[trial.arrangement.growth].fine):
+    if by.depends_on_batches and (sweep.exact or not RULES[trial.configuration.growth].fine):
         return not sweep.exact
-    return sweep.partial == "drop" and len(sweep.samples) % trial.arrangement.batch_size > 0
+    return sweep.partial == "drop" and len(sweep.samples) % trial.configuration.batch_size > 0
 
 
 def to_csv(table: Iterable[Mapping[str, Any]]) -> bytes:
@@ -116,9 +116,9 @@ def content(
     ``table`` is what :func:`rows` gives, which takes a while.
     """
     tensors = usable(stats)
-    index = {arrangement: number for number, arrangement in enumerate(sweep.measures)}
+    index = {configuration: number for number, configuration in enumerate(sweep.measures)}
     trials = [
-        {"arrangement": index[trial.arrangement], **{k: v for k, v in row.items() if k not in _ARRANGEMENT}}
+        {"arrangement": index[trial.configuration], **{k: v for k, v in row.items() if k not in _CONFIGURATION}}
         for trial, row in zip(sweep.trials, table, strict=True)
     ]
     return {
@@ -144,13 +144,13 @@ def content(
         "invariant": {name: _numbers(amax) for name, amax in sweep.invariant.items()},
         "methods": describe_methods(sweep.invariant),
         "measured_by": MEASURED,
-        "growth_rules": describe_growth_rules(arrangement.growth for arrangement in sweep.measures),
+        "growth_rules": describe_growth_rules(configuration.growth for configuration in sweep.measures),
         "arrangements": [
             {
-                **asdict(arrangement),
+                **asdict(configuration),
                 **{field.name: _numbers(getattr(measures, field.name)) for field in fields(Measures)},
             }
-            for arrangement, measures in sweep.measures.items()
+            for configuration, measures in sweep.measures.items()
         ],
         "trials": _plain(trials),
         "drift": _plain(drift or {}),
@@ -243,7 +243,7 @@ def read_journal(data: bytes) -> dict[bytes, Judgement]:
     return found
 
 
-_ARRANGEMENT = {field.name for field in fields(Arrangement)}
+_CONFIGURATION = {field.name for field in fields(Configuration)}
 
 
 def _intervals(sweep: Sweep) -> dict[bytes, tuple[float, float]]:

@@ -20,7 +20,7 @@ from trtcal.sweep.emulation import RULES, Paths, Shape, groups, lowered, paths, 
 
 
 @dataclass(frozen=True, order=True)
-class Arrangement:
+class Configuration:
     """How samples reach TensorRT: everything that its histograms depend on besides the samples themselves."""
 
     batch_size: int
@@ -31,7 +31,7 @@ class Arrangement:
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """What an arrangement makes of each tensor's histogram; arrays of shape (tensors,).
+    """What a configuration makes of each tensor's histogram; arrays of shape (tensors,).
 
     ``first_amax``: largest |x| of the first batch. ``limit``: of the final histogram. ``doublings``: log2 of
     its growth. ``last_growth``: batch number of the last growth, -1 for none. ``fell_back``: the rule was
@@ -77,7 +77,7 @@ class Trial:
     ``amax`` is (tensors,) float32. ``error`` is the text of what went wrong while judging, None if nothing did.
     """
 
-    arrangement: Arrangement
+    configuration: Configuration
     method: str
     amax: np.ndarray
     judgement: Judgement | None = None
@@ -86,7 +86,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """All trials, the measures of every arrangement, and the batch-invariant thresholds by method.
+    """All trials, the measures of every configuration, and the batch-invariant thresholds by method.
 
     ``tensors`` names the rows of all arrays. ``exact`` says whether histograms were counted for their limits
     or read off the fine histogram; then ``off`` is how far the replay of the pass's own batches is from the
@@ -96,7 +96,7 @@ class Sweep:
 
     tensors: tuple[str, ...]
     samples: tuple[str, ...]
-    measures: Mapping[Arrangement, Measures]
+    measures: Mapping[Configuration, Measures]
     trials: tuple[Trial, ...]
     invariant: Mapping[str, np.ndarray]
     exact: bool
@@ -166,9 +166,9 @@ def check_grid(
     distinct_methods(methods)
 
 
-def arrangements(
+def configurations(
     batch_sizes: Sequence[int], orders: Sequence[str], seeds: int, growths: Sequence[str], samples: int
-) -> tuple[list[Arrangement], list[str]]:
+) -> tuple[list[Configuration], list[str]]:
     """The grid, and a sentence about whatever of it makes no sense for this many samples."""
     check_grid(batch_sizes, orders, seeds, growths)
     if not batch_sizes:
@@ -181,7 +181,7 @@ def arrangements(
         left = sorted(set(batch_sizes) - set(fitting))
         notes.append(f"batch sizes {', '.join(map(str, left))} are left out: there are only {samples} samples")
     grid = [
-        Arrangement(size, order, seed, growth)
+        Configuration(size, order, seed, growth)
         for growth in dict.fromkeys(growths)
         for size in fitting
         for order in dict.fromkeys(orders)
@@ -212,7 +212,7 @@ def distinct_methods(specs: Sequence[str] | None = None) -> tuple[list[Method], 
 
 def sweep(
     stats: ActivationStats,
-    grid: Sequence[Arrangement],
+    grid: Sequence[Configuration],
     methods: Sequence[str] | None = None,
     *,
     partial: str = "pad",
@@ -223,7 +223,7 @@ def sweep(
     known: Mapping[str, np.ndarray] | None = None,
     workers: int = 1,
 ) -> Sweep:
-    """Statistics of a pass and a grid of arrangements -> thresholds and histograms of each, by default by all methods.
+    """Statistics of a pass and a grid of configurations -> thresholds and histograms of each.
 
     ``shapes`` are the exact counts of a second pass (:mod:`trtcal.passes.second_pass`) by tensor. Without them,
     ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. ``known`` are
@@ -239,15 +239,15 @@ def sweep(
     wanted = dict.fromkeys([*(choice.name for choice in chosen), MEASURED])
     by_method |= thresholds(fine, [name for name in wanted if name not in by_method], workers)
     own = None if shapes is not None or streamed_batch_size is None else streamed_batch_size
-    replays = [_paths(stats, tensors, arrangement, partial) for arrangement in grid]
+    replays = [_paths(stats, tensors, configuration, partial) for configuration in grid]
     if own is not None:
-        replays.append(_paths(stats, tensors, Arrangement(own, "given", None, stats.growth), partial))
+        replays.append(_paths(stats, tensors, Configuration(own, "given", None, stats.growth), partial))
     searched = [choice for choice in chosen if choice.depends_on_batches and choice.threshold is not entropy]
     table = _measured(tensors, replays, shapes, searched, workers)
-    measures: dict[Arrangement, Measures] = {}
+    measures: dict[Configuration, Measures] = {}
     trials: list[Trial] = []
-    for arrangement, made, (row, found) in zip(grid, replays, table, strict=False):
-        measures[arrangement] = _measures(made, row, by_method[MEASURED])
+    for configuration, made, (row, found) in zip(grid, replays, table, strict=False):
+        measures[configuration] = _measures(made, row, by_method[MEASURED])
         for choice in chosen:
             if not choice.clips:  # the control: through the batches, and yet the same for all of them
                 amax = made.amax
@@ -255,7 +255,7 @@ def sweep(
                 amax = found.get(choice.name, row.amax)
             else:
                 amax = by_method[choice.name]
-            trials.append(Trial(arrangement, choice.name, amax))
+            trials.append(Trial(configuration, choice.name, amax))
     off = None if own is None else _off(tensors, table[-1][0].amax, workers)
     return Sweep(
         tuple(tensors),
@@ -271,16 +271,18 @@ def sweep(
     )
 
 
-def _paths(stats: ActivationStats, tensors: Mapping[str, TensorStats], arrangement: Arrangement, partial: str) -> Paths:
+def _paths(
+    stats: ActivationStats, tensors: Mapping[str, TensorStats], configuration: Configuration, partial: str
+) -> Paths:
     made = paths(
         np.array([tensor.sample_amax for tensor in tensors.values()]).reshape(len(tensors), -1),
         np.array([tensor.sample_peaks for tensor in tensors.values()]).reshape(len(tensors), -1),
-        ORDERS[arrangement.order](stats, arrangement.seed or 0),
-        arrangement.batch_size,
-        arrangement.growth,
+        ORDERS[configuration.order](stats, configuration.seed or 0),
+        configuration.batch_size,
+        configuration.growth,
         partial=partial,
     )
-    if RULES[arrangement.growth].invariant:  # which counts no padding in a pass either
+    if RULES[configuration.growth].invariant:  # which counts no padding in a pass either
         made = replace(made, rows=np.unique(made.rows))
     return made
 
@@ -346,28 +348,28 @@ def _measures(made: Paths, found: Measured, reference: np.ndarray) -> Measures:
 
 def _off(tensors: Mapping[str, TensorStats], amax: np.ndarray, workers: int) -> np.ndarray:
     """How far replayed thresholds are from those of the pass."""
-    streamed = [tensor.streamed for tensor in tensors.values()]
-    exact = in_threads(lambda hist: 0.0 if hist is None else float(entropy(hist)), streamed, workers)
+    batch_grid = [tensor.batch_grid for tensor in tensors.values()]
+    exact = in_threads(lambda hist: 0.0 if hist is None else float(entropy(hist)), batch_grid, workers)
     pairs = zip(amax.tolist(), exact, strict=True)
     return np.array([abs(a / b - 1) if b and a != b else 0.0 for a, b in pairs])  # and not both inf
 
 
-def limits_of(stats: ActivationStats, grid: Sequence[Arrangement], partial: str = "pad") -> dict[str, set[float]]:
+def limits_of(stats: ActivationStats, grid: Sequence[Configuration], partial: str = "pad") -> dict[str, set[float]]:
     """Every limit that the grid leads to, by tensor: what a second pass has to count on."""
     found: dict[str, set[float]] = {name: set() for name in usable(stats)}
-    for arrangement in grid:
-        made = _paths(stats, usable(stats), arrangement, partial)
+    for configuration in grid:
+        made = _paths(stats, usable(stats), configuration, partial)
         for limits, path in zip(found.values(), made.trajectories, strict=True):
             if path.limit:
                 limits.add(path.limit)
     return found
 
 
-def uneven_samples(stats: ActivationStats, grid: Sequence[Arrangement], partial: str = "pad") -> set[int]:
-    """Samples that some arrangement does not use exactly once, because of its last batch."""
+def uneven_samples(stats: ActivationStats, grid: Sequence[Configuration], partial: str = "pad") -> set[int]:
+    """Samples that some configuration does not use exactly once, because of its last batch."""
     uneven: set[int] = set()
-    for arrangement in grid:
-        order = ORDERS[arrangement.order](stats, arrangement.seed or 0)
-        rows = np.concatenate(groups(order, arrangement.batch_size, partial))
+    for configuration in grid:
+        order = ORDERS[configuration.order](stats, configuration.seed or 0)
+        rows = np.concatenate(groups(order, configuration.batch_size, partial))
         uneven |= set(np.flatnonzero(np.bincount(rows, minlength=len(stats.samples)) != 1).tolist())
     return uneven

@@ -392,9 +392,9 @@ def check_stats(data: bytes) -> None:
 
 def statistics() -> list[bytes]:
     """Of no tensor and of two, with and without a stream."""
-    fine, streamed = (Histogram(np.eye(1, bins, dtype=np.int64)[0], 2.0, np.float32(1.5)) for bins in (32768, 2048))
+    fine, batch_grid = (Histogram(np.eye(1, bins, dtype=np.int64)[0], 2.0, np.float32(1.5)) for bins in (32768, 2048))
     amax, peaks = np.array([1.5, 0.25], np.float32), np.array([1, 2])
-    tensors = {"x": stats.TensorStats(amax, peaks, fine, streamed), "y": stats.TensorStats(amax, peaks, fine, None)}
+    tensors = {"x": stats.TensorStats(amax, peaks, fine, batch_grid), "y": stats.TensorStats(amax, peaks, fine, None)}
     return [
         stats.ActivationStats(("a", "b"), tensors, batches=1).to_bytes(),
         stats.ActivationStats(("a",), {}).to_bytes(key="k"),

@@ -104,7 +104,7 @@ def _drawn(content: Mapping[str, Any]) -> dict[str, Any]:
         "sample_count": len(samples),
         "loudest": loudest,
         "sample_names": list(names),
-        "arrangements": [_shortened(arrangement) for arrangement in content["arrangements"]],
+        "arrangements": [_shortened(configuration) for configuration in content["arrangements"]],
         "sensitivity": _layers(content["sensitivity"]) if content.get("sensitivity") else None,
         "thumbnails": {name: url for name, url in pictures.items() if _PICTURE.fullmatch(url)},
     }
@@ -200,7 +200,7 @@ def _largest(maxima: Sequence[float | None]) -> list[int]:
     return sorted(range(len(maxima)), key=lambda row: -(maxima[row] or 0.0))[:LOUDEST]
 
 
-def _shortened(arrangement: Mapping[str, Any]) -> dict[str, Any]:
+def _shortened(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Limits place the bins that are drawn and keep float32's digits; the rest is read by people."""
 
     def shortened(
@@ -210,7 +210,7 @@ def _shortened(arrangement: Mapping[str, Any]) -> dict[str, Any]:
 
     return {
         key: values if key in _ARRANGEMENT or key in _WHOLE else shortened(values, ".7g" if key == "limit" else ".4g")
-        for key, values in arrangement.items()
+        for key, values in configuration.items()
     }
 
 
