@@ -92,6 +92,15 @@ class Import(NamedTuple):
 FILES = sorted(path for package in ("trtcal", "calibrators") for path in (ROOT / package).rglob("*.py"))
 
 
+def parsed(file: Path) -> ast.Module:
+    """Path -> its syntax tree. CPython 3.11 may raise SystemError for any source, and does not twice (gh-106905)."""
+    source = file.read_text(encoding="utf-8")
+    try:
+        return ast.parse(source)
+    except SystemError:
+        return ast.parse(source)
+
+
 def imports(file: Path) -> list[Import]:
     def visit(node: ast.AST, in_function: bool, for_types_only: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
@@ -106,7 +115,7 @@ def imports(file: Path) -> list[Import]:
         for child in ast.iter_child_nodes(node):
             yield from visit(child, in_function, for_types_only)
 
-    return list(visit(ast.parse(file.read_text(encoding="utf-8")), False, False))
+    return list(visit(parsed(file), False, False))
 
 
 def dotted(file: Path) -> str:
@@ -246,7 +255,7 @@ def is_test_of(test: Path, file: Path) -> bool:
     parts = dotted(file).split(".")[: 2 if package == "trtcal" else 1]
     module = ".".join(filter(None, [package, *parts]))
     names = {module, REACHED_BY.get(file.relative_to(ROOT).as_posix(), module)}
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in parsed(file).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             names.add(node.name)
     words = "|".join(map(re.escape, names))
