@@ -28,7 +28,10 @@ def bench(name: str, *arguments: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.exhaustive(reason="starts Ray")] * (n == "scale")) for n in SCRIPTS],
+)
 def test_a_benchmark_prints_a_page_and_writes_it_only_where_it_is_told_to(name: str, tmp_path: Path) -> None:
     results = ROOT / "benchmarks" / "results"
     before = {path: path.stat().st_mtime_ns for path in results.glob("*")}

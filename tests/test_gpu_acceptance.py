@@ -68,6 +68,7 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
 
 
 @pytest.mark.slow(reason="runs all tests for a GPU on test doubles")
+@pytest.mark.exhaustive(reason="runs all tests for a GPU on test doubles")
 def test_every_test_agrees_with_doubles_that_do_as_is_believed_and_nothing_is_measured(
     dry: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -82,6 +83,7 @@ def test_every_test_agrees_with_doubles_that_do_as_is_believed_and_nothing_is_me
 
 
 @pytest.mark.slow(reason="runs all tests for a GPU on test doubles")
+@pytest.mark.exhaustive(reason="runs all tests for a GPU on test doubles")
 def test_a_run_on_test_doubles_says_so_without_being_told(
     dry: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_run_on_test_doubles_says_so_without_being_told(
 
 
 @pytest.mark.slow(reason="runs all tests for a GPU on test doubles")
+@pytest.mark.exhaustive(reason="runs all tests for a GPU on test doubles")
 def test_the_record_says_on_what_and_how_long_and_keeps_the_caches(
     dry: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -133,6 +136,7 @@ def test_all_tests_say_how_long_they_take_and_together_it_is_less_than_15_minute
 
 
 @pytest.mark.slow(reason="runs all tests for a GPU on test doubles")
+@pytest.mark.exhaustive(reason="runs all tests for a GPU on test doubles")
 def test_a_broken_rule_fails_the_tests_that_are_there_for_it_and_is_named(tmp_path: Path) -> None:
     """The whole way: a builder, through genuine bindings, that takes four times the range instead of twice."""
     chosen = "(test_rules and control) or (test_parity and demo)"

@@ -128,7 +128,9 @@ def killed(name: str, how: str, moments: int, folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["calibrate", "sweep"])
+@pytest.mark.parametrize(
+    "name", ["calibrate", pytest.param("sweep", marks=pytest.mark.exhaustive(reason="kills a sweep at many moments"))]
+)
 @pytest.mark.parametrize(
     "how", ["moments", pytest.param("writes", marks=pytest.mark.exhaustive(reason="a kill at every write"))]
 )
