@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibrators.engine import BuiltEngine, build_engine
+from calibrators.layout import FedBatches, as_fed
 from calibrators.options import MOST_SAMPLES, algorithm, method, parser, ranges, sample_options
 from calibrators.overwriting import check_build_outputs
 from calibrators.shapes import Shape
-from trtcal.errors import DataError, TrtcalError
+from trtcal.errors import DataError, SettingError, TrtcalError
 from trtcal.files import terminal
 
 if TYPE_CHECKING:
@@ -171,9 +172,16 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
         )
     kinds: tuple[Any, ...] = EntropyCalibrator, MinMaxCalibrator, LegacyCalibrator
     by_algorithm: dict[str, Callable[..., Calibrator]] = {kind.algorithm: kind for kind in kinds}
-    kind = by_algorithm.get(algorithm(name)) or partial(ThresholdCalibrator, method=name)
+    own = by_algorithm.get(algorithm(name))
+    batches = _batches(options, opt)
+    if own is None and isinstance(batches, FedBatches):
+        raise SettingError(
+            f"--method {name}: a build collects ranges for models alone that count samples on the first axis of every "
+            f"input; run trtcal calibrate --method {name} with the same options, and give its cache: --calib_cache"
+        )
+    kind = own or partial(ThresholdCalibrator, method=name)
     return kind(
-        _batches(options, opt),
+        batches,
         model=options.onnx,
         memory=options.memory,
         cache=None if options.policy == "off" else options.calib_cache,
@@ -183,8 +191,12 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
 
 
 def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
-    """Data options and OPT shapes -> batches for the model."""
+    """Data options and OPT shapes -> batches for the model's network."""
     from trtcal.model.open import open_model
+    from trtcal.passes.sharing import settled
 
     shapes = [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]]
-    return sample_options(options, shapes).open(open_model(options.onnx).inputs, at_most=MOST_SAMPLES)
+    found = sample_options(options, shapes)
+    model = open_model(options.onnx).asked(found.batch_axis, found.input)
+    batches = found.open(model.inputs, at_most=MOST_SAMPLES)
+    return as_fed(batches, settled(model, batches, judged=True))

@@ -20,6 +20,7 @@ from calibrators.visible import Visible, VisibleEngine
 from trtcal.errors import DataError
 from trtcal.model.open import Source, open_model
 from trtcal.passes.collector import Collector, Progress, Seen
+from trtcal.passes.sharing import peeked
 from trtcal.ranges.growth import growth_rule, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, Histogram, HistogramBuilder
 from trtcal.ranges.stats import ActivationStats
@@ -51,17 +52,18 @@ def collect_on_gpu(
     """
     growth_rule(growth)
     model = open_model(model)
-
     inputs = model.inputs
-
-    def fed() -> Iterable[Batch]:
-        return batches if isinstance(batches, Batches) else batches_of(batches, inputs)
-
     with ExitStack() as stack:
         opened = open_memory(memory)
         if opened is not memory:
             stack.callback(opened.close)
         observer = stack.enter_context(Observer(opened))
+        # Not before: the CPU may have to do it, with batches that cannot be had twice.
+        model, batches = peeked(model, batches, must_run=False)
+
+        def fed() -> Iterable[Batch]:
+            return batches if isinstance(batches, Batches) else batches_of(batches, inputs)
+
         # An engine takes a range of shapes; data that can be read twice tell it before the first engine is built.
         sizes = None if isinstance(batches, Iterator) else extremes(inputs, fed())
         engine = stack.enter_context(VisibleEngine(model, opened, limit=limit, workspace=workspace, sizes=sizes))

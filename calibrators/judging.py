@@ -18,6 +18,7 @@ from calibrators.runner import Engine
 from calibrators.shapes import Range, extremes
 from trtcal.cache.cache import CalibrationCache, version_number
 from trtcal.calibration.calibrate import TRT_VERSION
+from trtcal.errors import ModelError
 from trtcal.judging.accuracy import Labels
 from trtcal.judging.metrics import Metric
 from trtcal.model.open import Model, Source
@@ -51,6 +52,11 @@ class EngineJudge(CpuJudge):
         memory: str | DeviceMemory | None = None,
     ) -> None:
         super().__init__(model, batches, labels, metric)
+        if self.model.by_rows:
+            raise ModelError(
+                f"{self.model.name}: an engine counts samples on the first axis of every input, and this model does "
+                f"not; leave --engine out, and ranges are judged in ONNX Runtime"
+            )
         self.timing_cache, self.memory = timing_cache, memory
         self._shapes: dict[str, Range] | None = None
         self._builder: Any = None

@@ -21,6 +21,7 @@ from trtcal.errors import BackendError, ModelError
 from trtcal.model.nodes import op_name
 from trtcal.model.open import Model
 from trtcal.model.topology import MOVES_VALUES
+from trtcal.passes.sharing import with_copies
 from trtcal.samples.conform import as_dtype
 
 logger = logging.getLogger(__name__)
@@ -73,11 +74,12 @@ class VisibleEngine:
         sizes: Mapping[str, tuple[Shape, Shape]] | None = None,
     ) -> None:
         self._trt = versions.tensorrt()
-        self._model, self._memory = model.with_batch_size(1), memory
+        self._copies = model.feeding.copies
+        self._model, self._memory = model if self._copies > 1 else model.with_batch_size(1), memory
         self._as_it_is = model
+        self._specs = {spec.name: spec for spec in model.inputs}
         self._limit, self._workspace, self._sizes = limit, workspace, sizes or {}
         self._builder: Any = None
-        self._copies = 1
         self._ranges: dict[str, Range] = {}
         self._parts: list[_Part] = []
         self._buffers = Buffers(memory, slots=1)
@@ -87,19 +89,21 @@ class VisibleEngine:
 
         A group's tensors are there when `DeviceMemory.stream` has come so far, until the next group is asked for.
         """
-        shapes = {name: (self._copies, *array.shape[1:]) for name, array in sample.items()}
+        fed = self._fed(sample)
+        shapes = {name: array.shape for name, array in fed.items()}
         if not self._parts or not all(
             all(low <= size <= high for low, size, high in zip(entry.min, shapes[name], entry.max, strict=True))
             for name, entry in self._ranges.items()
         ):
-            shapes = self._build(sample)
-        fed = {name: np.repeat(array, self._copies, axis=0) for name, array in sample.items()}
+            self._build(sample)
+            fed = self._fed(sample)
+            shapes = {name: array.shape for name, array in fed.items()}
         inputs, shown = {}, []
         for name, dtype in self._parts[0].inputs.items():
             inputs[name] = self._place(name, fed[name], dtype)
             if name in self._model.calibrated.visible:
                 address = inputs[name] if dtype == _FLOAT32 else self._place(f"{name} shown", fed[name], _FLOAT32)
-                shown.append(Visible(name, address, sample[name].size))  # one of the copies
+                shown.append(Visible(name, address, sample.get(name, fed[name]).size))  # one of the copies
         if shown:
             yield shown
         for part in self._parts:
@@ -108,6 +112,11 @@ class VisibleEngine:
                 with self._memory.current():
                     self._memory.synchronize()  # no work may be under way in a context that goes
                     part.release_scratch()
+
+    def _fed(self, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the network takes for a sample, copies and fixed inputs included."""
+        rows = {name: np.repeat(array, self._copies, axis=0) for name, array in sample.items()}
+        return {name: np.asarray(array, order="C") for name, array in self._model.fed(rows).items()}
 
     def decisive(self, names: Collection[str]) -> Collection[str]:
         """`trtcal.model.open.Model.decisive`."""
@@ -125,33 +134,31 @@ class VisibleEngine:
             part.run({**inputs, **{name: arena + place for name, place in places.items()}}, self._memory.stream)
         return [Visible(name, arena + places[part.outputs[name]], sizes[part.outputs[name]]) for name in part.outputs]
 
-    def _build(self, sample: Mapping[str, np.ndarray]) -> dict[str, Shape]:
-        """Engines for the sample's shapes and those of the samples before -> the sample's shapes, copies included."""
+    def _build(self, sample: Mapping[str, np.ndarray]) -> None:
+        """Engines for the sample's shapes and those of the samples before."""
         while True:
-            shapes = {name: (self._copies, *array.shape[1:]) for name, array in sample.items()}
+            shapes = {name: array.shape for name, array in self._fed(sample).items()}
             self._ranges = {
                 name: _wider(self._ranges.get(name) or self._known(name), shape) for name, shape in shapes.items()
             }
             try:
                 with self._memory.current():
                     self._build_parts(shapes)
-                return shapes
+                return
             except (ModelError, BackendError) as error:
                 self._free()
                 fixed = self._as_it_is.batch_size or 1
                 if fixed == 1 or self._copies > 1:
                     raise
-                logger.warning(
-                    "%s: its batch size %d is built into the graph (%s); running each sample as a batch of %d copies",
-                    self._model.name, fixed, error, fixed,
-                )  # fmt: skip
-                self._model, self._copies, self._ranges = self._as_it_is, fixed, {}
+                logger.debug("%s: no engine for one sample: %s", self._model.name, error)
+                self._model, self._ranges = with_copies(self._as_it_is, sample), {}
+                self._copies = self._model.feeding.copies
 
     def _known(self, name: str) -> Range | None:
         """What the samples to come need of an input, as far as it is known."""
         if name not in self._sizes:
             return None
-        low, high = ((self._copies, *sizes) for sizes in self._sizes[name])
+        low, high = (self._specs[name].full(self._copies, sizes) for sizes in self._sizes[name])
         return Range(low, high, high)
 
     def _part(self, names: Sequence[str]) -> _Part:

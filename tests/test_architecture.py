@@ -23,7 +23,7 @@ ROOMS = (
 # calibrators/ is one room; its files import only from rows above their own. calibrators/__init__.py shows what lies
 # above it and has a row.
 ROWS = (
-    ("versions", "nvrtc", "intake", "first_error", "store", "inspection", "overwriting"),
+    ("versions", "nvrtc", "intake", "first_error", "store", "inspection", "overwriting", "layout"),
     ("memory", "shapes", "coverage", "trtlog"),
     ("buffers",),
     ("device_kernels", "execution", "feed", "visible"),

@@ -12,19 +12,25 @@ from typing import Any
 
 import fakecuda
 import numpy as np
+import onnx
 import pytest
 from fakecuda import ort_tensorrt, setup_env
 from fakecuda.hostkernels import kernel_memory
 from models import batched, conv_model, images, make_model, save
 from onnx import TensorProto, helper
+from sequences import cloud, clouds, detector, heard, lstm, steps
 
 from calibrators.gpu_stats import collect_on_gpu
 from calibrators.memory import HostMemory
 from trtcal.errors import BackendError, DataError, ModelError
+from trtcal.model.batch_axis import model_inputs
 from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes.collect import collect
+from trtcal.passes.sharing import settled
 from trtcal.ranges.stats import ActivationStats
+from trtcal.samples.batches import Batch
 from trtcal.samples.streams import batches_of
+from trtcal.spec import InputSpec
 
 node = helper.make_node
 
@@ -51,7 +57,7 @@ Batches = list[dict[str, np.ndarray]]
 
 def on_both(path: Path, batches: Batches, memory: HostMemory, **options: int) -> ActivationStats:
     """Model and batches -> statistics of both passes, which are the same to the byte."""
-    graph = open_model(path)
+    graph = settled(open_model(path), batches)
     with FloatRunner(graph) as runner:
         expected = collect(runner, batches_of(batches, graph.inputs))
     found = collect_on_gpu(path, batches, memory=memory, **options)
@@ -202,6 +208,53 @@ def test_a_batch_that_is_built_into_the_graph_is_filled_with_copies(
     on_both(path, batched(images(4), 4), memory)
     assert caplog.text.count("its batch size 4 is built into the graph") == 2  # said by both
     assert ort_tensorrt.BUILT[-1]["profile"]["image"][1] == (4, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "feeds"),
+    [
+        (lstm("T", "batch"), [{"x": steps(8)[i : i + 4].transpose(1, 0, 2)} for i in (0, 4)]),
+        (lstm("d0", "d1"), [{"x": steps(8)[i : i + 4].transpose(1, 0, 2)} for i in (0, 4)]),
+        (cloud(32, [1, 5]), [{"x": sample} for sample in clouds(4)]),
+    ],
+    ids=["named", "found", "whole"],
+)
+def test_samples_lie_where_the_model_has_them(
+    memory: HostMemory, tmp_path: Path, model: onnx.ModelProto, feeds: Batches
+) -> None:
+    opened = settled(open_model(save(model, tmp_path / "m.onnx")), list(batches_of(feeds, axis_of(model))))
+    rows = list(batches_of(feeds, opened.inputs))
+    with FloatRunner(opened) as runner:
+        expected = collect(runner, rows)
+    assert collect_on_gpu(opened, rows, memory=memory).to_bytes() == expected.to_bytes()
+    assert len(expected.samples) == sum(len(batch.samples) for batch in rows)
+
+
+def axis_of(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
+    """The inputs with the batch where the data have it, whatever the file tells."""
+    return model_inputs(model, {"x": None if model.graph.node[0].op_type == "MatMul" else 1})
+
+
+def test_a_fixed_input_is_fed_with_every_sample(memory: HostMemory, tmp_path: Path) -> None:
+    opened = open_model(save(detector(), tmp_path / "m.onnx")).asked(inputs=["sr=8000"])
+    rows = [Batch({name: array[i : i + 3] for name, array in heard(6).items()}) for i in (0, 3)]
+    with FloatRunner(settled(opened, rows)) as runner:
+        expected = collect(runner, rows)
+    found = collect_on_gpu(opened, rows, memory=memory)
+    for name, tensor in found.tensors.items():
+        assert tensor == expected.tensors[name], name
+    assert {"x", "state", "m", "a", "y"} <= set(found.tensors)
+
+
+def test_copies_that_would_change_a_range_are_refused(memory: HostMemory, tmp_path: Path) -> None:
+    nodes = [
+        node("Reshape", ["image", "shape"], ["pairs"]),
+        node("ReduceMean", ["pairs"], ["mean"], axes=[0], keepdims=1),
+        node("Sub", ["pairs", "mean"], ["y"]),
+    ]
+    path = save(make_model(nodes, {"image": [4, 3, 8, 8]}, ["y"], {"shape": np.array([8, 96])}), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="copies of one sample cannot stand for the others"):
+        collect_on_gpu(path, batched(images(4), 4), memory=memory)
 
 
 def test_integers_bools_and_shapes_are_left_alone(memory: HostMemory, tmp_path: Path) -> None:

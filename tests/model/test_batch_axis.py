@@ -9,7 +9,7 @@ from models import conv_model, images, make_model
 from onnx import TensorProto, helper
 
 from trtcal.errors import ModelError
-from trtcal.model.batch_axis import batch_size, model_inputs, set_batch_size
+from trtcal.model.batch_axis import Axis, batch_axes, batch_size, model_inputs, output_axes, set_batch_size
 from trtcal.model.open import open_model
 from trtcal.model.read import load_model
 from trtcal.model.runner import OrtRunner
@@ -116,15 +116,20 @@ def test_a_shape_beside_the_model_is_read_from_the_model_s_folder(
     assert open_model("../models/m.onnx").inputs == model_inputs(conv_model(1))
 
 
-def test_inputs_that_fix_different_batch_sizes_are_refused() -> None:
+def test_inputs_that_would_fix_different_batch_sizes_are_whole_and_refused_as_batches() -> None:
     model = make_model([node("Concat", ["a", "b"], ["y"], axis=0)], {"a": [2, 3], "b": [4, 3]}, ["y"])
-    with pytest.raises(ModelError, match=r"different batch sizes \(a: 2, b: 4\)"):
-        batch_size(model)
+    assert [(spec.axis, spec.shape) for spec in model_inputs(model)] == [(None, (2, 3)), (None, (4, 3))]
+    assert batch_size(model) is None
+    with pytest.raises(ModelError, match=r"different batch sizes \(a: 2, b: 4\).*--batch-axis a=none"):
+        batch_size(model, model_inputs(model, {"a": 0, "b": 0}))
 
 
-def test_inputs_without_a_batch_axis_or_of_no_tensor_type_are_refused() -> None:
-    with pytest.raises(ModelError, match="'x' has no batch axis"):
-        model_inputs(make_model([node("Relu", ["x"], ["y"])], {"x": []}, ["y"]))
+def test_inputs_without_a_shape_or_of_no_tensor_type_are_refused() -> None:
+    shapeless = make_model([node("Relu", ["x"], ["y"])], {"x": []}, ["y"])
+    assert [(spec.axis, spec.shape) for spec in model_inputs(shapeless)] == [(None, ())]
+    shapeless.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(ModelError, match="'x' has no shape"):
+        model_inputs(shapeless)
     sequence = make_model([node("Relu", ["x"], ["y"])], {"x": ["N"]}, ["y"])
     sequence.graph.input[0].type.Clear()
     sequence.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
@@ -132,3 +137,97 @@ def test_inputs_without_a_batch_axis_or_of_no_tensor_type_are_refused() -> None:
         model_inputs(sequence)
     with pytest.raises(ModelError, match="no inputs to feed"):
         model_inputs(make_model([node("Relu", ["x"], ["y"])], {"x": ["N"]}, ["y"], {"x": np.ones(2, np.float32)}))
+
+
+Sizes = list[int | str | None]
+
+
+def sized(inputs: dict[str, Sizes], outputs: dict[str, Sizes]) -> onnx.ModelProto:
+    """A model of which nothing counts but the sizes of its inputs and outputs."""
+    model = make_model([node("Max", list(inputs), ["all"])], {name: [] for name in inputs}, ["all"])
+    for values, sizes in ((model.graph.input, inputs), (model.graph.output, outputs)):
+        del values[:]
+        values.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in sizes.items())
+    return model
+
+
+CASES: list[tuple[dict[str, Sizes], dict[str, Sizes], dict[str, tuple[int | None, bool]]]] = [
+    ({"x": ["batch", 4]}, {"y": ["batch", 3]}, {"x": (0, True)}),
+    ({"x": ["N", 4]}, {"y": ["N", 3]}, {"x": (0, False)}),
+    ({"x": ["batch", 4], "h": [2, "batch", 4]}, {"y": ["batch", 4]}, {"x": (0, True), "h": (1, True)}),
+    ({"x": ["T", "batch", 4]}, {"y": ["T", "batch", 4]}, {"x": (1, True)}),
+    ({"x": ["T", "B", 4]}, {"y": ["T", "B", 4]}, {"x": (1, False)}),
+    ({"x": ["seq_len", "d1", 4]}, {"y": ["seq_len", "d1", 4]}, {"x": (1, False)}),
+    ({"x": ["batch", "seq"], "m": ["batch", "seq"]}, {"y": ["batch", "seq", 8]}, {"x": (0, True), "m": (0, True)}),
+    ({"ids": ["batch_size", "sequence"]}, {"y": ["batch_size"]}, {"ids": (0, True)}),
+    ({"x": ["d0", "d1"]}, {"y": ["d0", "d1"]}, {"x": (0, False)}),
+    ({"x": [None, None]}, {"y": [None, None]}, {"x": (0, False)}),
+    (
+        {"x": [None, 6], "h": [2, None, 8], "s": []},
+        {"y": [None]},
+        {"x": (0, False), "h": (1, False), "s": (None, True)},
+    ),
+    ({"x": ["x_batch", 3], "t": ["t_batch", "seq"]}, {"y": ["x_batch", "t_batch"]}, {"x": (0, True), "t": (0, True)}),
+    ({"x": ["batch", 3], "boxes": ["num_boxes", 4]}, {"y": ["num_boxes", 5]}, {"x": (0, True), "boxes": (None, False)}),
+    ({"x": ["batch", 3], "anchors": [100, 4]}, {"y": ["batch", 100]}, {"x": (0, True), "anchors": (None, False)}),
+    ({"x": ["batch", 3], "scale": [1, 3]}, {"y": ["batch"]}, {"x": (0, True), "scale": (0, True)}),
+    ({"x": ["batch", 3], "y": [None, 3]}, {"z": ["batch"]}, {"x": (0, True), "y": (0, False)}),
+    ({"x": [1, "seq", 80]}, {"y": [1, "seq", 5]}, {"x": (0, True)}),
+    ({"x": ["sequence_length", 9], "h": [1, 1, 8]}, {"y": ["sequence_length"]}, {"x": (None, False), "h": (0, True)}),
+    ({"x": [8, 3, 4, 4]}, {"y": [8, 10]}, {"x": (0, False)}),
+    ({"points": [1024, 3]}, {"y": [1, 40]}, {"points": (None, False)}),
+    ({"points": [1024, 3]}, {"y": [1024, 13]}, {"points": (0, False)}),
+    ({"x": [1, 576], "h": [2, 1, 8]}, {"y": [1, 1], "hN": [2, 1, 8]}, {"x": (0, True), "h": (None, False)}),
+    ({"x": ["N", 4], "edges": ["N", "N"]}, {"y": ["N", 2]}, {"x": (0, False), "edges": (0, False)}),
+    ({"n": []}, {"y": []}, {"n": (None, True)}),
+]
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "expected"), CASES)
+def test_the_axis_that_counts_samples_is_the_one_that_the_file_tells(
+    inputs: dict[str, Sizes], outputs: dict[str, Sizes], expected: dict[str, tuple[int | None, bool]]
+) -> None:
+    found = batch_axes(sized(inputs, outputs))
+    assert found == {name: Axis(*axis) for name, axis in expected.items()}
+
+
+def test_a_sample_s_shape_is_the_input_s_without_that_axis() -> None:
+    model = sized({"x": ["batch", 4], "state": [2, "batch", 4], "sr": []}, {"y": ["batch", 4]})
+    assert [str(spec) for spec in model_inputs(model)] == [
+        "x: float32 (N, 4)",
+        "state: float32 (2, N, 4)",
+        "sr: float32 ()",
+    ]
+    assert [spec.of_rows for spec in model_inputs(model)][1:] == ["state: float32 (N, 2, 4)", "sr: float32 (N)"]
+    said = model_inputs(model, {"state": None, "x": 1})
+    assert [str(spec) for spec in said][:2] == ["x: float32 (?, N)", "state: float32 (2, ?, 4)"]
+    assert [spec.count for spec in model_inputs(sized({"x": [8, 3], "s": [3, 2]}, {"y": [8]}), {"s": 1})] == [None, 2]
+
+
+@pytest.mark.parametrize("size", [1, 5, None])
+def test_the_batch_size_is_set_where_each_input_has_its_batch_axis(size: int | None) -> None:
+    model = sized({"x": [3, 4], "state": [2, 3, 4], "sr": []}, {"y": [3, 4]})
+    inputs = model_inputs(model, {"x": 0, "state": 1})
+    assert batch_size(model, inputs) == 3
+    changed = set_batch_size(model, size, None, inputs)
+    shapes = {
+        value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim] for value in changed.graph.input
+    }
+    assert shapes == {"x": [size, 4], "state": [2, size, 4], "sr": []}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "expected"),
+    [
+        ({"x": ["T", "batch", 4]}, {"y": ["T", "batch", 3], "h": [1, "batch", 6]}, {"y": 1, "h": 1}),
+        ({"x": ["batch", 4]}, {"y": ["batch", 3], "found": ["num", 7]}, {"y": 0, "found": None}),
+        ({"x": [None, 4]}, {"y": [None, 3], "n": [3]}, {"y": 0, "n": None}),
+        ({"x": [1, 4]}, {"y": [1, 3]}, {"y": 0}),
+        ({"points": [1024, 3]}, {"y": [1, 40]}, {"y": None}),
+    ],
+)
+def test_outputs_have_the_batch_where_their_names_say(
+    inputs: dict[str, Sizes], outputs: dict[str, Sizes], expected: dict[str, int | None]
+) -> None:
+    model = sized(inputs, outputs)
+    assert output_axes(model, model_inputs(model)) == expected

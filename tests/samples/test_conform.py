@@ -102,7 +102,11 @@ def test_inf_in_a_scalar_is_found() -> None:
         ((4, 4, 1), (4, 4, 3), "the model takes 3 channels, the array has 1"),
         ((4, 5, 3), (3, 4, 5), r"transpose\(2, 0, 1\)"),
         ((3, 4, 5), (4, 5, 3), r"transpose\(1, 2, 0\)"),
-        ((1, 3, 4, 5), (3, 4, 5), "no batch axis"),
+        (
+            (1, 3, 4, 5),
+            (3, 4, 5),
+            "no batch axis: take it off; if a sample is one whole input, say --batch-axis x=none",
+        ),
         ((4, 5), (3, 4, 5), "rank 3"),
         ((3, 8, 8), (3, 4, 5), "resize or cut"),
         ((3, 8, 8), (3, None, 5), r"shape \(3, 8, 8\), expected \(3, \?, 5\)"),

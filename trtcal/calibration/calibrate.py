@@ -15,6 +15,7 @@ from trtcal.cache.cache import CalibrationCache
 from trtcal.model.open import FloatRunner, Source, open_model
 from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
+from trtcal.passes.sharing import peeked
 from trtcal.ranges.growth import growth_rule, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, GrowthRule, Histogram, HistogramBuilder, abs_max
 from trtcal.ranges.stats import ActivationStats
@@ -79,7 +80,7 @@ def calibrate(
     growth_rule(growth)
     if executor is not None and workers is not None:
         raise ValueError("give workers, or an executor that has its own; not both")
-    model = open_model(model)
+    model, batches = peeked(open_model(model), batches)
     stats = (executor or Here(workers)).run_pass(
         partial(FloatRunner, model),
         batches if isinstance(batches, Batches) else batches_of(batches, model.inputs),

@@ -33,6 +33,7 @@ from trtcal.model.overwriting import check_distinct, check_output, json_of, only
 from trtcal.passes.collect import load_checkpoint
 from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
+from trtcal.passes.sharing import settled
 from trtcal.ranges.growth import growth_rule
 from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method as threshold_method
@@ -163,8 +164,7 @@ def _found(findings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _origin(model: Model, batches: Batches, method: str, growth: str, header: str) -> Provenance:
-    shapes = {spec.name: list(spec.shape) for spec in model.inputs}
-    made = origin(batches, files=[], method=method, growth=growth, header=header, shapes=shapes)
+    made = origin(batches, files=[], method=method, growth=growth, header=header, shapes=model.shapes)
     return replace(made, model=model.short_name, model_sha256=model.sha256)
 
 
@@ -188,7 +188,7 @@ def _statistics(
     if resumed is not None:
         announce(f"{interrupted}: going on after {len(resumed.samples)} samples")
     return executor.run_pass(
-        partial(FloatRunner, model),
+        partial(FloatRunner, settled(model, batches)),
         batches,
         growth=growth,
         checkpoint=interrupted,

@@ -161,8 +161,8 @@ def takes_samples(at_most: int | None = None, **fixed: Any) -> Callable[[Callabl
                 if "onnx" in own and is_engine(values["model"]):
                     raise ValueError(f"{values['model']}: is a TensorRT engine; give the ONNX model")
                 plan = SweepPlan(**{name: values[name] for name in planned}) if planned else None
-                with redirect_stdout(sys.stderr), _opened(values["model"]) as (inputs, opened):
-                    options = SampleOptions(**fixed, **{name: values[name] for name in shared})
+                options = SampleOptions(**fixed, **{name: values[name] for name in shared})
+                with redirect_stdout(sys.stderr), _opened(values["model"], options) as (inputs, opened):
                     made: dict[str, Any] = {"options": options, "plan": plan, "opened": opened, "onnx": opened}
                     if "batches" in own:
                         made["batches"] = options.open(inputs, at_most=at_most)
@@ -184,14 +184,16 @@ def takes_samples(at_most: int | None = None, **fixed: Any) -> Callable[[Callabl
 
 
 @contextmanager
-def _opened(model: Path) -> Iterator[tuple[tuple[InputSpec, ...], Any]]:
-    """Model -> what it is to be fed, and the model or engine that it is, while the block lasts."""
+def _opened(model: Path, options: SampleOptions) -> Iterator[tuple[tuple[InputSpec, ...], Any]]:
+    """Model, fed as the options say -> its inputs, and the model or engine that it is, while the block lasts."""
     from trtcal.model.open import open_model
 
     if not is_engine(model):
-        found = open_model(model)
+        found = open_model(model).asked(options.batch_axis, options.input)
         yield found.inputs, found
         return
+    if options.batch_axis or options.input:
+        raise ValueError(f"{model}: an engine counts samples on the first axis; leave --batch-axis and --input out")
     with open_engine(model) as engine:
         yield tuple(engine.inputs), engine
 

@@ -108,7 +108,7 @@ def evaluate(
             runner, int8, skipped = _open(opened, batches, stack, cache, placement=placement, exclude=exclude or ())
         reference = None
         if against is not None:
-            reference = _open(opened if against == model else against, batches, stack)[0]
+            reference = _open(opened if against == model else against, batches, stack, like=opened)[0]
         result = compare(runner, batches, reference=reference, labels=truth, metrics=metrics)
         runners: dict[Path | None, Any] = {against: reference, model: runner}
         engines = {str(path): found for path, found in runners.items() if path is not None and is_engine(path)}
@@ -191,19 +191,21 @@ def sensitivity(
 
 
 def _open(
-    source: Any, batches: Batches, stack: ExitStack, cache: Path | None = None, **how: Any
+    source: Any, batches: Batches, stack: ExitStack, cache: Path | None = None, like: Any = None, **how: Any
 ) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
     """Model, its file or an engine's, until the stack is closed -> what is called with a batch, how much is INT8, what
-    is not.
+    is not. A model is fed ``like`` another.
     """
     from trtcal.calibration.file import ranges_for
     from trtcal.judging.evaluation import fed_as, open_runner
-    from trtcal.model.open import open_model
+    from trtcal.model.open import Model, open_model
     from trtcal.qdq.insert import CONSTANT
 
     if isinstance(source, Path) and is_engine(source):
         return stack.enter_context(open_engine(source)), "", ()
     model = open_model(source)
+    if isinstance(like, Model) and like is not model:
+        model = model.fed_like(like)
     found = open_runner(model, batches, scales=None if cache is None else ranges_for(model, cache), **how)
     predict = fed_as(stack.enter_context(found.runner), model.inputs)
     if found.int8 is None or found.candidates is None:

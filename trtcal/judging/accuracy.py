@@ -24,8 +24,8 @@ import numpy as np
 
 from trtcal.errors import DataError, ModelError, NonFiniteError
 from trtcal.judging.metrics import METRICS, Metric, Outputs, class_scores
-from trtcal.model.open import Source
-from trtcal.model.runner import Optimization, OrtRunner
+from trtcal.model.open import Source, for_rows, open_model
+from trtcal.model.runner import Optimization, OrtRunner, Runner
 from trtcal.qdq.insert import QdqResult, check_int8, insert_qdq
 from trtcal.qdq.weights import decibels
 from trtcal.samples.batches import Batch
@@ -98,7 +98,7 @@ def simulate(
     placement: str = "all",
     exclude: Iterable[str] = (),
     optimization: Optimization = "disabled",
-) -> OrtRunner:
+) -> Runner:
     """Float model and scales -> a Runner that computes it as INT8; close it, or use it in ``with``.
 
     ``placement`` and ``exclude`` are those of ``trtcal.qdq.insert.insert_qdq``; the default is what TensorRT makes
@@ -107,7 +107,9 @@ def simulate(
     """
     if optimization == "all":
         raise ValueError("optimization 'all' changes the arithmetic of Q/DQ pairs; choose 'disabled' or 'extended'")
-    return OrtRunner(int8_of(model, scales, placement, exclude).model, optimization=optimization)
+    model = open_model(model)
+    runner = OrtRunner(int8_of(model, scales, placement, exclude).model, optimization=optimization)
+    return for_rows(runner, model)
 
 
 def int8_of(

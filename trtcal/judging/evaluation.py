@@ -29,9 +29,10 @@ from trtcal.judging.accuracy import (
     prediction,
 )
 from trtcal.judging.metrics import METRICS, Metric, Outputs
-from trtcal.model.open import Model, Source, open_model
-from trtcal.model.runner import OrtRunner
-from trtcal.qdq.insert import int8_candidates
+from trtcal.model.open import Model, Source, for_rows, open_model
+from trtcal.model.runner import OrtRunner, Runner
+from trtcal.passes.sharing import settled
+from trtcal.qdq.insert import check_exclude, int8_candidates
 from trtcal.samples.batches import Batches, Samples
 from trtcal.samples.conform import as_dtype
 from trtcal.samples.labels import class_numbers, is_number, read_labels, refuse_unlabelled
@@ -116,7 +117,7 @@ class Opened(NamedTuple):
     A model that runs as it is written has None for both numbers: what is INT8 in it is not known.
     """
 
-    runner: OrtRunner
+    runner: Runner
     int8: int | None = None
     candidates: int | None = None
     skipped: tuple[tuple[str, str], ...] = ()
@@ -138,14 +139,17 @@ def open_runner(
     ModelError where nothing becomes INT8 with the ``scales``.
     """
     model = open_model(model)
+    exclude = tuple(exclude)
+    if scales is not None:
+        check_exclude(model, exclude)
+    model = settled(model, batches, judged=True)
     with blaming_batch_size(model, batches.batch_size):
         ready = for_batches(model, batches.batch_size)
         if scales is None:
-            return Opened(OrtRunner(ready.whole))
-        exclude = tuple(exclude)
+            return Opened(for_rows(OrtRunner(ready.whole), ready))
         result = int8_of(ready, scales, placement, exclude, model.name, batches)
         candidates = int8_candidates(ready, placement=placement, exclude=exclude)
-        return Opened(OrtRunner(result.model), len(result.layers), candidates, result.skipped)
+        return Opened(for_rows(OrtRunner(result.model), ready), len(result.layers), candidates, result.skipped)
 
 
 def fed_as(predict: Predict, inputs: Sequence[InputSpec]) -> Predict:
@@ -162,8 +166,11 @@ def fed_as(predict: Predict, inputs: Sequence[InputSpec]) -> Predict:
 
 
 def for_batches(model: Model, size: int) -> Model:
-    """Model -> itself if it takes batches of ``size``, else one that does, and a warning."""
-    changed = model.with_batch_size(size)
+    """Model -> itself if it takes batches of ``size``, else one that does, and a warning.
+
+    Of a model whose samples run one by one (`Model.by_rows`), one that takes one; `for_rows` runs it.
+    """
+    changed = model.with_batch_size(1 if model.by_rows else size)
     if changed is not model:
         logger.warning("%s: has batch size %d built in; running it with %d", model.name, model.batch_size, size)
     return changed

@@ -34,10 +34,11 @@ from trtcal.judging.quantization_error import (
     rounding_sqnr,
     tensor_damage,
 )
-from trtcal.model.open import Model, Source, open_model
+from trtcal.model.open import Model, Source, for_rows, open_model
 from trtcal.model.overwriting import json_of
-from trtcal.model.runner import OrtRunner
+from trtcal.model.runner import OrtRunner, Runner
 from trtcal.passes.executor import Executor, Here
+from trtcal.passes.sharing import settled
 from trtcal.qdq.insert import MIN_OPSET, check_exclude, check_int8, insert_qdq, quantizable
 from trtcal.qdq.layer_names import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
 from trtcal.qdq.placement import PLACEMENTS, place
@@ -125,10 +126,11 @@ def sensitivity(
     model = open_model(model)
     model.calibrated  # noqa: B018  refuses a model that is quantized, before anything else finds fault with it
     check_exclude(model, exclude)
+    model = settled(model, batches)
     kept = list(batches)
     with blaming_batch_size(model, batches.batch_size):
         ready = for_batches(model, batches.batch_size).with_weights()
-        with OrtRunner(ready.whole) as runner:
+        with for_rows(OrtRunner(ready.whole), ready) as runner:
             reference = Reference(runner, kept, labels, metric)
         ready = ready.with_opset(MIN_OPSET, kept)
         graph = quantizable(ready)
@@ -196,7 +198,7 @@ def _quantized(
 ) -> Trial:
     """Layers that stay in float besides those in ``exclude`` -> what the model loses with all others in INT8."""
     result = insert_qdq(model, scales, placement=placement, exclude=[*exclude, *left_out])
-    with OrtRunner(result.model) as runner:
+    with for_rows(OrtRunner(result.model), model) as runner:
         return _trial(reference, runner)
 
 
@@ -311,7 +313,7 @@ def _curve(
     return tuple(steps), "no other layer was measured"
 
 
-def _trial(reference: Reference, runner: OrtRunner) -> Trial:
+def _trial(reference: Reference, runner: Runner) -> Trial:
     """The FP32 model and another -> what the other one lost."""
     agreement, score = reference.compare(runner)
     ratios = [

@@ -5,24 +5,32 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.batch_axis import batch_size, model_inputs, model_outputs, set_batch_size
+from trtcal.model.batch_axis import (
+    Axes,
+    batch_size,
+    model_inputs,
+    model_outputs,
+    output_axes,
+    set_batch_size,
+)
 from trtcal.model.calibrated import CalibrationGraph, calibration_graph, with_outputs
+from trtcal.model.feeding import NOTHING_SAID, Feeding, asked
 from trtcal.model.file import load_weights
 from trtcal.model.names import NO_ORIGINALS, Originals
 from trtcal.model.opset import opset_of, raise_opset
 from trtcal.model.prepare import prepared
 from trtcal.model.read import check_weights, external_files, load_model, model_of, sha256_of
-from trtcal.model.runner import OrtRunner
+from trtcal.model.runner import OrtRunner, Runner
 from trtcal.model.topology import decisive
 from trtcal.spec import InputSpec, OutputSpec
 
@@ -43,8 +51,9 @@ class Model:
 
     ``name`` is for messages: the path, where there is one. ``files`` are its file, then those that hold its weights;
     there are none where the model was never in a file. ``originals`` says what the file calls nodes, and tensors inside
-    If, Loop and Scan, that had to get names of their own (:mod:`trtcal.model.prepare`). What is made from the model is
-    made when it is first asked for, and kept.
+    If, Loop and Scan, that had to get names of their own (:mod:`trtcal.model.prepare`). ``feeding`` says how the model
+    is fed where that is not what its file tells. What is made from the model is made when it is first asked for, and
+    kept.
     """
 
     proto: ModelProto
@@ -52,6 +61,7 @@ class Model:
     path: Path | None = None
     files: tuple[Path, ...] = ()
     originals: Originals = NO_ORIGINALS
+    feeding: Feeding = NOTHING_SAID
 
     @property
     def folder(self) -> Path | None:
@@ -65,8 +75,12 @@ class Model:
 
     @cached_property
     def inputs(self) -> tuple[InputSpec, ...]:
-        """What is to be fed; ModelError for an input that is no tensor or has no batch axis."""
-        return self._with_name(model_inputs)
+        """What samples are to give, without what `Feeding` fixes; ModelError for an input that is no tensor."""
+        specs = self._with_name(lambda proto: model_inputs(proto, self.feeding.axes))
+        found = tuple(spec for spec in specs if spec.name not in self.feeding.fixed)
+        if not found:
+            raise ModelError(f"{self.name}: every input is fixed (--input), and so no sample could differ from another")
+        return found
 
     @cached_property
     def outputs(self) -> tuple[OutputSpec, ...]:
@@ -76,7 +90,43 @@ class Model:
     @cached_property
     def batch_size(self) -> int | None:
         """The batch size that the inputs fix, None where it is dynamic; ModelError where they disagree."""
-        return self._with_name(batch_size)
+        return self._with_name(lambda proto: batch_size(proto, self.inputs))
+
+    @cached_property
+    def output_axes(self) -> Axes:
+        """Which axis of each output counts samples; None where none does, or nobody can tell."""
+        found = self.feeding.outputs
+        return output_axes(self.proto, self.inputs) if found is None else found
+
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """Input -> what a model is run with, for an account of it: the shape of a sample, in that of the input ("N" for
+        the batch axis) where that is another than the first, and what is fixed.
+        """
+        shapes: dict[str, Any] = {
+            spec.name: list(spec.full("N")) if spec.axis else list(spec.shape) for spec in self.inputs
+        }
+        for name, value in self.feeding.fixed.items():
+            digest = hashlib.sha256(value.tobytes()).hexdigest()
+            shapes[name] = f"= {value.reshape(-1)[0] if value.size == 1 else digest}"
+        return shapes
+
+    @property
+    def by_rows(self) -> bool:
+        """Are samples run one by one wherever the model runs, since not all inputs count them on the first axis?"""
+        return bool(self.feeding.fixed) or any(spec.axis != 0 for spec in self.inputs)
+
+    def fed(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Samples, ``{input: (N, ...)}``, -> what the model takes; a whole input is one sample alone."""
+        specs = {spec.name: spec for spec in self.inputs}
+        made = {name: specs[name].fed(array) if name in specs else array for name, array in rows.items()}
+        return {**made, **self.feeding.fixed}
+
+    def asked(self, batch_axes: Sequence[str] = (), inputs: Sequence[str] = ()) -> Model:
+        """The model fed as ``--batch-axis NAME=AXIS`` and ``--input NAME=VALUE`` say; SettingError if it cannot be."""
+        if not batch_axes and not inputs:
+            return self
+        return replace(self, feeding=self._with_name(lambda proto: asked(proto, batch_axes, inputs)))
 
     @cached_property
     def sha256(self) -> str:
@@ -110,19 +160,32 @@ class Model:
         outputs = [spec.name for spec in self.outputs]
         return frozenset(decisive(self.calibrated.model.graph, outputs, names) if names else ())
 
+    def fed_like(self, other: Model) -> Model:
+        """The model fed as another of the same inputs is, whose axes somebody chose and fixed."""
+        names = {value.name for value in self.proto.graph.input}
+        axes = {name: axis for name, axis in other.feeding.axes.items() if name in names}
+        fixed = {name: value for name, value in other.feeding.fixed.items() if name in names}
+        return replace(self, feeding=Feeding(axes, other.feeding.asked & names, fixed)) if axes or fixed else self
+
     def with_batch_size(self, size: int | None) -> Model:
         """The model for batches of ``size``, itself where it takes them; with None, for any number of samples."""
         if self.batch_size in (None, size):
             return self
-        return replace(self, proto=set_batch_size(self.proto, size, self.folder))
+        # In the file that comes of it, sizes and names that the axes were known by are gone.
+        axes = {spec.name: spec.axis for spec in self.inputs}
+        feeding = replace(self.feeding, axes={**self.feeding.axes, **axes}, outputs=self.output_axes)
+        return replace(self, proto=set_batch_size(self.proto, size, self.folder, self.inputs), feeding=feeding)
 
     def with_opset(self, opset: int, samples: Iterable[Mapping[str, np.ndarray]] | None = None) -> Model:
         """The model in at least this opset, itself where it is; ModelError where it would compute something else.
 
-        That is looked for on ``samples``, or on random ones: see :func:`trtcal.model.opset.raise_opset`.
+        That is looked for on ``samples``, ``{input: (N, ...)}``, or on random ones: see
+        :func:`trtcal.model.opset.raise_opset`.
         """
         if opset_of(self.proto) >= opset:
             return self
+        if samples is not None and self.by_rows:
+            samples = (self.fed(row) for batch in samples for row in single_rows(batch))
         raised = self._with_name(lambda proto: raise_opset(proto, opset, samples=samples, folder=self.folder))
         return replace(self, proto=raised)
 
@@ -135,6 +198,12 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: without what can be made again."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def single_rows(batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Samples, ``{input: (N, ...)}``, -> each of them, ``{input: (1, ...)}``."""
+    for row in range(len(next(iter(batch.values())))):
+        yield {name: array[row : row + 1] for name, array in batch.items()}
 
 
 def open_model(source: Source, name: str = "model", *, path: str | os.PathLike[str] | None = None) -> Model:
@@ -179,71 +248,83 @@ def _opened(
 class FloatRunner:
     """Runs the FP32 model on one sample and answers with every float tensor to calibrate, inputs first.
 
-    With ``only``, of these tensors alone. A batch size that cannot be taken out of the graph is filled with copies of
-    the sample. That changes no range: every element is there as many times more.
+    With ``only``, of these tensors alone. A batch size that is built into the graph is filled with copies of the
+    sample, where `trtcal.passes.sharing` has shown that this changes no range.
     """
 
     def __init__(self, model: Model, only: Iterable[str] | None = None) -> None:
-        self._model = model
-        self._only = None if only is None else tuple(only)
-        self._copies = 1
-        self._lock = threading.Lock()
-        single = model.with_batch_size(1)
+        self._model, self._copies = model, model.feeding.copies
+        single = model if self._copies > 1 else model.with_batch_size(1)
         if single is not model:
             logger.info("%s: has the batch size %d; running it with 1", model.name, model.batch_size)
-        try:
-            self._open(single)
-        except ModelError as error:
-            self._fall_back(error)
+        if only is None:
+            visible, proto = single.calibrated.visible, single.calibrated.model
+        else:
+            visible = tuple(only)
+            proto = with_outputs(single.proto, visible)
+        runner = OrtRunner(proto, threads=1, folder=model.folder, name=model.name)
+        floats = {spec.name for spec in model.inputs if np.issubdtype(spec.dtype, np.floating)}
+        floats |= {name for name, value in model.feeding.fixed.items() if np.issubdtype(value.dtype, np.floating)}
+        self._inputs = tuple(name for name in visible if name in floats)
+        inputs = {value.name for value in model.proto.graph.input}
+        runner.outputs = runner.floats(name for name in visible if name not in inputs)
+        self._runner = runner
 
     def __call__(self, batch: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]:
         """One sample, ``{input: (1, ...)}`` -> its tensors in topological order."""
-        copies = self._copies
-        try:
-            answer = self._run(batch, copies)
-        except ModelError as error:
-            with self._lock:
-                if self._copies == copies:  # no other thread has fallen back meanwhile
-                    self._fall_back(error)
-            answer = self._run(batch, self._copies)
-        return {**{name: batch[name] for name in self._inputs}, **answer}
+        rows: Mapping[str, np.ndarray] = batch
+        if self._copies > 1:
+            rows = {name: np.repeat(array, self._copies, axis=0) for name, array in batch.items()}
+        answer = self._runner(self._model.fed(rows))
+        given = {**batch, **self._model.feeding.fixed}
+        return {**{name: given[name] for name in self._inputs}, **answer}
 
     def decisive(self, names: Collection[str]) -> Collection[str]:
         """`Model.decisive`."""
         return self._model.decisive(names)
-
-    def _run(self, batch: Mapping[str, np.ndarray], copies: int) -> dict[str, np.ndarray]:
-        if copies == 1:
-            return self._runner(batch)
-        return self._runner({name: np.repeat(array, copies, axis=0) for name, array in batch.items()})
-
-    def _open(self, model: Model) -> None:
-        if self._only is None:
-            visible, proto = model.calibrated.visible, model.calibrated.model
-        else:
-            visible, proto = self._only, with_outputs(model.proto, self._only)
-        runner = OrtRunner(proto, threads=1, folder=model.folder, name=model.name)
-        fed = {spec.name for spec in model.inputs if np.issubdtype(spec.dtype, np.floating)}
-        self._inputs = tuple(name for name in visible if name in fed)
-        runner.outputs = runner.floats(name for name in visible if name not in fed)
-        self._runner = runner
-
-    def _fall_back(self, error: ModelError) -> None:
-        """From batch 1 to the batch size of the file; where that is 1 already, the error stands."""
-        fixed = self._model.batch_size or 1
-        if fixed == 1 or self._copies > 1:
-            raise error
-        logger.warning(
-            "%s: its batch size %d is built into the graph; running each sample as a batch of %d copies",
-            self._model.name,
-            fixed,
-            fixed,
-        )
-        self._open(self._model)
-        self._copies = fixed
 
     def __enter__(self) -> FloatRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._runner.close()
+
+
+class ByRow:
+    """A runner of a `Model.by_rows` model, for batches of samples, ``{input: (N, ...)}``: each sample runs by itself.
+
+    Outputs have their samples on the first axis as well, wherever the model has them.
+    """
+
+    def __init__(self, runner: Runner, model: Model) -> None:
+        self._runner, self._model = runner, model
+
+    def __call__(self, batch: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]:
+        """Samples -> their outputs; ModelError where these differ in shape, and so cannot stand in one array."""
+        answers = [self._runner(self._model.fed(row)) for row in single_rows(batch)]
+        return {name: self._stacked(name, [answer[name] for answer in answers]) for name in answers[0]}
+
+    def _stacked(self, name: str, arrays: list[np.ndarray]) -> np.ndarray:
+        axis = self._model.output_axes.get(name, 0)
+        rows = []
+        for array in arrays:
+            counts = axis is not None and axis < array.ndim and array.shape[axis] == 1
+            rows.append(np.moveaxis(array, axis, 0) if counts and axis is not None else array[None])
+        shapes = {array.shape for array in rows}
+        if len(shapes) > 1:
+            found = ", ".join(map(str, sorted(shapes)[:3]))
+            raise ModelError(f"{self._model.name}: output {name!r} has other shapes for other samples ({found})")
+        return np.concatenate(rows)
+
+    def __enter__(self) -> ByRow:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._runner.__exit__(kind, error, trace)
+
+
+def for_rows(runner: Runner, model: Model) -> Runner:
+    """A runner of the model's graph, or of one made from it -> one that takes samples, ``{input: (N, ...)}``."""
+    return ByRow(runner, model) if model.by_rows else runner

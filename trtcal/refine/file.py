@@ -104,6 +104,7 @@ def refine_to_file(
         "order": [batches.order, batches.seed, batches.batch_size],
         "shapes": [str(spec) for spec in opened.inputs],
         "transposed": transposed,
+        **({"fed": opened.shapes} if opened.by_rows else {}),
     }
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     with only_writer(output):

@@ -20,16 +20,17 @@ from trtcal.errors import DataError, ModelError
 from trtcal.judging.accuracy import Score, difference, score_of
 from trtcal.model.calibrated import with_outputs
 from trtcal.model.nodes import copied, op_name
-from trtcal.model.open import Source, open_model
+from trtcal.model.open import Model, Source, open_model
 from trtcal.model.runner import Optimization, OrtRunner
 from trtcal.model.topology import MOVES_VALUES, Graph
 from trtcal.passes.ordered import in_order
+from trtcal.passes.sharing import settled
 from trtcal.qdq.insert import check_int8, insert_qdq
 from trtcal.refine.biases import Bias, channel_means, correctable, shifts, with_biases
 from trtcal.refine.layers import Weights, refinable
 from trtcal.refine.moments import grouped, moments
 from trtcal.refine.rounding import compensated, nearest
-from trtcal.samples.batches import Batches
+from trtcal.samples.batches import Batch, Batches
 from trtcal.samples.streams import batches_of
 from trtcal.spec import InputSpec
 
@@ -94,12 +95,19 @@ class Refinement:
 
 
 class Singles:
-    """Batches -> their samples, (1, ...) each, as often as they are gone through; padding is left out."""
+    """Batches -> their samples, (1, ...) each, as often as they are gone through; padding is left out.
+
+    With a ``model`` they are fed as it takes them: see `Model.fed`.
+    """
 
     def __init__(
-        self, batches: Iterable[Any], inputs: Sequence[InputSpec], numbers: Collection[int] | None = None
+        self,
+        batches: Iterable[Any],
+        inputs: Sequence[InputSpec],
+        numbers: Collection[int] | None = None,
+        model: Model | None = None,
     ) -> None:
-        self._batches, self._inputs, self._numbers = batches, inputs, numbers
+        self._batches, self._inputs, self._numbers, self._model = batches, inputs, numbers, model
         self._length: int | None = None if numbers is None else len(numbers)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -108,7 +116,8 @@ class Singles:
         for batch in batches:
             for row in range(getattr(batch, "valid", len(next(iter(batch.values()))))):
                 if self._numbers is None or number in self._numbers:
-                    yield {name: np.asarray(array)[row : row + 1] for name, array in batch.items()}
+                    sample = {name: np.asarray(array)[row : row + 1] for name, array in batch.items()}
+                    yield sample if self._model is None else self._model.fed(sample)
                 number += 1
 
     def __len__(self) -> int:
@@ -116,9 +125,9 @@ class Singles:
             self._length = self._batches.num_samples if isinstance(self._batches, Batches) else sum(1 for _ in self)
         return self._length
 
-    def part(self, numbers: Iterable[int]) -> Singles:
-        """Those of these numbers."""
-        return Singles(self._batches, self._inputs, frozenset(numbers))
+    def part(self, numbers: Iterable[int], model: Model | None = None) -> Singles:
+        """Those of these numbers, fed as the model takes them where one is given."""
+        return Singles(self._batches, self._inputs, frozenset(numbers), model)
 
 
 def held_back(number: int) -> tuple[list[int], list[int], list[int]]:
@@ -161,14 +170,13 @@ def refine(
     Raises ModelError where the model has nothing to refine, or nothing of it becomes INT8; DataError where there are
     fewer than 8 samples.
     """
-    opened = open_model(model)
+    opened = settled(open_model(model), batches)
     every = Singles(batches, opened.inputs)
     on, choosing, reporting = held_back(len(every))
-    samples = every.part(on)
     if scales is None:
-        scales = calibrate(opened, [{**sample} for sample in samples], method).cache.scales
+        scales = calibrate(opened, [Batch(sample) for sample in every.part(on)], method).cache.scales
     single = opened.with_batch_size(1).whole
-    parts = samples, list(every.part(choosing)), list(every.part(reporting))
+    parts = every.part(on, opened), list(every.part(choosing, opened)), list(every.part(reporting, opened))
     made = _refined(single, scales, placement, *parts, transposed, memory, dict(kept or {}), keep, progress)
     return replace(made, model=_transplanted(single, made.model, opened.whole))
 

@@ -19,7 +19,7 @@ from trtcal.files.folders import files_below, reading, seen
 from trtcal.files.npy import Header, archive_headers, read_header
 from trtcal.files.remote import Remote
 from trtcal.samples.batches import LABELS, key_of, sample_digest
-from trtcal.samples.conform import conform
+from trtcal.samples.conform import axis_hint, conform
 from trtcal.spec import InputSpec
 
 EXTENSIONS = frozenset({".npy", ".npz"})
@@ -259,7 +259,10 @@ class _ArrayFile:
         for spec in self._inputs:
             if spec.name not in headers:
                 found = ", ".join(repr(name) for name in headers) or "nothing"
-                raise DataError(f"{self._path}: no array {spec.name!r}, it holds {found}; save it under this name")
+                raise DataError(
+                    f"{self._path}: no array {spec.name!r}, it holds {found}; save it under this name, or say what the "
+                    f"input always is: --input {spec.name}=VALUE"
+                )
             shape = headers[spec.name].shape
             if len(shape) == len(spec.shape) + 1:
                 lengths[spec.name] = shape[0]
@@ -267,7 +270,8 @@ class _ArrayFile:
                 lengths[spec.name] = None
             else:
                 also = f", or one sample of rank {len(spec.shape)}" if single_samples else ""
-                raise DataError(f"{self._path}: shape {shape}; expected {spec} with N samples{also}")
+                hint = axis_hint(shape[1:], spec)
+                raise DataError(f"{self._path}: shape {shape}; expected {spec.of_rows} with N samples{also}{hint}")
         for name in headers:
             if name not in lengths and name not in LABELS:
                 raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,7 +24,8 @@ def conform(feed: Mapping[str, object], inputs: Sequence[InputSpec], sample: str
     if missing := [name for name in names if name not in feed]:
         raise DataError(
             f"sample {sample!r} lacks {_list(missing)}: it has {_list(feed)}, "
-            f"the model's inputs are {_list(names)}; give every one of them"
+            f"the model's inputs are {_list(names)}; give every one of them, or say what one always is: "
+            f"--input {missing[0]}=VALUE"
         )
     if unknown := [name for name in feed if name not in names]:
         raise DataError(
@@ -83,10 +85,26 @@ def shape_hint(found: Sequence[int], spec: InputSpec) -> str:
     return "resize or cut the samples to the model's size"
 
 
+def axis_hint(shape: Sequence[int], spec: InputSpec) -> str:
+    """Shape of a sample that does not fit -> which other axis of the input may count samples; or nothing."""
+    sizes = spec.full(spec.count)
+    if spec.axis is not None and len(shape) == len(sizes):
+        return f"; if a sample is one whole input, say --batch-axis {spec.name}=none"
+    fitting = [
+        axis
+        for axis in range(len(sizes))
+        if axis != spec.axis and fits(shape, replace(spec, shape=sizes[:axis] + sizes[axis + 1 :]))
+    ]
+    if fitting:
+        return f"; if axis {fitting[0]} of the input counts samples, say --batch-axis {spec.name}={fitting[0]}"
+    return ""
+
+
 def _conform_array(array: np.ndarray, spec: InputSpec, sample: str) -> np.ndarray:
     where = f"sample {sample!r}, input {spec.name!r}"
     if not fits(array.shape, spec):
-        raise DataError(f"{where}: shape {array.shape}, expected {_shape(spec)}; {shape_hint(array.shape, spec)}")
+        hint = shape_hint(array.shape, spec) + axis_hint(array.shape, spec)
+        raise DataError(f"{where}: shape {array.shape}, expected {_shape(spec)}; {hint}")
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where}: dtype {array.dtype}, expected {spec.dtype}; convert it to numbers first")
     if array.dtype.kind == "f":

@@ -67,6 +67,17 @@ class SampleOptions:
         "[INPUT:]SIZES",
         default=(),
     )
+    batch_axis: tuple[str, ...] = _option(
+        "Which axis of an input counts samples, where its file does not tell: a number from 0 on, or none if a sample "
+        "is one whole input. Repeatable.",
+        "INPUT=AXIS",
+        default=(),
+    )
+    input: tuple[str, ...] = _option(
+        "What an input always is, and no sample gives: sr=16000, or mask=FILE.npy. Repeatable.",
+        "INPUT=VALUE",
+        default=(),
+    )
     samples: int | None = _option(
         "Use so many samples, spread over all of them and over their classes; of a script, the first.",
         "N",
@@ -82,6 +93,9 @@ class SampleOptions:
 
     def open(self, inputs: Sequence[InputSpec], *, at_most: int | None = None) -> Batches:
         """The model's inputs -> batches for it; ``at_most`` so many samples, unless ``samples`` says how many.
+
+        The inputs are those of the model that is fed as ``batch_axis`` and ``input`` say: see
+        `trtcal.model.open.Model.asked`.
 
         Raises DataError where data, inputs and options do not go together, ValueError for a choice that is none.
         """

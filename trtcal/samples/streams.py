@@ -135,8 +135,8 @@ def _samples(feed: object, inputs: Sequence[InputSpec], where: str, number: int)
         values = {inputs[0].name: value}
     arrays = {name: _array(value, f"{at}, input {name!r}") for name, value in values.items()}
     for spec in inputs:
-        if spec.name in arrays and fits(arrays[spec.name].shape, spec):
-            raise DataError(f"{at}, input {spec.name!r}: no batch axis in front of {spec}; give array[None]")
+        if spec.name in arrays:
+            arrays[spec.name] = _rows(arrays[spec.name], spec, f"{at}, input {spec.name!r}")
     lengths = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise DataError(f"{at}: batch axes of length {lengths or 'nothing'}; give at least one row, of every input")
@@ -147,6 +147,16 @@ def _samples(feed: object, inputs: Sequence[InputSpec], where: str, number: int)
         Sample(name, _conformed({key: a[row] for key, a in arrays.items()}, inputs, name, where), classes[row])
         for row, name in enumerate(rows)
     ]
+
+
+def _rows(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray:
+    """What a feed gives an input -> its samples, on the first axis."""
+    if spec.axis is None:
+        return spec.rows(array)
+    if fits(array.shape, spec):
+        place = "in front of" if spec.axis == 0 else "in"
+        raise DataError(f"{where}: no batch axis {place} {spec}; give array[{', '.join([':'] * spec.axis + ['None'])}]")
+    return spec.rows(array) if array.ndim > spec.axis else array
 
 
 def _conformed(

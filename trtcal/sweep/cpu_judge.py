@@ -11,8 +11,9 @@ from trtcal.errors import DataError
 from trtcal.judging.accuracy import Labels, Reference, simulate
 from trtcal.judging.evaluation import for_batches
 from trtcal.judging.metrics import Metric
-from trtcal.model.open import Source, open_model
+from trtcal.model.open import Source, for_rows, open_model
 from trtcal.model.runner import OrtRunner, Runner
+from trtcal.passes.sharing import settled
 from trtcal.qdq.insert import MIN_OPSET
 from trtcal.samples.batches import Batches
 from trtcal.sweep.trials import Judgement
@@ -33,7 +34,8 @@ class CpuJudge:
         metric: Metric | None = None,
         exclude: Iterable[str] = (),
     ) -> None:
-        self.model, self.batches, self.labels, self.metric = open_model(model), batches, labels, metric
+        self.model = settled(open_model(model), batches, judged=True)
+        self.batches, self.labels, self.metric = batches, labels, metric
         self.exclude = tuple(exclude)
         self.ready = for_batches(self.model, batches.batch_size).with_weights()
         self._sources = self.model.calibrated.sources
@@ -43,7 +45,7 @@ class CpuJudge:
         """Tensor -> amax; how the model performs with these."""
         if self._reference is None:
             metric = None if self.metric is None else ("metric", self.metric)
-            with OrtRunner(self.ready.whole) as runner:
+            with for_rows(OrtRunner(self.ready.whole), self.ready) as runner:
                 self._reference = Reference(runner, self.batches, self.labels, metric)
             self.ready = self.ready.with_opset(MIN_OPSET, self.batches)  # once, and not for each set of ranges
         scales = {

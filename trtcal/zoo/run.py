@@ -108,7 +108,7 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "row.json"
     check_output(record, json_of("outcome of a zoo's row", ROW_FORMAT, "key"))
-    model = open_model(row.model)
+    model = open_model(row.model).asked(row.batch_axis, row.input)
     check_exclude(model, row.exclude)
     batches, judged = open_both(row, model.inputs, row.eval_data, row.eval_samples)
     metrics = {row.metric: named(row.metric)}
