@@ -193,10 +193,10 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
 def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
     """Data options and OPT shapes -> batches for the model's network."""
     from trtcal.model.open import open_model
-    from trtcal.passes.sharing import settled
+    from trtcal.passes.sharing import resolved
 
     shapes = [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]]
     found = sample_options(options, shapes)
     model = open_model(options.onnx).asked(found.batch_axis, found.input)
     batches = found.open(model.inputs, at_most=MOST_SAMPLES)
-    return as_fed(batches, settled(model, batches, judged=True))
+    return as_fed(batches, resolved(model, batches, judged=True))

@@ -26,7 +26,7 @@ from trtcal.errors import BackendError, DataError, ModelError
 from trtcal.model.batch_axis import model_inputs
 from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes.collect import collect
-from trtcal.passes.sharing import settled
+from trtcal.passes.sharing import resolved
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batch
 from trtcal.samples.streams import batches_of
@@ -57,7 +57,7 @@ Batches = list[dict[str, np.ndarray]]
 
 def on_both(path: Path, batches: Batches, memory: HostMemory, **options: int) -> ActivationStats:
     """Model and batches -> statistics of both passes, which are the same to the byte."""
-    graph = settled(open_model(path), batches)
+    graph = resolved(open_model(path), batches)
     with FloatRunner(graph) as runner:
         expected = collect(runner, batches_of(batches, graph.inputs))
     found = collect_on_gpu(path, batches, memory=memory, **options)
@@ -222,7 +222,7 @@ def test_a_batch_that_is_built_into_the_graph_is_filled_with_copies(
 def test_samples_lie_where_the_model_has_them(
     memory: HostMemory, tmp_path: Path, model: onnx.ModelProto, feeds: Batches
 ) -> None:
-    opened = settled(open_model(save(model, tmp_path / "m.onnx")), list(batches_of(feeds, axis_of(model))))
+    opened = resolved(open_model(save(model, tmp_path / "m.onnx")), list(batches_of(feeds, axis_of(model))))
     rows = list(batches_of(feeds, opened.inputs))
     with FloatRunner(opened) as runner:
         expected = collect(runner, rows)
@@ -238,7 +238,7 @@ def axis_of(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
 def test_a_fixed_input_is_fed_with_every_sample(memory: HostMemory, tmp_path: Path) -> None:
     opened = open_model(save(detector(), tmp_path / "m.onnx")).asked(inputs=["sr=8000"])
     rows = [Batch({name: array[i : i + 3] for name, array in heard(6).items()}) for i in (0, 3)]
-    with FloatRunner(settled(opened, rows)) as runner:
+    with FloatRunner(resolved(opened, rows)) as runner:
         expected = collect(runner, rows)
     found = collect_on_gpu(opened, rows, memory=memory)
     for name, tensor in found.tensors.items():

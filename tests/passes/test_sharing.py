@@ -12,7 +12,7 @@ from trtcal.errors import ModelError
 from trtcal.model.open import open_model
 from trtcal.model.runner import OrtRunner
 from trtcal.passes import sharing
-from trtcal.passes.sharing import peeked, settled, with_copies
+from trtcal.passes.sharing import peeked, resolved, with_copies
 from trtcal.samples.batches import Batch
 
 
@@ -23,8 +23,8 @@ def rows(**arrays: np.ndarray) -> list[Batch]:
 
 
 def axes(model: onnx.ModelProto, batches: list[Batch], *said: str) -> dict[str, int | None]:
-    found = settled(open_model(model).asked(said), batches)
-    assert found.feeding.settled
+    found = resolved(open_model(model).asked(said), batches)
+    assert found.feeding.resolved
     return {spec.name: spec.axis for spec in found.inputs}
 
 
@@ -33,7 +33,7 @@ def test_a_model_that_runs_its_samples_apart_is_as_it_was(
     model: onnx.ModelProto, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = open_model(model)
-    found = settled(opened, rows(image=images(6)))
+    found = resolved(opened, rows(image=images(6)))
     assert found.inputs == opened.inputs
     assert found.feeding.copies == 1
     assert not caplog.records
@@ -68,7 +68,7 @@ def test_one_sample_is_enough(number: int) -> None:
 def test_points_that_share_their_maximum_are_no_samples(points: int | str) -> None:
     single = clouds(2).reshape(-1, 3)
     with pytest.raises(ModelError, match=r"'g', 's', 'y' would depend on which samples .* --batch-axis x=0 .* x=none"):
-        settled(open_model(cloud(points, [points, 5])), rows(x=single))
+        resolved(open_model(cloud(points, [points, 5])), rows(x=single))
     assert axes(cloud(points, [points, 5]), rows(x=clouds()), "x=none") == {"x": None}
     assert axes(cloud(POINTS, [1, 5]), rows(x=clouds())) == {"x": None}
 
@@ -87,7 +87,7 @@ def test_a_model_that_mixes_its_samples_is_warned_of_where_the_axis_is_certain(
 @pytest.mark.parametrize("batch", ["N", "d0", 4])
 def test_and_refused_where_nobody_says_so(batch: int | str) -> None:
     with pytest.raises(ModelError, match=r"depend.*--batch-axis x=0"):
-        settled(open_model(mean_over(batch)), rows(x=steps()[:, 0]))
+        resolved(open_model(mean_over(batch)), rows(x=steps()[:, 0]))
 
 
 def finds(batch: str) -> onnx.ModelProto:
@@ -125,7 +125,7 @@ def test_copies_fill_a_batch_size_that_is_built_in_where_they_change_no_range(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     x = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
-    found = settled(open_model(baked([8, 3])), rows(x=x))
+    found = resolved(open_model(baked([8, 3])), rows(x=x))
     assert found.feeding.copies == 4
     assert "its batch size 4 is built into the graph; running each sample as a batch of 4 copies" in caplog.text
     assert with_copies(open_model(baked([8, 3])), {"x": x[:1]}).feeding.copies == 4
@@ -137,7 +137,7 @@ def test_copies_that_would_change_a_range_are_refused() -> None:
         r"its batch size 4 is built into the graph, and 'mean', 'y' depend on .* copies of one sample cannot stand"
     )
     with pytest.raises(ModelError, match=message):
-        settled(open_model(baked([8, 3], mixes=True)), rows(x=x))
+        resolved(open_model(baked([8, 3], mixes=True)), rows(x=x))
     with pytest.raises(ModelError, match=message):
         with_copies(open_model(baked([8, 3], mixes=True)), {"x": x[:1]})
 
@@ -147,7 +147,7 @@ def test_rows_that_each_get_a_constant_of_their_own_are_no_copies_of_one_another
     model = make_model([node("Add", ["x", "offset"], ["y"])], {"x": [4, 3]}, ["y"], {"offset": offset})
     x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     with pytest.raises(ModelError, match=r"'y' would depend|cannot stand"):
-        settled(open_model(model), rows(x=x))  # each row of a batch gets an offset of its own
+        resolved(open_model(model), rows(x=x))  # each row of a batch gets an offset of its own
 
 
 def test_inputs_that_are_one_for_all_samples_stay_so() -> None:
@@ -155,7 +155,7 @@ def test_inputs_that_are_one_for_all_samples_stay_so() -> None:
     model = lstm("sequence_length", 1)
     assert axes(model, rows(x=steps()[:, :, None])) == {"x": None}
     with pytest.raises(ModelError, match=r"'all', 'seen', 'y' would depend on which samples share a run"):
-        settled(open_model(lstm("d0", 1)), rows(x=steps()[:, 0, None]))
+        resolved(open_model(lstm("d0", 1)), rows(x=steps()[:, 0, None]))
 
 
 def test_a_model_that_does_not_run_says_so_and_is_let_pass_where_others_run_it(
@@ -164,21 +164,21 @@ def test_a_model_that_does_not_run_says_so_and_is_let_pass_where_others_run_it(
     broken = baked([7, 3])
     x = np.ones((4, 6), np.float32)
     with pytest.raises(ModelError, match="ONNX Runtime cannot run it"):
-        settled(open_model(broken), rows(x=x))
-    assert settled(open_model(broken), rows(x=x), must_run=False).feeding.settled
+        resolved(open_model(broken), rows(x=x))
+    assert resolved(open_model(broken), rows(x=x), must_run=False).feeding.resolved
     assert "whether ranges depend on which samples share a run is not known" in caplog.text
-    assert settled(open_model(broken), rows(x=x), judged=True).feeding.copies == 1
+    assert resolved(open_model(broken), rows(x=x), judged=True).feeding.copies == 1
 
 
 def test_what_is_settled_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = settled(open_model(lstm("d0", "d1")), rows(x=steps()))
+    found = resolved(open_model(lstm("d0", "d1")), rows(x=steps()))
 
     def called(*_: object) -> None:
         raise AssertionError("the model ran")
 
     monkeypatch.setattr(OrtRunner, "__call__", called)
-    assert settled(found, rows(x=steps())) is found
-    assert settled(open_model(conv_model(1)), rows(image=images(2))).feeding.settled  # nothing could share a run
+    assert resolved(found, rows(x=steps())) is found
+    assert resolved(open_model(conv_model(1)), rows(image=images(2))).feeding.resolved  # nothing could share a run
 
 
 def test_an_iterator_loses_no_batch() -> None:
@@ -204,10 +204,10 @@ def test_of_a_large_model_some_tensors_are_compared(monkeypatch: pytest.MonkeyPa
 def test_a_model_that_is_judged_shows_it_by_its_outputs(sizes: tuple[int | str, int | str]) -> None:
     model = open_model(lstm(*sizes))
     if sizes == ("d0", "d1"):
-        assert [spec.axis for spec in settled(model, rows(x=steps()), judged=True).inputs] == [1]
+        assert [spec.axis for spec in resolved(model, rows(x=steps()), judged=True).inputs] == [1]
     else:
         with pytest.raises(ModelError, match=r"has batch size 10 built in; use batches of 10 \('y' would be another"):
-            settled(model, rows(x=steps()[:, :8]), judged=True)
+            resolved(model, rows(x=steps()[:, :8]), judged=True)
 
 
 def test_a_largest_float_an_inf_and_a_nan_are_compared_as_they_are() -> None:

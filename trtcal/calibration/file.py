@@ -33,7 +33,7 @@ from trtcal.model.overwriting import check_distinct, check_output, json_of, only
 from trtcal.passes.collect import load_checkpoint
 from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
-from trtcal.passes.sharing import settled
+from trtcal.passes.sharing import resolved
 from trtcal.ranges.growth import growth_rule
 from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method as threshold_method
@@ -188,7 +188,7 @@ def _statistics(
     if resumed is not None:
         announce(f"{interrupted}: going on after {len(resumed.samples)} samples")
     return executor.run_pass(
-        partial(FloatRunner, settled(model, batches)),
+        partial(FloatRunner, resolved(model, batches)),
         batches,
         growth=growth,
         checkpoint=interrupted,

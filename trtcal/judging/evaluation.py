@@ -31,7 +31,7 @@ from trtcal.judging.accuracy import (
 from trtcal.judging.metrics import METRICS, Metric, Outputs
 from trtcal.model.open import Model, Source, for_rows, open_model
 from trtcal.model.runner import OrtRunner, Runner
-from trtcal.passes.sharing import settled
+from trtcal.passes.sharing import resolved
 from trtcal.qdq.insert import check_exclude, int8_candidates
 from trtcal.samples.batches import Batches, Samples
 from trtcal.samples.conform import as_dtype
@@ -142,7 +142,7 @@ def open_runner(
     exclude = tuple(exclude)
     if scales is not None:
         check_exclude(model, exclude)
-    model = settled(model, batches, judged=True)
+    model = resolved(model, batches, judged=True)
     with blaming_batch_size(model, batches.batch_size):
         ready = for_batches(model, batches.batch_size)
         if scales is None:

@@ -38,7 +38,7 @@ from trtcal.model.open import Model, Source, for_rows, open_model
 from trtcal.model.overwriting import json_of
 from trtcal.model.runner import OrtRunner, Runner
 from trtcal.passes.executor import Executor, Here
-from trtcal.passes.sharing import settled
+from trtcal.passes.sharing import resolved
 from trtcal.qdq.insert import MIN_OPSET, check_exclude, check_int8, insert_qdq, quantizable
 from trtcal.qdq.layer_names import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
 from trtcal.qdq.placement import PLACEMENTS, place
@@ -126,7 +126,7 @@ def sensitivity(
     model = open_model(model)
     model.calibrated  # noqa: B018  refuses a model that is quantized, before anything else finds fault with it
     check_exclude(model, exclude)
-    model = settled(model, batches)
+    model = resolved(model, batches)
     kept = list(batches)
     with blaming_batch_size(model, batches.batch_size):
         ready = for_batches(model, batches.batch_size).with_weights()

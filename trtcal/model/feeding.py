@@ -24,7 +24,7 @@ class Feeding:
 
     ``axes``: input -> the axis that counts samples, where it was said or found; ``asked`` are those that the user said.
     ``fixed``: input -> what it is always fed. ``outputs``: output -> the axis that counts samples. ``copies``: how many
-    of one sample make the batch that is built into the graph. ``settled``: whether a run has shown that samples may be
+    of one sample make the batch that is built into the graph. ``resolved``: whether a run has shown that samples may be
     fed so, see `trtcal.passes.sharing`.
     """
 
@@ -33,7 +33,7 @@ class Feeding:
     fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
     outputs: Axes | None = None
     copies: int = 1
-    settled: bool = False
+    resolved: bool = False
 
 
 NOTHING_SAID = Feeding()

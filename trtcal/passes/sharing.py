@@ -42,7 +42,7 @@ Row = Mapping[str, np.ndarray]
 """One sample, ``{input: (1, ...)}``."""
 
 
-def settled(model: Model, batches: Iterable[Any], *, must_run: bool = True, judged: bool = False) -> Model:
+def resolved(model: Model, batches: Iterable[Any], *, must_run: bool = True, judged: bool = False) -> Model:
     """Model and the batches of a pass -> the model fed so that a range belongs to a sample, whoever shares its run.
 
     The axes that the file tells are taken where the run confirms them, else the first others that it confirms. A
@@ -53,7 +53,7 @@ def settled(model: Model, batches: Iterable[Any], *, must_run: bool = True, judg
 
     Where the model is ``judged``, it runs batches as they are, and nothing but its outputs counts.
     """
-    if model.feeding.settled:
+    if model.feeding.resolved:
         return model
     if judged and not model.by_rows and isinstance(batches, Batches) and model.batch_size == batches.batch_size:
         return model  # it runs as its file says
@@ -65,15 +65,15 @@ def settled(model: Model, batches: Iterable[Any], *, must_run: bool = True, judg
         if must_run:
             raise ModelError(str(error)) from error
         logger.warning("whether ranges depend on which samples share a run is not known: %s", error)
-        return replace(model, feeding=replace(model.feeding, settled=True))
+        return replace(model, feeding=replace(model.feeding, resolved=True))
 
 
 def peeked(model: Model, batches: Iterable[Any], *, must_run: bool = True) -> tuple[Model, Iterable[Any]]:
-    """As :func:`settled`, for batches that may be an iterator -> the model, and the batches with none of them lost."""
-    if not isinstance(batches, Iterator) or model.feeding.settled:
-        return settled(model, batches, must_run=must_run), batches
+    """As :func:`resolved`, for batches that may be an iterator -> the model, and the batches with none of them lost."""
+    if not isinstance(batches, Iterator) or model.feeding.resolved:
+        return resolved(model, batches, must_run=must_run), batches
     first = list(islice(batches, 1))
-    return (settled(model, first, must_run=must_run) if first else model), chain(first, batches)
+    return (resolved(model, first, must_run=must_run) if first else model), chain(first, batches)
 
 
 def with_copies(model: Model, row: Row) -> Model:
@@ -382,7 +382,7 @@ def _data_shaped(model: Model) -> set[str]:
 
 
 def _done(model: Model) -> Model:
-    return replace(model, feeding=replace(model.feeding, settled=True))
+    return replace(model, feeding=replace(model.feeding, resolved=True))
 
 
 def _fits(shape: Sequence[int], sizes: Sequence[Size]) -> bool:

@@ -24,7 +24,7 @@ from trtcal.model.open import Model, Source, open_model
 from trtcal.model.runner import Optimization, OrtRunner
 from trtcal.model.topology import MOVES_VALUES, Graph
 from trtcal.passes.ordered import in_order
-from trtcal.passes.sharing import settled
+from trtcal.passes.sharing import resolved
 from trtcal.qdq.insert import check_int8, insert_qdq
 from trtcal.refine.biases import Bias, channel_means, correctable, shifts, with_biases
 from trtcal.refine.layers import Weights, refinable
@@ -170,7 +170,7 @@ def refine(
     Raises ModelError where the model has nothing to refine, or nothing of it becomes INT8; DataError where there are
     fewer than 8 samples.
     """
-    opened = settled(open_model(model), batches)
+    opened = resolved(open_model(model), batches)
     every = Singles(batches, opened.inputs)
     on, choosing, reporting = held_back(len(every))
     if scales is None:

@@ -13,7 +13,7 @@ from trtcal.judging.evaluation import for_batches
 from trtcal.judging.metrics import Metric
 from trtcal.model.open import Source, for_rows, open_model
 from trtcal.model.runner import OrtRunner, Runner
-from trtcal.passes.sharing import settled
+from trtcal.passes.sharing import resolved
 from trtcal.qdq.insert import MIN_OPSET
 from trtcal.samples.batches import Batches
 from trtcal.sweep.trials import Judgement
@@ -34,7 +34,7 @@ class CpuJudge:
         metric: Metric | None = None,
         exclude: Iterable[str] = (),
     ) -> None:
-        self.model = settled(open_model(model), batches, judged=True)
+        self.model = resolved(open_model(model), batches, judged=True)
         self.batches, self.labels, self.metric = batches, labels, metric
         self.exclude = tuple(exclude)
         self.ready = for_batches(self.model, batches.batch_size).with_weights()

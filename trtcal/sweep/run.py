@@ -22,7 +22,7 @@ from trtcal.passes.collect import load_checkpoint
 from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
 from trtcal.passes.second_pass import ExactCounts, count_exactly
-from trtcal.passes.sharing import settled
+from trtcal.passes.sharing import resolved
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches
 from trtcal.sweep import report
@@ -87,7 +87,7 @@ def run_sweep(
     with only_writer(folder / "settings.json"):
         key = statistics_key(model, batches)
         _take(folder, plan, {"model and samples": json.loads(key), "judged by": judge_key}, resume, force)
-        model = settled(model, batches)
+        model = resolved(model, batches)
         pass_ = _collected(model, batches, folder, key, resume, executor, progress)
         stats = pass_.stats
         if not usable(stats):
