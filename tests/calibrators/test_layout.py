@@ -77,7 +77,7 @@ def test_a_build_has_the_options_and_finds_the_axis_of_a_time_major_model(tmp_pa
     assert {name: array.shape for name, array in batch.items()} == {"x": (2, 4), "state": (2, 2, 4), "sr": ()}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="builds engines in a process of its own")
 def test_what_a_build_collects_itself_needs_samples_on_the_first_axis(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=steps(4))
     save(lstm("T", "batch"), tmp_path / "m.onnx")
