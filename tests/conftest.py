@@ -23,14 +23,6 @@ settings.load_profile("trtcal")
 Run = Callable[..., tuple[int, str, str]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that are left out of quick runs say why they take long."""
-    for item in items:
-        for mark in item.iter_markers():
-            if mark.name in ("slow", "exhaustive") and not mark.kwargs.get("reason"):
-                raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.{mark.name} needs a reason")
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command line in tmp_path -> exit code, standard output, standard error."""

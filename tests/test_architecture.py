@@ -321,6 +321,17 @@ def test_the_reader_of_rooms_sees_every_kind() -> None:
     assert drawn(text) == {"files": ["atomic", "npy", "remote"], "sweep": ["plan", "report/"]}
 
 
+def test_slow_and_exhaustive_tests_say_why_they_take_long() -> None:
+    unsaid = [
+        f"{file.relative_to(ROOT)}: {found}"
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for found in re.findall(
+            r"pytest\.mark\.(?:slow|exhaustive)\b(?!\(reason=\"\w)", file.read_text(encoding="utf-8")
+        )
+    ]
+    assert not unsaid, f"give each a reason: {unsaid}"
+
+
 def test_the_reader_of_imports_sees_every_kind(tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_text(
