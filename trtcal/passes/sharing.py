@@ -324,7 +324,7 @@ class _Shown:
         self._model, self._together = model, together
         shown = (value.name for value in model.proto.graph.output) if judged else model.calibrated.visible
         proto = model.proto if judged else model.calibrated.model
-        self._runner = OrtRunner(proto, folder=model.folder, name=model.name)
+        self._runner = OrtRunner(proto, threads=1, folder=model.folder, name=model.name)
         inputs = {value.name for value in model.proto.graph.input}
         self._all = self._runner.floats(name for name in shown if name not in inputs)
         self.names = None if names is None else tuple(names)
