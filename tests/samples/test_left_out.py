@@ -90,7 +90,8 @@ class Fake(ImageFile.ImageFile):
     format = "HEIF"
 
     def _open(self):
-        self._mode, self._size, self.tile = "RGB", (9, 7), []
+        self._size, self.tile = (9, 7), []
+        setattr(self, "_mode" if hasattr(Image.Image, "mode") else "mode", "RGB")  # a property since Pillow 10.1
         self.im = Image.new("RGB", self._size, (255, 0, 0)).im
 
 def register_heif_opener():

@@ -132,6 +132,7 @@ def test_every_command_takes_them(case: str, tmp_path: Path, run: Run) -> None:
 
 
 def test_a_zoo_s_row_has_the_same_options(tmp_path: Path, run: Run) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed: pip install 'trtcal[zoo]'")
     save(detector(), tmp_path / "m.onnx")
     np.savez(tmp_path / "d.npz", **heard())
     fed = "input: [sr=16000], batch_axis: [state=1]"

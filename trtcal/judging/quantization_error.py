@@ -118,8 +118,9 @@ def _amax(scale: np.float32) -> float:
 
 def _signal_and_noise(values: np.ndarray, scale: np.float32) -> tuple[float, float]:
     values = np.asarray(values, np.float32)
-    step = scale if scale < LARGEST_SCALE else np.float64(scale)  # of which 128 are more than a float32
-    rounded = np.clip(np.rint(values / scale), -128, 127) * step
+    rounded = np.clip(np.rint(values / scale), -128, 127)
+    # 128 of the largest scales are more than a float32.
+    rounded = rounded * scale if scale < LARGEST_SCALE else rounded.astype(np.float64) * float(scale)
     return (
         float(np.square(values, dtype=np.float64).sum()),
         float(np.square(values - rounded, dtype=np.float64).sum()),
