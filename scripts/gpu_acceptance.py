@@ -148,7 +148,8 @@ class Run:
         plan["done"] = [name for name, test in self.record.tests.items() if test["outcome"] != "not run"]
         paths = [str(HELPERS), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         own = {"GPU_ACCEPTANCE": json.dumps(plan), "PYTHONPATH": os.pathsep.join(paths)}
-        return os.environ | own | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # what else is installed there is not ours
+        # What else is installed or set there is not ours.
+        return os.environ | own | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
 
     def _command(self) -> list[str]:
         command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "--rootdir", ".", "-p", "gpu_plugin"]

@@ -222,9 +222,10 @@ def test_without_tensorrt_the_rest_runs_and_the_skips_say_how_to_run_them(tmp_pa
     assert all("TensorRT is not installed" in text and "python scripts/gpu_acceptance.py" in text for text in why)
 
 
-def test_without_a_gpu_it_says_so_and_ends_with_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", ["", "--cov --no-such-option"])
+def test_without_a_gpu_it_says_so_and_ends_with_2(tmp_path: Path, options: str) -> None:
     (tmp_path / "libcuda.so.1").write_bytes(b"")
-    done = run_script("--output", tmp_path / "out", LD_LIBRARY_PATH=str(tmp_path))
+    done = run_script("--output", tmp_path / "out", LD_LIBRARY_PATH=str(tmp_path), PYTEST_ADDOPTS=options)
     assert done.returncode == 2
     assert "no GPU" in done.stdout
     assert "no GPU" in record_in(tmp_path / "out")["error"]
