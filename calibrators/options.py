@@ -21,6 +21,7 @@ from calibrators.shapes import Range, Shape
 from calibrators.store import POLICIES
 from calibrators.versions import BASES
 from trtcal.errors import SettingError
+from trtcal.files.settings import size_in_bytes
 from trtcal.ranges import thresholds
 from trtcal.ranges.thresholds import usages
 from trtcal.samples.options import KNOBS, SampleOptions
@@ -287,10 +288,10 @@ def _positive(text: str) -> int:
 
 
 def _bytes(text: str, *, unit: str = "G") -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"expected a size such as 1 ({unit}iB), 512M or 2G, got {text!r}")
-    return int(float(match[1]) * 1024 ** {"K": 1, "M": 2, "G": 3}[match[2].upper() or unit])
+    try:
+        return size_in_bytes(text, unit)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _mebibytes(text: str) -> int:

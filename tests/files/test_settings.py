@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trtcal.files.settings import flag, is_joined, option, take_values
+from trtcal.files.settings import flag, is_joined, option, size_in_bytes, take_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,3 +82,23 @@ def test_a_field_says_what_a_command_line_has_to_know() -> None:
     assert joined == {"sizes", "means", "names"}
     assert fields(Settings)[1].metadata["help"] == "How many."
     assert flag("batch_size") == "--batch-size"
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "size"),
+    [
+        ("512M", None, 512 << 20),
+        ("2g", None, 2 << 30),
+        ("1.5 GiB", None, 3 << 29),
+        ("64KB", None, 64 << 10),
+        ("3", "M", 3 << 20),
+    ],
+)
+def test_a_size_is_bytes(text: str, unit: str | None, size: int) -> None:
+    assert size_in_bytes(text, unit) == size
+
+
+@pytest.mark.parametrize("text", ["3", "much", "-1M", "", "1T"])
+def test_what_is_no_size_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a size such as 512M or 2G, got"):
+        size_in_bytes(text)

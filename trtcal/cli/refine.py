@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ import typer
 
 from trtcal.cli.common import AsJson, Model, Output, Placement, print_out, takes_samples
 from trtcal.files import terminal
+from trtcal.files.settings import size_in_bytes
 
 if TYPE_CHECKING:
     from trtcal.model.open import Model as OpenModel
@@ -107,8 +108,7 @@ def _details(made: RefinedFile) -> list[str]:
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG])(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * 1024 ** {"K": 1, "M": 2, "G": 3}[match[2].upper()]) if match else 0
-    if size < 1 << 20:
-        raise ValueError(f"--memory {text}: expected a size of at least 1M, such as 512M or 2G")
-    return size
+    with suppress(ValueError):
+        if (size := size_in_bytes(text)) >= 1 << 20:
+            return size
+    raise ValueError(f"--memory {text}: expected a size of at least 1M, such as 512M or 2G")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from html import escape
 
 HTML_MARK = '<meta name="generator" content="trtcal">'
@@ -18,6 +19,12 @@ a { color: var(--accent); }
 .wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
 """
 
+TABLE_STYLE = """table { border-collapse: collapse; width: 100%; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+td { font-variant-numeric: tabular-nums; }
+"""
+"""Rules of CSS for a page with tables, for :func:`document`."""
+
 
 def document(title: str, body: str, style: str = "") -> str:
     """A title, which is escaped, and markup, which is not, with more rules of CSS -> the whole page."""
@@ -29,3 +36,18 @@ def document(title: str, body: str, style: str = "") -> str:
         f"<title>{text}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n<h1>{text}</h1>\n{body}"
         f"</body>\n</html>\n"
     )
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Heads and rows of text, which is escaped -> markup; the first cell of a row names it."""
+    head = "".join(f"<th scope=col>{escape(text)}" for text in heads)
+    lines = "".join(
+        f"<tr><th scope=row>{escape(name)}" + "".join(f"<td>{escape(cell)}" for cell in cells) + "\n"
+        for name, *cells in rows
+    )
+    return framed(f"<tr>{head}", lines)
+
+
+def framed(head: str, lines: str) -> str:
+    """Markup of a table's first row and of the others -> the table, in a frame that scrolls sideways."""
+    return f'<div class="wide" tabindex="0"><table><thead>{head}</thead>\n<tbody>\n{lines}</tbody></table></div>\n'

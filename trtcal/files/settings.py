@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import Field, field, fields
 from typing import Any
@@ -45,6 +46,16 @@ def take_values(settings: Any, of: type) -> None:
 def flag(name: str) -> str:
     """Name of a field -> its option: ``batch_size`` -> ``--batch-size``."""
     return f"--{name.replace('_', '-')}"
+
+
+def size_in_bytes(text: str, unit: str | None = None) -> int:
+    """A size such as 512M or 2GiB -> bytes; a number alone counts in ``unit`` (K, M or G), or is a ValueError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    letter = (match[2].upper() or unit) if match else None
+    if match is None or letter is None:
+        alone = "" if unit is None else f"1 ({unit}iB), "
+        raise ValueError(f"expected a size such as {alone}512M or 2G, got {text!r}")
+    return int(float(match[1]) * 1024 ** {"K": 1, "M": 2, "G": 3}[letter])
 
 
 _KINDS: dict[str, tuple[type, str, str, str]] = {

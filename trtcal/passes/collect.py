@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trtcal.errors import DataError, OutputError, StatsError
-from trtcal.files.atomic import write_bytes
+from trtcal.errors import DataError
+from trtcal.files import checkpoint as checkpoints
 from trtcal.passes.collector import Collector, Progress, Seen
 from trtcal.passes.ordered import in_order
 from trtcal.ranges.both_grids import PairBuilder
@@ -109,26 +109,17 @@ def collect(
 
 def load_checkpoint(path: str | Path, key: str) -> ActivationStats | None:
     """What an interrupted pass left under this key; None, with the reason in the log, where nothing can be used."""
-    path = Path(path)
-    if not path.exists():
-        return None
-    try:
-        stats, header = parse(path.read_bytes(), str(path))
-    except (OSError, StatsError) as error:
-        logger.warning("%s; starting over", error)
-        return None
-    if header.get("key") != key:
-        logger.info("%s: left by a pass over something else; starting over", path)
-        return None
-    return stats
+
+    def parsed(data: bytes) -> tuple[ActivationStats, object]:
+        stats, header = parse(data, str(path))
+        return stats, header.get("key")
+
+    return checkpoints.load(path, key, parsed)
 
 
 def save_checkpoint(stats: ActivationStats, path: str | Path, key: str) -> None:
     """Statistics so far -> a file from which a pass with this key goes on; where it cannot be written, a warning."""
-    try:
-        write_bytes(path, stats.to_bytes(key=key))
-    except OutputError as error:  # a full disk ends the convenience, not the pass
-        logger.warning("%s; an interruption will cost what was done so far", error)
+    checkpoints.save(path, stats.to_bytes(key=key))
 
 
 class Values(NamedTuple):

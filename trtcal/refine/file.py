@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
@@ -17,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from trtcal.errors import OutputError
+from trtcal.files import checkpoint
 from trtcal.files.atomic import write_bytes
-from trtcal.files.html import document
+from trtcal.files.html import TABLE_STYLE, document, table
 from trtcal.judging.accuracy import Score
 from trtcal.judging.evaluation import plain
 from trtcal.model.file import check_weights_output, save_model
@@ -26,8 +26,6 @@ from trtcal.model.open import Source, open_model
 from trtcal.model.overwriting import HTML, ONNX, check_distinct, check_output, only_writer
 from trtcal.refine.whole import MEMORY, Progress, Refinement, refine
 from trtcal.samples.batches import Batches
-
-logger = logging.getLogger(__name__)
 
 MARK = "trtcal.refined"
 """Key of the model's metadata that says what it was refined from."""
@@ -108,7 +106,7 @@ def refine_to_file(
     }
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     with only_writer(output):
-        kept = _read(partial, key)
+        kept = checkpoint.load(partial, key, lambda data: _unpacked(partial, data)) or {}
         if kept:
             announce(f"{partial}: going on after the weights of {len(kept)} layers")
         found = refine(
@@ -120,7 +118,7 @@ def refine_to_file(
             transposed=transposed,
             memory=memory,
             kept=kept,
-            keep=lambda rows: _write(partial, key, rows),
+            keep=lambda rows: checkpoint.save(partial, _packed(key, rows)),
             progress=progress,
         )
         said = {"from_sha256": opened.sha256, "chosen": found.chosen, "version": _version()}
@@ -156,29 +154,13 @@ def to_page(made: RefinedFile, model: str) -> str:
     ]
     body = (
         f"<p>{escape(headline(found))}</p>\n<p>{escape(reach(found))}</p>\n<h2>What was compared</h2>\n"
-        + _table(("Variant", "Change of INT8's SQNR, dB", "95% interval"), variants)
+        + table(("Variant", "Change of INT8's SQNR, dB", "95% interval"), variants)
         + "<h2>Layers</h2>\n<p>SQNR of the weights as INT8 against FP32's, dB. Compensation trades the error of single "
-        "weights for that of the layer's output.</p>\n" + _table(("Layer", "Before", "After", "Weights"), layers)
+        "weights for that of the layer's output.</p>\n" + table(("Layer", "Before", "After", "Weights"), layers)
     )
     if found.left:
-        body += "<h2>Left alone</h2>\n" + _table(("Layer", "Why"), list(found.left.items()))
-    return document(f"Refined: {model}", body, _STYLE)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Heads and rows of text -> markup; the first cell of a row names it."""
-    head = "".join(f"<th scope=col>{escape(text)}" for text in heads)
-    lines = "".join(
-        f"<tr><th scope=row>{escape(name)}" + "".join(f"<td>{escape(cell)}" for cell in cells) + "\n"
-        for name, *cells in rows
-    )
-    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</thead>\n<tbody>\n{lines}</tbody></table></div>\n'
-
-
-_STYLE = """table { border-collapse: collapse; width: 100%; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td { font-variant-numeric: tabular-nums; }
-"""
+        body += "<h2>Left alone</h2>\n" + table(("Layer", "Why"), list(found.left.items()))
+    return document(f"Refined: {model}", body, TABLE_STYLE)
 
 
 def headline(found: Refinement) -> str:
@@ -214,29 +196,20 @@ def _version() -> str:
     return __version__
 
 
-def _write(path: Path, key: str, rows: Mapping[str, np.ndarray]) -> None:
-    """Refined weights so far -> the checkpoint; where it cannot be written, a warning."""
+def _packed(key: str, rows: Mapping[str, np.ndarray]) -> bytes:
+    """Refined weights so far -> the checkpoint."""
     buffer = io.BytesIO()
     names = list(rows)
     arrays = {f"rows_{number}": rows[name] for number, name in enumerate(names)}
     np.savez(buffer, head=np.frombuffer(json.dumps({"key": key, "names": names}).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-    try:
-        write_bytes(path, buffer.getvalue())
-    except OutputError as error:  # a full disk ends the convenience, not the run
-        logger.warning("%s; an interruption will cost what was done so far", error)
+    return buffer.getvalue()
 
 
-def _read(path: Path, key: str) -> dict[str, np.ndarray]:
-    """The checkpoint -> what it has under this key; nothing where it is another's, damaged or missing."""
-    if not path.exists():
-        return {}
+def _unpacked(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], object]:
+    """The checkpoint's bytes -> refined weights, and the key they were left under."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             head = json.loads(archive["head"].tobytes())
-            if head["key"] != key:
-                logger.info("%s: left by a run over something else; starting over", path)
-                return {}
-            return {str(name): archive[f"rows_{number}"] for number, name in enumerate(head["names"])}
+            return {str(name): archive[f"rows_{n}"] for n, name in enumerate(head["names"])}, head["key"]
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
-        logger.warning("%s: cannot be used (%s); starting over", path, error)
-        return {}
+        raise OutputError(f"{path}: cannot be used ({error})") from error

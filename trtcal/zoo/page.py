@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from trtcal.files.html import document
+from trtcal.files.html import TABLE_STYLE, document, framed
 from trtcal.files.terminal import cell
 
 COLUMNS = (
@@ -17,9 +17,7 @@ COLUMNS = (
     *("change", "change_low", "change_high", "top1_agreement", "sqnr_db", "batch_size", "headline"),
 )
 
-_STYLE = """table { border-collapse: collapse; width: 100%; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+_STYLE = """td.n, th.n { text-align: right; white-space: nowrap; }
 .bad { color: var(--bad); } .soft { color: var(--soft); font-weight: normal; }
 """
 
@@ -45,12 +43,8 @@ def page(content: Mapping[str, Any]) -> str:
             *(("SQNR, dB", 1), ("Sweep", 0)),
         )
     )
-    rows = "\n".join(_row(model) for model in models)
-    body = (
-        f'<p>{summary}</p>\n<div class="wide" tabindex="0"><table>\n<thead><tr>{heads}</thead>\n<tbody>\n{rows}\n'
-        "</tbody>\n</table></div>\n"
-    )
-    return document(str(content["title"]), body, _STYLE)
+    rows = "".join(f"{_row(model)}\n" for model in models)
+    return document(str(content["title"]), f"<p>{summary}</p>\n{framed(f'<tr>{heads}', rows)}", TABLE_STYLE + _STYLE)
 
 
 def _row(model: Mapping[str, Any]) -> str:
