@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -206,58 +206,68 @@ def _refined(
     few = _spread(samples, min(BIAS_SAMPLES, _that_fit(model, choose[0], memory)))
     expected = _means(model, places, few)
     reference = work.outputs(model, choose)
-
-    def measured(variant: ModelProto) -> np.ndarray:
-        return work.sqnr(work.int8(variant), choose, reference)
-
     parts = [part.tolist() for part in np.array_split(np.arange(len(weights)), min(PARTS, len(weights)))]
-    tried: dict[str, tuple[ModelProto, np.ndarray]] = {}
+    measured: dict[str, np.ndarray] = {}
 
-    def attempt(name: str, refined: Iterable[int], with_shift: bool) -> None:
+    def attempt(name: str, refined: Iterable[int], corrected: bool) -> _Variant:
         variant = _with_weights(model, [weights[number] for number in refined], rows)
-        if with_shift:
-            found = shifts(work.int8(variant), places, expected, few, WORKERS)
+        int8 = work.int8(variant)
+        if corrected:
+            found = shifts(int8, places, expected, few, WORKERS)
             variant = with_biases(variant, places, found)
-        tried[name] = variant, measured(variant)
-        progress("judging", len(tried), 4 + len(parts))
+            int8 = work.int8(variant)
+        measured[name] = work.sqnr(int8, choose, reference)
+        progress("judging", len(measured), 4 + len(parts))
+        return _Variant(name, corrected, variant, int8, float(measured[name].mean()))
 
     every = list(range(len(weights)))
-    tried["original"] = model, measured(model)
-    attempt("biases", [], True)
-    attempt("weights", every, False)
-    attempt("weights and biases", every, True)
-    best = _best(tried)
-    if best.startswith("weights") and len(parts) > 1:
-        whole = best
+    original = attempt("original", [], False)
+    best = _better(original, attempt("biases", [], True))
+    whole = _better(attempt("weights", every, False), attempt("weights and biases", every, True))
+    best = _better(best, whole)
+    if best is whole and len(parts) > 1:
         for number, part in enumerate(parts, 1):
             others = [index for index in every if index not in part]
-            attempt(f"{whole}, but for part {number} of {len(parts)}", others, "biases" in whole)
-        best = _best(tried)
-    start = score_of(tried["original"][1])
-    variants = {name: difference(start, score_of(values)) for name, (_, values) in tried.items() if name != "original"}
+            left_out = f"{whole.name}, but for part {number} of {len(parts)}"
+            best = _better(best, attempt(left_out, others, whole.corrected))
+    start = score_of(measured.pop(original.name))
+    variants = {name: difference(start, score_of(values)) for name, values in measured.items()}
 
     reference = work.outputs(model, report)
-    before = score_of(work.sqnr(work.int8(model), report, reference))
-    chosen = tried[best][0]
-    after = before if best == "original" else score_of(work.sqnr(work.int8(chosen), report, reference))
-    change = difference(before, after)
-    if best != "original" and change.high < 0:  # what chose was luck
-        best, chosen, after, change = "original", model, before, difference(before, before)
-    activations = score_of(work.sqnr(_float_weights(work.int8(model)), report, reference))
+    before = after = score_of(work.sqnr(original.int8, report, reference))
+    if best is not original:
+        after = score_of(work.sqnr(best.int8, report, reference))
+        if difference(before, after).high < 0:  # what chose was luck
+            best, after = original, before
     return Refinement(
-        chosen,
-        best != "original",
-        best,
+        best.model,
+        best is not original,
+        best.name,
         before,
         after,
-        change,
-        activations,
+        difference(before, after),
+        score_of(work.sqnr(_float_weights(original.int8), report, reference)),
         variants,
-        _changes(graph, weights, chosen),
+        _changes(graph, weights, best.model),
         left,
-        len(places) if "biases" in best else 0,
+        len(places) if best.corrected else 0,
         {"refined on": len(samples), "biases": len(few), "chosen on": len(choose), "reported on": len(report)},
     )
+
+
+class _Variant(NamedTuple):
+    """A float model with some changes, as Q/DQ model, and its INT8 SQNR in dB on the samples that choose."""
+
+    name: str
+    corrected: bool  # its biases
+    model: ModelProto
+    int8: ModelProto
+    sqnr_db: float
+
+
+def _better(one: _Variant, other: _Variant) -> _Variant:
+    """The one that is nearer to FP32; of equal ones the first, which changes less."""
+    return other if other.sqnr_db > one.sqnr_db else one
 
 
 class _Work:
@@ -439,11 +449,6 @@ def _transplanted(single: ModelProto, refined: ModelProto, whole: ModelProto) ->
             del node.input[:]
             node.input.extend(other.input)
     return made
-
-
-def _best(tried: Mapping[str, tuple[ModelProto, np.ndarray]]) -> str:
-    """The variant with the highest mean; of equal ones, the one that changes less, which was tried before."""
-    return max(tried, key=lambda name: float(tried[name][1].mean()))
 
 
 def _float_weights(int8: ModelProto) -> ModelProto:
