@@ -195,6 +195,24 @@ def test_a_reference_runs_once_and_measures_others_as_agreement_and_evaluate_do(
     assert (runs, reference.samples) == (len(batches), len(SCORES))
 
 
+def test_noise_per_sample_adds_up_to_the_sqnr_and_rows_are_needed_for_it() -> None:
+    def other(batch: Mapping[str, np.ndarray]) -> Outputs:
+        x = batch["x"]
+        return {"y": x + f32(0.5) * (x > 4), "whole": x.sum(keepdims=True)[0] + 1, "zero": x * 0 + (x == 9)}
+
+    def first(batch: Mapping[str, np.ndarray]) -> Outputs:
+        x = batch["x"]
+        return {"y": x, "whole": x.sum(keepdims=True)[0], "zero": x * 0}
+
+    found = agreement(first, other, batched(SCORES, 2, "x")).outputs
+    noise = found["y"].noise
+    assert noise is not None
+    np.testing.assert_allclose(noise, np.array([0, 0.25, 0.25, 0.25, 0]) / (np.square(SCORES).sum() / 5))
+    assert found["y"].sqnr_db == pytest.approx(-10 * np.log10(noise.mean()))
+    assert found["whole"].noise is None
+    np.testing.assert_array_equal(found["zero"].noise, [0, 0, 0, np.inf, 0])
+
+
 def test_a_reference_without_labels_or_metric_has_no_score() -> None:
     for reference in (
         Reference(echo, padded(SCORES, 2), None, ("top1", METRICS["top1"])),

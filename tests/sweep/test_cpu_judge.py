@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from models import conv_model, images, save
+import onnx
+import pytest
+from models import conv_model, images, make_model, save
+from onnx import TensorProto, helper
 
 from trtcal.calibration.calibrate import calibrate
 from trtcal.judging.metrics import METRICS
 from trtcal.model.open import open_model
+from trtcal.model.runner import OrtRunner
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep.cpu_judge import CpuJudge
@@ -28,3 +33,78 @@ def test_the_cpu_judge_sees_what_int8_costs(tmp_path: Path) -> None:
     assert fine.agreement.mean() > 0.9
     assert fine.accuracy is not None
     assert fine.accuracy.shape == (12,)
+
+
+def beside_int8() -> onnx.ModelProto:
+    """A copy of integers, floats that no INT8 layer makes, zeros, and at last what INT8 layers make: y of (N, 3)."""
+    node = helper.make_node
+    rng = np.random.default_rng(3)
+    nodes = [
+        node("Identity", ["ids"], ["ids_out"]),
+        node("Neg", ["x"], ["neg"]),
+        node("MatMul", ["x", "w"], ["m"]),
+        node("Relu", ["m"], ["r"]),
+        node("MatMul", ["r", "w2"], ["y"]),
+        node("Mul", ["y", "zero"], ["none"]),
+        node("ArgMax", ["y"], ["best"], axis=1),
+    ]
+    constants = {
+        "w": rng.normal(size=(4, 6)).astype(np.float32),
+        "w2": rng.normal(size=(6, 3)).astype(np.float32),
+        "zero": np.zeros((), np.float32),
+    }
+    inputs: dict[str, list[int | str]] = {"ids": ["N", 4], "x": ["N", 4]}
+    outputs = ["ids_out", "neg", "none", "best", "y"]
+    return make_model(nodes, inputs, outputs, constants, dtypes={"ids": TensorProto.INT64})
+
+
+def both_inputs(number: int) -> ArraySource:
+    rng = np.random.default_rng(4)
+    arrays = {"ids": rng.integers(0, 9, (number, 4)), "x": rng.normal(size=(number, 4)).astype(np.float32)}
+    return ArraySource(arrays, labels=np.arange(number) % 3)
+
+
+def ranges(model: Path, data: Batches) -> dict[str, np.float32]:
+    cache = calibrate(model, data, "minmax").cache
+    return {name: np.float32(scale * 127) for name, scale in cache.scales.items()}
+
+
+def test_only_float_outputs_that_int8_reaches_are_judged(tmp_path: Path) -> None:
+    model = save(beside_int8(), tmp_path / "m.onnx")
+    data = Batches(both_inputs(50), 8)  # the last batch is padded
+    judge = CpuJudge(model, data)
+    amax = ranges(model, data)
+    for factor in (1, 20):
+        found = judge({name: np.float32(value / factor) for name, value in amax.items()})
+        with judge.quantized({name: np.float32(value / factor / 127) for name, value in amax.items()}) as int8:
+            x = np.concatenate([batch["x"][: batch.valid] for batch in data])
+            ids = np.concatenate([batch["ids"][: batch.valid] for batch in data])
+            quantized = int8({"ids": ids, "x": x})["y"].astype(np.float64)
+        with OrtRunner(judge.ready.whole) as runner:
+            exact = runner({"ids": ids, "x": x})["y"].astype(np.float64)
+        noise, power = np.square(quantized - exact).sum(axis=1), np.square(exact).sum()
+        assert found.sqnr_db == pytest.approx(10 * np.log10(power / noise.sum()))
+        assert found.noise is not None
+        np.testing.assert_allclose(found.noise, noise / (power / 50), rtol=1e-6)
+        assert found.sqnr_db == pytest.approx(-10 * np.log10(found.noise.mean()))
+        assert found.agreement is not None
+        np.testing.assert_array_equal(found.agreement, exact.argmax(axis=1) == quantized.argmax(axis=1))
+    assert found.agreement.mean() < 1
+
+
+def test_where_no_float_output_depends_on_int8_the_metric_alone_judges(tmp_path: Path) -> None:
+    whole = beside_int8()
+    for name in ("neg", "none", "y"):  # which leaves integers, of which INT8 makes one
+        whole.graph.output.remove(next(value for value in whole.graph.output if value.name == name))
+    model = save(whole, tmp_path / "m.onnx")
+    data = Batches(both_inputs(12), 4)
+
+    def is_best(outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
+        return np.asarray(outputs["best"][:, 0] == labels, np.float64)
+
+    amax = ranges(model, data)
+    plain = CpuJudge(model, data)(amax)
+    assert (plain.accuracy, plain.agreement, plain.sqnr_db, plain.noise) == (None, None, None, None)
+    scored = CpuJudge(model, data, data.labels, is_best)(amax)
+    assert scored.accuracy is not None
+    assert (scored.agreement, scored.sqnr_db) == (None, None)

@@ -118,3 +118,15 @@ def test_a_journal_is_read_back_up_to_a_broken_line() -> None:
     assert set(found) == {amax.tobytes(), (amax * 2).tobytes()}
     assert found[amax.tobytes()].sqnr_db == 3.5
     assert sweepfile.read_journal(b"broken\n" + one) == {}
+
+
+def test_a_journal_holds_the_noise_of_each_sample_and_may_be_older_than_that() -> None:
+    amax, noise = np.array([1.5], np.float32), np.array([0.25, 0.0, 1e-9, np.inf])
+    line = sweepfile.judgement_line(amax, Judgement(None, np.ones(4), 6.0, noise))
+    found = sweepfile.read_journal(line)[amax.tobytes()]
+    assert found.noise is not None
+    np.testing.assert_array_equal(found.noise, noise)
+    older = json.loads(line)
+    del older["noise"]
+    found = sweepfile.read_journal(json.dumps(older).encode())[amax.tobytes()]
+    assert (found.noise, found.sqnr_db) == (None, 6.0)

@@ -15,7 +15,7 @@ them, or better :func:`difference`, which pairs the samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -74,13 +74,16 @@ class OutputAgreement:
 
     ``sqnr_db`` is 10 log10 of the first model's power over the power of the difference: inf where there is
     none, -inf where the first is all zeros. ``top1`` is the share of samples whose largest value is at the
-    same place; None for outputs that are no (N, classes).
+    same place; None for outputs that are no (N, classes). ``noise``, (samples,), is the power of the difference
+    in each sample over the first model's mean power per sample, so that ``sqnr_db`` is -10 log10 of its mean; None
+    for outputs without a row per sample.
     """
 
     sqnr_db: float
     cosine: float
     max_abs_error: float
     top1: Score | None
+    noise: np.ndarray | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +221,7 @@ class Distances:
         self._sums: dict[str, np.ndarray] = {}
         self._errors: dict[str, float] = {}
         self._same: dict[str, list[np.ndarray]] = {}
+        self._noise: dict[str, list[np.ndarray] | None] = {}  # per sample, of outputs that have a row for each
 
     def add(self, names: Sequence[str], expected: Outputs, found: Outputs) -> None:
         """Names of the next samples, and both models' outputs for them."""
@@ -228,9 +232,15 @@ class Distances:
             a, b = (_finite(name, names, outputs[name]) for outputs in (expected, found))
             if a.shape != b.shape:
                 raise ModelError(f"output {name!r} is {a.shape} of one model and {b.shape} of the other")
-            powers = [np.square(a).sum(), np.square(b).sum(), np.square(a - b).sum(), (a * b).sum()]
+            noise = np.square(a - b)
+            powers = [np.square(a).sum(), np.square(b).sum(), noise.sum(), (a * b).sum()]
             self._sums[name] = self._sums.get(name, np.zeros(4)) + powers
             self._errors[name] = max(self._errors.get(name, 0.0), float(np.abs(a - b).max(initial=0)))
+            rows = self._noise.setdefault(name, [])
+            if not a.ndim or len(a) != len(names):
+                self._noise[name] = None
+            elif rows is not None:
+                rows.append(noise.reshape(len(a), -1).sum(axis=1))
             scores = class_scores(a), class_scores(b)
             if scores[0] is not None and scores[1] is not None and len(scores[0]) == len(names):
                 self._same.setdefault(name, []).append(scores[0].argmax(axis=1) == scores[1].argmax(axis=1))
@@ -245,7 +255,10 @@ class Distances:
             cosine = inner / norms if norms else float(power == other_power)
             hits = np.concatenate(self._same[name]).astype(np.float64) if name in self._same else None
             top1 = None if hits is None else score_of(hits)
-            outputs[name] = OutputAgreement(decibels(power, noise), float(cosine), self._errors[name], top1)
+            rows = self._noise[name]
+            per_sample = None if rows is None else _shares(np.concatenate(rows), power)
+            sqnr_db = decibels(power, noise)
+            outputs[name] = OutputAgreement(sqnr_db, float(cosine), self._errors[name], top1, per_sample)
         return Agreement(outputs, tuple(self.samples))
 
 
@@ -277,12 +290,19 @@ class Reference:
                 scores.add(names, outputs)
         return _only(scores)
 
-    def compare(self, predict: Predict) -> tuple[Agreement, Score | None]:
-        """Another model -> how far it is from this one, and the metric of that other."""
+    @property
+    def floating(self) -> frozenset[str]:
+        """Names of the outputs that are floating point."""
+        return frozenset(
+            name for _, outputs in self._kept[:1] for name, array in outputs.items() if array.dtype.kind == "f"
+        )
+
+    def compare(self, predict: Predict, outputs: Collection[str] | None = None) -> tuple[Agreement, Score | None]:
+        """Another model -> how far these ``outputs`` of it (None: all) are from this one's, and the other's metric."""
         distances, scores = Distances(), self._scores()
         for batch, (names, expected) in zip(self._batches, self._kept, strict=True):
             _, found = prediction(predict, batch, len(distances.samples))
-            distances.add(names, expected, found)
+            distances.add(names, *(_only_these(outputs, of) for of in (expected, found)))
             if scores is not None:
                 scores.add(names, found)
         return distances.result(), _only(scores)
@@ -373,6 +393,16 @@ def score_of(values: np.ndarray, confidence: float = CONFIDENCE) -> Score:
 
 def _only(scores: Scores | None) -> Score | None:
     return None if scores is None else next(iter(scores.result().scores.values()))
+
+
+def _only_these(names: Collection[str] | None, outputs: Outputs) -> Outputs:
+    return outputs if names is None else {name: array for name, array in outputs.items() if name in names}
+
+
+def _shares(noise: np.ndarray, power: float) -> np.ndarray:
+    """Noise per sample and the power of all samples -> each over the mean power; inf where there is none of that."""
+    mean = power / len(noise)
+    return np.divide(noise, mean, out=np.where(noise > 0, np.inf, 0.0), where=mean > 0)
 
 
 def _labels_of(names: Sequence[str], labels: Labels, first: int) -> np.ndarray:

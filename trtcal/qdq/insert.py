@@ -135,10 +135,10 @@ def quantizable(model: Model, samples: Iterable[Mapping[str, np.ndarray]] | None
     """Float model -> a copy that pairs can go into, indexed: weights are there and constant, the opset has scales per
     channel. What raising the opset changes is looked for on ``samples``, or on random ones.
     """
-    return _structure(model.with_opset(MIN_OPSET, samples))
+    return structure(model.with_opset(MIN_OPSET, samples))
 
 
-def _structure(model: Model) -> Graph:
+def structure(model: Model) -> Graph:
     """As :func:`quantizable`, for those who ask what there is and not what it computes."""
     proto, _ = rewritten(lifted(model.whole), MIN_OPSET)
     proto.ir_version = max(proto.ir_version, IR_VERSION)
@@ -147,7 +147,7 @@ def _structure(model: Model) -> Graph:
 
 def int8_candidates(model: Source, *, placement: str = "tensorrt", exclude: Iterable[str] = ()) -> int:
     """Float model -> how many layers :func:`insert_qdq` would make INT8 if every tensor had a range."""
-    graph = _structure(open_model(model))
+    graph = structure(open_model(model))
     return len(place(graph, dict.fromkeys(graph.tensors, np.float32(1)), PLACEMENTS[placement], exclude).reads)
 
 
@@ -155,7 +155,7 @@ def check_exclude(model: Source, exclude: Iterable[str]) -> None:
     """Model and what :func:`insert_qdq` is to leave in float -> nothing; its ValueError, with the closest names."""
     exclude = tuple(exclude)
     if exclude:
-        place(_structure(open_model(model)), {}, {}, exclude)
+        place(structure(open_model(model)), {}, {}, exclude)
 
 
 class _Pairs:

@@ -95,7 +95,7 @@ def run_sweep(
                 f"{model.name}: none of its {len(stats.tensors)} float tensors has a finite range, and so nothing "
                 f"depends on the batch size; leave out the sweep: trtcal calibrate is enough"
             )
-        journal = Journal(folder / "judgements.jsonl", f"{key} {judge_key}", resume=resume)
+        journal = Journal(folder / "judgements.jsonl", f"{key} {judge_key} {JUDGED}", resume=resume)
         with ThreadPoolExecutor(1, thread_name_prefix="trtcal-write") as beside:  # compressing takes a while
             written = beside.submit(pass_.write)
             shapes = None
@@ -172,6 +172,7 @@ def _replayed(off: np.ndarray) -> str:
     )
 
 
+JUDGED = "outputs that depend on INT8"  # what the judge looks at: by another rule, a kept judgement is none of these
 FORMAT = "trtcal-sweep-settings-1"
 SETTINGS = json_of("record of a sweep's settings", FORMAT)
 OURS = ("report.html", "trials.csv", "trials.json", "stats.npz", "drift.json", "judgements.jsonl", "stats.partial.npz")

@@ -223,6 +223,7 @@ def judgement_line(amax: np.ndarray, judged: Judgement) -> bytes:
         "accuracy": None if judged.accuracy is None else np.asarray(judged.accuracy, np.float64).tolist(),
         "agreement": None if judged.agreement is None else np.asarray(judged.agreement, np.float64).tolist(),
         "sqnr_db": judged.sqnr_db,
+        "noise": None if judged.noise is None else np.asarray(judged.noise, np.float64).tolist(),
     }
     return json.dumps(value).encode() + b"\n"
 
@@ -233,11 +234,12 @@ def read_journal(data: bytes) -> dict[bytes, Judgement]:
     for line in data.splitlines():
         try:
             value = json.loads(line)
-            accuracy, agreement = (
-                None if value[name] is None else np.array(value[name], np.float64) for name in ("accuracy", "agreement")
+            accuracy, agreement, noise = (
+                None if per_sample is None else np.array(per_sample, np.float64)
+                for per_sample in (value["accuracy"], value["agreement"], value.get("noise"))
             )
             sqnr_db = None if value["sqnr_db"] is None else float(value["sqnr_db"])
-            found[bytes.fromhex(value["amax"])] = Judgement(accuracy, agreement, sqnr_db)
+            found[bytes.fromhex(value["amax"])] = Judgement(accuracy, agreement, sqnr_db, noise)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             break
     return found

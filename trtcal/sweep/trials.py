@@ -62,12 +62,14 @@ class Judgement:
     """How a set of scales performs, a value per sample each, (samples,), or None for what was not asked.
 
     ``accuracy``: of the metric, one value where it judges the set as a whole. ``agreement``: 1.0 where the answer is
-    FP32's. ``sqnr_db`` is one number.
+    FP32's. ``sqnr_db`` is one number, of one output, and ``noise`` what it is made of: the power of the difference from
+    FP32 in each sample over FP32's mean power per sample, so that ``sqnr_db`` is -10 log10 of its mean.
     """
 
     accuracy: np.ndarray | None = None
     agreement: np.ndarray | None = None
     sqnr_db: float | None = None
+    noise: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
