@@ -402,7 +402,7 @@ def _only_these(names: Collection[str] | None, outputs: Outputs) -> Outputs:
 def _shares(noise: np.ndarray, power: float) -> np.ndarray:
     """Noise per sample and the power of all samples -> each over the mean power; inf where there is none of that."""
     mean = power / len(noise)
-    return np.divide(noise, mean, out=np.where(noise > 0, np.inf, 0.0), where=mean > 0)
+    return noise / mean if mean > 0 else np.where(noise > 0, np.inf, 0.0)
 
 
 def _labels_of(names: Sequence[str], labels: Labels, first: int) -> np.ndarray:
