@@ -112,16 +112,73 @@ def test_pages_of_text_on_white_are_not_clipped(run: Run, tmp_path: Path) -> Non
     assert clipped == {}
 
 
-def test_a_spike_that_is_clipped_is_named_and_a_tensor_that_loses_a_quarter_is_called_lost(
-    run: Run, tmp_path: Path
-) -> None:
-    """As TensorRT does: a spike that shares a level with its neighbour costs more than clipping it."""
+def spikes(tmp_path: Path) -> None:
+    """A model and data of which entropy clips three quarters, as TensorRT does.
+
+    A spike that shares a level with its neighbour costs more than clipping it.
+    """
     save(make_model([node("Identity", ["x"], ["y"])], {"x": ["N", 1000]}, ["y"]), tmp_path / "m.onnx")
     levels, shares = [99, 100, 254, 255], [0.01, 0.2, 0.01, 0.78]
     np.save(tmp_path / "x.npy", np.random.default_rng(0).choice(levels, (8, 1000), p=shares).astype(np.float32) / 255)
+
+
+SHOUTED = (
+    "unusable by entropy: the threshold of x clips 78.4% of this input; TensorRT's own "
+    "calibrator does the same; calibrate by minmax, percentile:99.99 or mse instead"
+)
+
+
+def test_an_unusable_threshold_is_shouted_with_its_reason_and_the_methods_without(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spikes(tmp_path)
+    for _ in range(2):  # of a cache that is up to date as well
+        code, out, err = run("calibrate", "m.onnx", "--data", "x.npy", "--json")
+        assert code == 0
+        made = json.loads(out)
+        assert made["unusable_thresholds"]["x"] == "clips 78.4% of this input"
+        assert made["usable_methods"] == ["minmax", "percentile:99.99", "mse"]
+        assert [record.getMessage() for record in caplog.records] == [f"calibration.cache: {SHOUTED}"]
+        caplog.clear()
+    for name in made["usable_methods"]:
+        code, out, err = run("calibrate", "m.onnx", "--data", "x.npy", "--json", "--method", name, "--strict")
+        assert code == 0, err
+        assert json.loads(out)["unusable_thresholds"] == {}
+        assert json.loads(out)["usable_methods"] == []
+        assert not caplog.records
+
+
+def test_the_summary_lists_what_is_clipped(run: Run, tmp_path: Path) -> None:
+    spikes(tmp_path)
     code, _, err = run("calibrate", "m.onnx", "--data", "x.npy")
     assert code == 0
     assert "1 tensor is clipped by more than 1%, which may cost accuracy:\n  x: 7" in err
     assert "Entropy, TensorRT's own as well, clips values that sit in spikes" in err
-    assert "1 tensor loses more than a quarter of all values: take another method" in err
     assert "spikes" not in run("calibrate", "m.onnx", "--data", "x.npy", "--method", "minmax")[2]
+
+
+def test_strict_leaves_no_cache_but_what_another_method_goes_on_from(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spikes(tmp_path)
+    code, out, err = run("calibrate", "m.onnx", "--data", "x.npy", "--strict")
+    assert (code, out) == (2, "")
+    assert f"trtcal: error: calibration.cache: not written: {SHOUTED}\n" in err
+    assert not caplog.records
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "x.npy", "calibration.cache.partial.npz"}
+    code, _, err = run("calibrate", "m.onnx", "--data", "x.npy", "--strict", "--method", "mse")
+    assert code == 0
+    assert "going on after 8 samples" in err
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("m.onnx", "x.npy", "calibration.cache", "calibration.cache.json")
+    }
+
+
+def test_strict_refuses_an_unusable_cache_that_is_there(run: Run, tmp_path: Path) -> None:
+    spikes(tmp_path)
+    assert run("calibrate", "m.onnx", "--data", "x.npy")[0] == 0
+    before = (tmp_path / "calibration.cache").read_bytes()
+    code, _, err = run("calibrate", "m.onnx", "--data", "x.npy", "--strict")
+    assert code == 2
+    assert f"calibration.cache: is there, but {SHOUTED}" in err
+    assert (tmp_path / "calibration.cache").read_bytes() == before

@@ -167,6 +167,28 @@ def test_one_failed_trial_leaves_the_judgement_to_the_others() -> None:
     assert any(sentence.startswith(f"1 of {len(whole.trials)} trials failed") for sentence in advice.evidence)
 
 
+@pytest.mark.parametrize("bad", ["mse", "entropy"])
+def test_no_advice_names_what_is_unusable_however_well_it_did(bad: str) -> None:
+    whole = judged(lambda t: 0.99 if t.method == bad else 0.7)
+    marked = [replace(t, unusable="the threshold of x clips all") if t.method == bad else t for t in whole.trials]
+    advice = recommend(replace(whole, trials=tuple(marked)), STATS)
+    assert bad not in advice.options
+    assert f"Take {bad}" not in advice.headline
+    assert advice.options[0] == "--method"
+    count = sum(t.method == bad for t in whole.trials)
+    assert (
+        f"{count} of {len(marked)} trials are unusable and left out of all advice, of {bad}: in the first of them the "
+        f"threshold of x clips all."
+    ) in advice.evidence
+
+
+def test_a_batch_size_whose_thresholds_are_unusable_is_no_advice() -> None:
+    whole = judged(lambda t: 0.9 if t.configuration.batch_size == 1 else 0.8)
+    marked = [replace(t, unusable="no") if t.configuration.batch_size == 1 else t for t in whole.trials]
+    assert recommend(whole, STATS).batch_size == 1
+    assert recommend(replace(whole, trials=tuple(marked)), STATS).batch_size == 4
+
+
 def test_what_was_not_run_is_not_claimed() -> None:
     advice = recommend(sweep(STATS, GRID, ("entropy",)), STATS)
     assert advice.control_flat is None

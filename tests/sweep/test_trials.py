@@ -29,6 +29,20 @@ def test_every_arrangement_and_method_is_a_trial_and_masks_are_left_out() -> Non
     assert list(result.measures) == GRID
 
 
+def test_trials_whose_thresholds_are_unusable_are_marked() -> None:
+    """Of x, percentile:50 clips a half, which is too much of any tensor; percentile:98 too much of an input alone."""
+
+    def marked(*inputs: str) -> set[str]:
+        trials = sweep(STATS, GRID, ("minmax", "percentile:50", "percentile:98"), inputs=inputs).trials
+        return {trial.method for trial in trials if trial.unusable is not None}
+
+    assert marked() == {"percentile:50"}
+    assert marked("x") == {"percentile:50", "percentile:98"}
+    worst = next(t for t in sweep(STATS, GRID, ("percentile:50",), inputs=["x"]).trials)
+    assert worst.unusable is not None
+    assert worst.unusable.startswith("the threshold of x clips 4")
+
+
 def test_entropy_of_the_pass_s_own_arrangement_is_close_to_the_stream_s() -> None:
     result = sweep(STATS, GRID, streamed_batch_size=4)
     measures = result.measures[Configuration(4, "given", None)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -286,6 +287,17 @@ def test_shares_are_shown_in_percent_and_other_metrics_as_they_are() -> None:
     assert "mse, 3 samples; scored by m<" in page
     assert "<td class=n>1.25<td class=n>0.75<td class=n>-0.5 (-0.75 to -0.25)<" in scored(1.25, 0.75)
     assert "<td class=n>-4<td class=n>-3.5<td class=n>+0.5 (+0.25 to +0.75)<" in scored(-4.0, -3.5)
+
+
+def test_a_row_with_unusable_thresholds_is_marked() -> None:
+    model = {"name": "a", "error": None, "row": {"metric": "m", "method": "mse"}, "cache": "a/c", "samples": 3}
+    model |= {"tensors": 4, "unusable": 0, "unusable_thresholds": 2, "warning": "unusable by <mse>"}
+    content = {"title": "t", "models": [model, {**model, "warning": None, "unusable_thresholds": 0}]}
+    page = zoopage.page(content)
+    assert "2 models, <strong class=bad>1 with unusable thresholds</strong>" in page
+    assert page.count("<strong class=bad>unusable by &lt;mse&gt;</strong>") == 1
+    rows = list(csv.DictReader(io.StringIO(zoopage.table(content))))
+    assert [row["unusable_thresholds"] for row in rows] == ["2", "0"]
 
 
 # --- the command

@@ -284,11 +284,15 @@ def _are_findings(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     unusable, clipped, hidden = value.get("unusable", {}), value.get("clipped", {}), value.get("hidden", 0)
+    why, methods = value.get("unusable_thresholds", {}), value.get("usable_methods", [])
     return (
         isinstance(unusable, dict)
         and isinstance(hidden, int)
         and isinstance(clipped, dict)
         and all(isinstance(share, float) and math.isfinite(share) for share in clipped.values())
+        and isinstance(why, dict)
+        and isinstance(methods, list)
+        and all(isinstance(text, str) for text in (*why.values(), *methods))
     )
 
 

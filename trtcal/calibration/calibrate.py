@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from trtcal.cache.cache import CalibrationCache
-from trtcal.model.open import FloatRunner, Source, open_model
+from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
 from trtcal.passes.sharing import peeked
+from trtcal.ranges.clipping import CLIPS_MUCH, in_words, why_unusable
 from trtcal.ranges.growth import growth_rule, power_of_two
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, GrowthRule, Histogram, HistogramBuilder, abs_max
 from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method as threshold_method
+from trtcal.ranges.thresholds import spelt
 from trtcal.samples.batches import Batches
 from trtcal.samples.streams import batches_of
 
 logger = logging.getLogger(__name__)
 
-CLIPS_MUCH = 0.01  # share of a tensor's elements; above it a threshold deserves a look
 TRT_VERSION = "8.6.1"
+
+
+class Unusable(Protocol):
+    """What a `Calibration` and a `trtcal.calibration.file.CacheFile` know of thresholds that are no ranges."""
+
+    @property
+    def unusable_thresholds(self) -> Mapping[str, str]:
+        """Tensor -> why its threshold is unusable."""
+
+    @property
+    def usable_methods(self) -> tuple[str, ...]:
+        """Methods without any such threshold, from the same statistics; none where nothing is unusable."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,9 @@ class Calibration:
 
     ``unusable`` maps a tensor to the reason why it has no range. ``clipped`` maps each tensor whose
     threshold cuts off more than 1% of its elements to that share. ``hidden`` counts tensors inside If, Loop
-    and Scan, which nobody can see from outside.
+    and Scan, which nobody can see from outside. ``unusable_thresholds`` maps each tensor whose threshold is no range
+    for it (:mod:`trtcal.ranges.clipping`) to the reason, and ``usable_methods`` are those that choose none like it from
+    the same statistics; empty where nothing is wrong.
     """
 
     cache: CalibrationCache
@@ -43,6 +58,8 @@ class Calibration:
     unusable: Mapping[str, str]
     clipped: Mapping[str, float]
     hidden: int
+    unusable_thresholds: Mapping[str, str] = field(default_factory=dict)
+    usable_methods: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -89,7 +106,23 @@ def calibrate(
         checkpoint_key=checkpoint_key,
         progress=progress,
     )
-    return from_stats(model, stats, method, trt_version=trt_version, algorithm=algorithm)
+    made = from_stats(model, stats, method, trt_version=trt_version, algorithm=algorithm)
+    said = unusable_in_words(method, growth, made)
+    if said is not None:
+        logger.warning("%s: %s", model.name, said)
+    return made
+
+
+def unusable_in_words(method: str, growth: str, found: Unusable) -> str | None:
+    """Method, growth rule, and what was found of their thresholds -> which are unusable, and what to do; or None."""
+    if not found.unusable_thresholds:
+        return None
+    by = threshold_method(method)
+    same = "; TensorRT's own calibrator does the same" if by.algorithm and growth_rule(growth).tensorrt else ""
+    *some, last = found.usable_methods or ["minmax"]
+    choice = f"{', '.join(some)}{' or ' if some else ''}{last}"
+    words = in_words(found.unusable_thresholds)
+    return f"unusable by {by.name}: {words}{same}; calibrate by {choice} instead"
 
 
 def from_stats(
@@ -103,25 +136,23 @@ def from_stats(
     """Statistics of a pass over the model -> ranges by any method, without running the model again."""
     threshold = threshold_method(method)
     model = open_model(model)
-    fine = on_fine_grid(method, stats.growth)
-    num_bins, grow = (FINE_BINS, power_of_two) if fine else (NUM_BINS, growth_rule(stats.growth).grow)
-    unusable: dict[str, str] = {}
-    clipped: dict[str, float] = {}
-    found: dict[str, np.float32] = {}
-    for name, tensor in stats.tensors.items():
-        if not np.isfinite(tensor.amax):
-            unusable[name] = _without_range(stats.samples, tensor.sample_amax)
-            continue
-        histogram = tensor.histogram if fine else tensor.batch_grid or tensor.histogram
-        found[name] = threshold(histogram)
-        share = histogram.clipped(float(found[name]))
-        if share > CLIPS_MUCH:
-            clipped[name] = share
-    for name, value in model.calibrated.constants.items():
-        if not np.isfinite(abs_max(value)):
-            unusable[name] = "is a constant that holds inf or nan"
-        else:
-            found[name] = threshold(_constant_histogram(value, num_bins, grow))
+    unusable: dict[str, str] = {
+        name: _without_range(stats.samples, tensor.sample_amax)
+        for name, tensor in stats.tensors.items()
+        if not np.isfinite(tensor.amax)
+    }
+    unusable |= {
+        name: "is a constant that holds inf or nan"
+        for name, value in model.calibrated.constants.items()
+        if not np.isfinite(abs_max(value))
+    }
+    grids = _grids(model, stats, method)
+    found = {name: threshold(grid) for name, grid in grids.items()}
+    clipped = {
+        name: share
+        for name in stats.tensors
+        if name in grids and (share := grids[name].clipped(float(found[name]))) > CLIPS_MUCH
+    }
     amax = carried(model.calibrated.sources, found)
     for name, source in model.calibrated.carried.items():
         if source in unusable:
@@ -131,7 +162,50 @@ def from_stats(
         unusable[name] = "its histogram's limit grew past the largest float32"
         del amax[name]
     cache = CalibrationCache.from_amax(amax, trt_version=trt_version, algorithm=algorithm or threshold.header)
-    return Calibration(cache, stats, unusable, clipped, model.calibrated.hidden)
+    lost = _unusable_thresholds(model, stats, grids, found)
+    usable = _usable_methods(model, stats, threshold.name) if lost else ()
+    return Calibration(cache, stats, unusable, clipped, model.calibrated.hidden, lost, usable)
+
+
+def _grids(model: Model, stats: ActivationStats, method: str) -> dict[str, Histogram]:
+    """The histograms of tensors and constants that the method's thresholds come from, where there are any."""
+    fine = on_fine_grid(method, stats.growth)
+    num_bins, grow = (FINE_BINS, power_of_two) if fine else (NUM_BINS, growth_rule(stats.growth).grow)
+    found = {
+        name: tensor.histogram if fine else tensor.batch_grid or tensor.histogram
+        for name, tensor in stats.tensors.items()
+        if np.isfinite(tensor.amax)
+    }
+    for name, value in model.calibrated.constants.items():
+        if np.isfinite(abs_max(value)):
+            found[name] = _constant_histogram(value, num_bins, grow)
+    return found
+
+
+def _unusable_thresholds(
+    model: Model, stats: ActivationStats, grids: Mapping[str, Histogram], found: Mapping[str, np.float32]
+) -> dict[str, str]:
+    """Why which thresholds are unusable; those of what the model is fed first.
+
+    Clipping is counted on the fine histograms, whose first bin holds little but zeros.
+    """
+    inputs = {spec.name for spec in model.inputs}
+    why = {}
+    for name in sorted(grids, key=lambda name: name not in inputs):
+        seen = stats.tensors[name].histogram if name in stats.tensors else grids[name]
+        why[name] = why_unusable(seen, float(found[name]), is_input=name in inputs)
+    return {name: reason for name, reason in why.items() if reason is not None}
+
+
+def _usable_methods(model: Model, stats: ActivationStats, but: str) -> tuple[str, ...]:
+    """All methods but one, each with its default parameter, whose thresholds from the statistics are all usable."""
+    usable = []
+    for name in spelt():
+        grids, by = _grids(model, stats, name), threshold_method(name)
+        found = {tensor: by(grid) for tensor, grid in grids.items()}
+        if name != but and not _unusable_thresholds(model, stats, grids, found):
+            usable.append(name)
+    return tuple(usable)
 
 
 def _without_range(samples: Sequence[str], sample_amax: np.ndarray) -> str:

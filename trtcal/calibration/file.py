@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from trtcal.cache.provenance import (
     save_with_sidecar,
     sidecar_path,
 )
-from trtcal.calibration.calibrate import TRT_VERSION, from_stats
+from trtcal.calibration.calibrate import TRT_VERSION, from_stats, unusable_in_words
 from trtcal.calibration.statistics import StatisticsFile
-from trtcal.errors import OutputError
+from trtcal.errors import CacheError, OutputError
 from trtcal.files.atomic import write_bytes
 from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.model.overwriting import check_distinct, check_output, json_of, only_writer
-from trtcal.passes.collect import load_checkpoint
+from trtcal.passes.collect import load_checkpoint, save_checkpoint
 from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
 from trtcal.passes.sharing import resolved
@@ -47,7 +47,8 @@ class CacheFile:
     """What came of :func:`calibrate_to_file`.
 
     ``reused`` says that the cache on disk already was what the run would have made; otherwise ``reasons`` say
-    why it was not. ``unusable``, ``clipped`` and ``hidden`` are those of `Calibration`.
+    why it was not. ``unusable``, ``clipped``, ``hidden``, ``unusable_thresholds`` and ``usable_methods`` are those of
+    `Calibration`.
     """
 
     path: Path
@@ -58,6 +59,8 @@ class CacheFile:
     unusable: Mapping[str, str]
     clipped: Mapping[str, float]
     hidden: int
+    unusable_thresholds: Mapping[str, str] = field(default_factory=dict)
+    usable_methods: tuple[str, ...] = ()
 
 
 def calibrate_to_file(
@@ -70,6 +73,7 @@ def calibrate_to_file(
     trt_version: str = TRT_VERSION,
     algorithm: str | None = None,
     force: bool = False,
+    strict: bool = False,
     stats: str | Path | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
@@ -85,6 +89,8 @@ def calibrate_to_file(
     another batch size, order or growth. Such a file of another model or other samples is replaced; one of other
     settings, or that does not say what it is of, only with ``force``. The pass runs on the ``executor`` (default:
     here, one sample per core at once). ``announce`` hears before the run why it is needed, and what it will replace.
+    Unusable thresholds (:mod:`trtcal.ranges.clipping`) are a warning; where it is ``strict`` they are a CacheError
+    instead, no cache is written, and a run by another method goes on from what was gathered.
 
     Raises OutputError where the path cannot be written or another run is writing it, and what
     :func:`trtcal.calibration.calibrate.calibrate` raises.
@@ -112,7 +118,9 @@ def calibrate_to_file(
     reuse = check(path, made_from)
     kept = read_sidecar(path) if reuse.ok and stats_there and not force else None
     if kept is not None:
-        return CacheFile(path, CalibrationCache.load(path), made_from, True, (), **_found(kept[1]))
+        known = CacheFile(path, CalibrationCache.load(path), made_from, True, (), **_found(kept[1]))
+        _shout(known, strict)
+        return known
     reasons = reuse.reasons or ("asked to by force" if force else "its statistics are not kept yet",)
     # Found out before a long pass, not after it.
     check_cache_output(path, force=force)
@@ -140,13 +148,22 @@ def calibrate_to_file(
             "unusable": dict(made.unusable),
             "clipped": dict(made.clipped),
             "hidden": made.hidden,
+            "unusable_thresholds": dict(made.unusable_thresholds),
+            "usable_methods": made.usable_methods,
         }
         if stats is not None and not stats_there:
             write_bytes(stats, gathered.to_bytes(key=key))
+        new = CacheFile(path, made.cache, made_from, False, tuple(reasons), **findings)
+        try:
+            _shout(new, strict)
+        except CacheError:
+            if stats is None:  # of which the run by another method can make use
+                save_checkpoint(gathered, partial_path(path), key)
+            raise
         save_with_sidecar(made.cache.format(), made_from, path, findings)
         with suppress(OSError):
             partial_path(path).unlink(missing_ok=True)  # last of all: what failed before can go on from it
-    return CacheFile(path, made.cache, made_from, False, tuple(reasons), **findings)
+    return new
 
 
 def partial_path(path: str | Path) -> Path:
@@ -160,7 +177,20 @@ def _found(findings: Mapping[str, Any]) -> dict[str, Any]:
         "unusable": findings.get("unusable", {}),
         "clipped": findings.get("clipped", {}),
         "hidden": findings.get("hidden", 0),
+        "unusable_thresholds": findings.get("unusable_thresholds", {}),
+        "usable_methods": tuple(findings.get("usable_methods", ())),
     }
+
+
+def _shout(file: CacheFile, strict: bool) -> None:
+    """A warning where thresholds are unusable, or a CacheError."""
+    said = unusable_in_words(file.provenance.method, file.provenance.growth, file)
+    if said is None:
+        return
+    if not strict:
+        logger.warning("%s: %s", file.path, said)
+        return
+    raise CacheError(f"{file.path}: {'is there, but' if file.reused else 'not written:'} {said}")
 
 
 def _origin(model: Model, batches: Batches, method: str, growth: str, header: str) -> Provenance:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from trtcal.model.open import Model as OpenModel
     from trtcal.samples.batches import Batches
 
-RUINED = 0.25  # share of a tensor's elements; a threshold that clips more is no range for it
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
@@ -90,6 +88,14 @@ def calibrate(
             "statistics of other settings.",
         ),
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Write no cache, and end with exit code 2, where thresholds are unusable: one clips a quarter of a "
+            "tensor, or a hundredth of an input.",
+        ),
+    ] = False,
     ray: OnRay = False,
     ray_address: RayAddress = None,
     ray_cpus: RayCpus = None,
@@ -120,6 +126,7 @@ def calibrate(
             trt_version=trt_version,
             algorithm=algorithm,
             force=force,
+            strict=strict,
             stats=stats,
             executor=executor,
             progress=progress,
@@ -182,10 +189,6 @@ def _summary(result: CacheFile) -> str:
             if name in result.clipped
         ]
         lines += filter(None, [threshold_method(result.provenance.method).warning])
-        ruined = sum(share > RUINED for share in result.clipped.values())
-        if ruined:
-            verb = "tensor loses" if ruined == 1 else "tensors lose"
-            lines.append(f"{ruined} {verb} more than a quarter of all values: take another method for this model")
     return terminal.lines(lines)
 
 
@@ -208,6 +211,8 @@ def _as_json(result: CacheFile) -> dict[str, Any]:
         "reasons": list(result.reasons),
         "unusable": dict(result.unusable),
         "clipped": dict(result.clipped),
+        "unusable_thresholds": dict(result.unusable_thresholds),
+        "usable_methods": list(result.usable_methods),
         "zero": _zero(result),
         "hidden": result.hidden,
         "provenance": json.loads(result.provenance.to_json()),

@@ -50,6 +50,8 @@ def zoo(
         print_out(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2))
     for outcome in outcomes:
         state = f"failed: {outcome.error}" if outcome.error else "kept from before" if outcome.reused else "done"
+        if outcome.result.get("warning"):
+            state += f", {outcome.result['warning']}" if outcome.reused else ", with unusable thresholds"
         say(f"{outcome.row.name}: {state}")
     say(f"{output}: index.html, zoo.json, zoo.csv")
     if any(outcome.error for outcome in outcomes):

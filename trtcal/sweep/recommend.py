@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,19 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
     configurations: both are resampled. What they do not exclude is no difference.
     """
     name = next((trial.method for trial in sweep.trials if method(trial.method).depends_on_batches), MEASURED)
-    studied = [t for t in sweep.trials if t.method == name and RULES[t.configuration.growth].tensorrt]
     flat = control_is_flat(sweep)
     evidence = [_CONTROL[flat]]
     failed = sum(trial.error is not None for trial in sweep.trials)
     if failed:
         evidence.append(f"{failed} of {len(sweep.trials)} trials failed; what follows is said of the others.")
     outliers = find_outliers(stats)
+    sweep, said = without_unusable(sweep)
+    evidence += said
+    studied = [t for t in sweep.trials if t.method == name and RULES[t.configuration.growth].tensorrt]
+    if not studied and said:
+        others = list(dict.fromkeys(trial.method for trial in sweep.trials)) or ["minmax"]
+        headline = f"Do not take {name}: in no arrangement are its thresholds usable. Those of {others[0]} are."
+        return Recommendation(headline, None, None, flat, tuple(evidence), outliers, ("--method", others[0]))
     if not studied:
         headline = f"Without trials of {name} under TensorRT's growth rule the sweep cannot say what batches do to it."
         return Recommendation(headline, None, None, flat, tuple(evidence), outliers)
@@ -102,6 +108,19 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
             f"it sets the range of {worst.tensors} tensor{'s' if worst.tensors > 1 else ''}."
         )
     return Recommendation(headline, size, matters, flat, tuple(evidence), outliers, options)
+
+
+def without_unusable(sweep: Sweep) -> tuple[Sweep, list[str]]:
+    """Sweep -> the same without trials that have unusable thresholds, of which no advice is given, and what is said."""
+    bad = [trial for trial in sweep.trials if trial.unusable is not None]
+    if not bad:
+        return sweep, []
+    names = dict.fromkeys(trial.method for trial in bad)
+    said = (
+        f"{len(bad)} of {len(sweep.trials)} trials are unusable and left out of all advice, of {', '.join(names)}: in "
+        f"the first of them {bad[0].unusable}."
+    )
+    return replace(sweep, trials=tuple(trial for trial in sweep.trials if trial.unusable is None)), [said]
 
 
 _CONTROL = {

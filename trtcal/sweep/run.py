@@ -113,6 +113,7 @@ def run_sweep(
                 notes=notes,
                 known=pass_.thresholds,
                 workers=executor.workers,
+                inputs={spec.name for spec in model.inputs},
             )
             written.result()
         if judge is not None:

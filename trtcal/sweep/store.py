@@ -14,7 +14,8 @@
 * ``arrangements``: ``{"batch_size", "order", "seed", "growth", <measure>: per tensor, ...}``
 * ``trials``: ``{"arrangement": index, "method", "amax_change_max", "amax_change_median", "accuracy",
   "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db", "fell_back",
-  "approximate", "error"}``; approximate is what was replayed and not counted
+  "approximate", "unusable", "error"}``; approximate is what was replayed and not counted, unusable says of which
+  tensors the threshold is no range
 * ``drift``: method -> ``{"samples": [...], "change_median": [...], "change_max": [...]}``
 * ``thumbnails``: sample -> ``data:`` URL of a small picture, where samples are pictures
 * ``recommendation``: the fields of ``Recommendation``; ``notes``: sentences
@@ -49,7 +50,7 @@ DRAWN_BINS = 512
 COLUMNS = (
     *("batch_size", "order", "seed", "method", "growth", "amax_change_max", "amax_change_median"),
     *("accuracy", "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db"),
-    *("doublings_max", "doublings_mean", "fell_back", "approximate", "error"),
+    *("doublings_max", "doublings_mean", "fell_back", "approximate", "unusable", "error"),
 )
 
 
@@ -73,6 +74,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                 "doublings_mean": float(measures.doublings.mean()) if measures.doublings.size else 0.0,
                 "fell_back": bool(measures.fell_back.any()),
                 "approximate": _approximate(sweep, trial),
+                "unusable": trial.unusable,
                 "error": trial.error,
             }
         )

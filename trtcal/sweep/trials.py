@@ -5,12 +5,13 @@ Knows neither ONNX Runtime nor TensorRT: how a set of ranges performs is asked l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from trtcal.errors import SettingError, StatsError
+from trtcal.ranges.clipping import in_words, unusable_among
 from trtcal.ranges.growth import growth_rule
 from trtcal.ranges.histogram import Histogram
 from trtcal.ranges.measuring import MEASURED, Measured, in_threads, measured, thresholds
@@ -77,6 +78,7 @@ class Trial:
     """One configuration and what came of it.
 
     ``amax`` is (tensors,) float32. ``error`` is the text of what went wrong while judging, None if nothing did.
+    ``unusable`` says of which tensors the threshold is no range (:mod:`trtcal.ranges.clipping`), None where of none.
     """
 
     configuration: Configuration
@@ -84,6 +86,7 @@ class Trial:
     amax: np.ndarray
     judgement: Judgement | None = None
     error: str | None = None
+    unusable: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,13 +227,15 @@ def sweep(
     notes: Sequence[str] = (),
     known: Mapping[str, np.ndarray] | None = None,
     workers: int = 1,
+    inputs: Collection[str] = (),
 ) -> Sweep:
     """Statistics of a pass and a grid of configurations -> thresholds and histograms of each.
 
     ``shapes`` are the exact counts of a second pass (:mod:`trtcal.passes.second_pass`) by tensor. Without them,
     ``streamed_batch_size``, the batch size of the pass, lets the replay be checked against it. ``known`` are
     batch-invariant thresholds that need not be found again, by method. ``workers`` tensors are measured at once; they
-    change nothing but the time. SettingError for an unknown method; StatsError where no tensor has a range.
+    change nothing but the time. ``inputs`` names the tensors that the model is fed. SettingError for an unknown method;
+    StatsError where no tensor has a range.
     """
     tensors = usable(stats)
     if not tensors:
@@ -258,6 +263,7 @@ def sweep(
             else:
                 amax = by_method[choice.name]
             trials.append(Trial(configuration, choice.name, amax))
+    trials = _marked(trials, stats, list(tensors), inputs)
     off = None if own is None else _off(tensors, table[-1][0].amax, workers)
     return Sweep(
         tuple(tensors),
@@ -271,6 +277,16 @@ def sweep(
         metric,
         (*notes, *merged),
     )
+
+
+def _marked(trials: list[Trial], stats: ActivationStats, tensors: list[str], inputs: Collection[str]) -> list[Trial]:
+    """The trials, those with unusable thresholds marked."""
+    first = {trial.amax.tobytes(): trial for trial in trials}
+    columns = np.array([trial.amax for trial in first.values()]).reshape(-1, len(tensors)).T
+    found = dict(zip(first, unusable_among(stats, dict(zip(tensors, columns, strict=True)), inputs), strict=True))
+    return [
+        replace(trial, unusable=in_words(why)) if (why := found[trial.amax.tobytes()]) else trial for trial in trials
+    ]
 
 
 def _paths(

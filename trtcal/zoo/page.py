@@ -13,7 +13,8 @@ from trtcal.files.html import TABLE_STYLE, document, framed
 from trtcal.files.terminal import cell
 
 COLUMNS = (
-    *("name", "error", "method", "samples", "tensors", "unusable", "clipped", "metric", "fp32", "int8"),
+    *("name", "error", "method", "samples", "tensors", "unusable", "clipped", "unusable_thresholds", "metric"),
+    *("fp32", "int8"),
     *("change", "change_low", "change_high", "top1_agreement", "sqnr_db", "batch_size", "headline"),
 )
 
@@ -35,7 +36,9 @@ def page(content: Mapping[str, Any]) -> str:
     """The object in zoo.json -> HTML that asks the network for nothing and runs no script; every text is escaped."""
     models = content["models"]
     failed = sum(model["error"] is not None for model in models)
+    unusable = sum(bool(model.get("warning")) for model in models)
     summary = f"{len(models)} models" + (f", <strong class=bad>{failed} without a result</strong>" if failed else "")
+    summary += f", <strong class=bad>{unusable} with unusable thresholds</strong>" if unusable else ""
     heads = "".join(
         f"<th scope=col{' class=n' if number else ''}>{name}"
         for name, number in (
@@ -70,13 +73,14 @@ def _row(model: Mapping[str, Any]) -> str:
     notes = f"{model['tensors']}"
     if model["unusable"]:
         notes += f"<br><span class=soft>{model['unusable']} without a range</span>"
+    warning = f"<br><strong class=bad>{escape(str(model['warning']))}</strong>" if model.get("warning") else ""
     sweep = model.get("sweep")
     found = ""
     if sweep is not None:
         found = f'<a href="{escape(quote(sweep["report"]))}">{escape(str(sweep["headline"]))}</a>'
     return (
         f'<tr><th scope=row><a href="{escape(quote(model["cache"]))}">{name}</a>'
-        f"<br><span class=soft>{method}</span><td class=n>{notes}"
+        f"<br><span class=soft>{method}</span>{warning}<td class=n>{notes}"
         + "".join(f"<td class=n>{cell}" for cell in cells)
         + f"<td>{found}"
     )
@@ -87,7 +91,8 @@ def _numbers(model: Mapping[str, Any]) -> dict[str, Any]:
     metric = model["row"]["metric"]
     cells: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     cells |= {"name": model["name"], "error": model["error"] or "", "method": model["row"]["method"], "metric": metric}
-    cells |= {key: model[key] for key in ("samples", "tensors", "unusable", "clipped") if key in model}
+    counted = "samples", "tensors", "unusable", "clipped", "unusable_thresholds"
+    cells |= {key: model[key] for key in counted if key in model}
     found = model.get("evaluation")
     if found is not None:
         for key, column in (("scores", "int8"), ("reference_scores", "fp32"), ("changes", "change")):

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trtcal.calibration.calibrate import unusable_in_words
 from trtcal.calibration.file import calibrate_to_file, statistics_key
 from trtcal.errors import DataError, OutputError
 from trtcal.files.atomic import write_bytes
@@ -130,6 +131,8 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
         "tensors": len(made.cache.scales),
         "unusable": len(made.unusable),
         "clipped": len(made.clipped),
+        "unusable_thresholds": len(made.unusable_thresholds),
+        "warning": unusable_in_words(row.method, made.provenance.growth, made),
     }
     if row.accuracy:
         with open_runner(model, judged).runner as float_model:

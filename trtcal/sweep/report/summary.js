@@ -41,6 +41,18 @@ function banners() {
         " says why.",
       ),
     );
+  const unusable = DATA.trials.filter((trial) => trial.unusable);
+  if (unusable.length)
+    found.push(
+      el(
+        "p",
+        { class: "banner bad", role: "alert" },
+        el("strong", {}, "Unusable thresholds. "),
+        `In ${unusable.length} of ${plural(DATA.trials.length, "trial")}, of ${short(unique(unusable.map((t) => t.method)).join(", "), 80)}: ${short(unusable[0].unusable, 200)}; `,
+        el("a", { href: "#trials" }, "the table of trials"),
+        " marks all.",
+      ),
+    );
   return found;
 }
 

@@ -187,6 +187,7 @@ function drawTrials() {
   const remarks = (row) =>
     [
       row.error && short(row.error, 300),
+      row.unusable && `unusable: ${short(row.unusable, 300)}`,
       row.approximate && "approximate",
       row.fell_back && `rule undefined for ${plural(row.fell_back, "tensor")}, doubled instead`,
     ]
@@ -215,6 +216,6 @@ function drawTrials() {
     { once: true },
   );
   section("trials", "Trials", "The same numbers lie beside this page in trials.csv.", host);
-  const failed = rows.filter((row) => row.error);
-  if (failed.length) host.open = true;
+  const bad = rows.filter((row) => row.error || row.unusable);
+  if (bad.length) host.open = true;
 }
