@@ -13,6 +13,7 @@ from trtcal.cache.provenance import sidecar_path
 from trtcal.calibration.calibrate import calibrate
 from trtcal.calibration.file import calibrate_to_file, partial_path
 from trtcal.errors import CacheError, OutputError, TrtcalError
+from trtcal.files import checkpoint
 from trtcal.model.open import open_model
 from trtcal.passes import collect as collector
 from trtcal.passes.executor import Here
@@ -169,7 +170,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(
     def full(path: object, data: bytes) -> None:
         raise OutputError(f"{path}: cannot be written: No space left on device")
 
-    monkeypatch.setattr(collector, "write_bytes", full)
+    monkeypatch.setattr(checkpoint, "write_bytes", full)
     assert calibrate_to_file(model, batches(), tmp_path / "c.cache").cache == calibrate(model, batches()).cache
     assert "No space left" in caplog.text
     with pytest.raises(KeyboardInterrupt):
