@@ -37,7 +37,7 @@ from trtcal.model.open import Model, Source, open_model
 from trtcal.model.opset import IR_VERSION, rewritten
 from trtcal.model.topology import WEIGHTED, Graph, fixed_in
 from trtcal.qdq.fake_quant import ROUNDS, fake_quants
-from trtcal.qdq.placement import PLACEMENTS, Weight, invalid_scale, layer_name, place
+from trtcal.qdq.placement import PLACEMENTS, Weight, all_valid, layer_name, place
 from trtcal.qdq.reading import PAIR
 from trtcal.qdq.weights import WeightScales, weight_scales
 
@@ -173,7 +173,7 @@ class _Pairs:
 
         name, axis = read if isinstance(read, Weight) else (read, None)
         channels = () if axis is None else (self.graph.constants[name].tensor.dims[axis],)
-        if scale.dtype != np.float32 or scale.shape != channels or any(map(invalid_scale, scale.ravel())):
+        if scale.dtype != np.float32 or scale.shape != channels or not all_valid(scale):
             raise ValueError(f"{name!r}: expected positive float32 scales of shape {channels}, got {scale!r}")
         if channels not in self.zero_points:
             zeros = np.zeros(channels, np.int8)

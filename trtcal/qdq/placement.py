@@ -200,6 +200,11 @@ def invalid_scale(scale: float | np.float32) -> str | None:
     return None
 
 
+def all_valid(scales: np.ndarray) -> bool:
+    """Can each of these float32 scales be used?"""
+    return bool((np.isfinite(scales) & (scales >= np.finfo(np.float32).tiny)).all())
+
+
 def _inputs(
     graph: Graph, scales: Mapping[str, np.float32], index: int, positions: Iterable[int]
 ) -> tuple[dict[int, str | Weight], dict[str, str]]:

@@ -130,6 +130,7 @@ def shifts(
     The samples' tensors at one cut of the graph are held at a time, and forgotten when no later node reads them.
     """
     graph = Graph(int8)
+    parts = _Parts(graph)
     wanted = {place.tensor: place for place in places}
     order = [graph.producer[name] for name in wanted if name in graph.producer]
     cuts = sorted({*order, len(graph.nodes) - 1})
@@ -138,17 +139,12 @@ def shifts(
     found: dict[str, np.ndarray] = {}
     begin = 0
     for cut in cuts:
-        if not set(range(begin, len(graph.nodes))).intersection(order):
+        if begin > max(order, default=-1):
             break  # behind the last bias nobody looks
-        part = graph.nodes[begin : cut + 1]
-        made = {name for node in part for name in node.output if name}
-        needed = [
-            name
-            for name in dict.fromkeys(n for node in part for n in reads(node))
-            if name not in made and name in alive[0]
-        ]
+        made = {name for node in graph.nodes[begin : cut + 1] for name in node.output if name}
+        needed = [name for name in parts.read(begin, cut + 1) if name not in made and name in alive[0]]
         kept = [name for name in made if last_read.get(name, -1) > cut or name in wanted]
-        with OrtRunner(_part(graph, part, needed, kept), name="INT8 model", outputs=kept, threads=1) as runner:
+        with OrtRunner(parts.model(begin, cut + 1, needed, kept), name="INT8 model", outputs=kept, threads=1) as runner:
             fed = ({name: tensors[name] for name in needed} for tensors in alive)
             for tensors, answer in zip(alive, in_order(runner, fed, workers), strict=True):
                 for name in [name for name in tensors if last_read.get(name, -1) <= cut]:
@@ -168,27 +164,35 @@ def shifts(
     return found
 
 
-def _part(graph: Graph, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
-    """Some nodes of a graph -> a model of them alone."""
-    import onnx
+class _Parts:
+    """Stretches of a graph's nodes, as models of them alone."""
 
-    names = {name for node in nodes for name in reads(node)}
-    model = onnx.ModelProto(ir_version=graph.model.ir_version, opset_import=graph.model.opset_import)
-    model.graph.name = "part"
-    model.graph.node.extend(nodes)
-    # A Constant node may stand in an earlier part.
-    made = {name for node in nodes for name in node.output}
-    for node in graph.nodes:
-        if op_name(node) == "Constant" and node.output[0] in names - made:
-            model.graph.node.insert(0, node)
-    model.graph.initializer.extend(tensor for tensor in graph.model.graph.initializer if tensor.name in names)
-    for name in inputs:
-        element = graph.types.get(name, onnx.TensorProto.FLOAT)
-        value = onnx.ValueInfoProto(name=name)
-        value.type.tensor_type.elem_type = element
-        model.graph.input.append(value)
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    return model
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._reads = [tuple(reads(node)) for node in graph.nodes]
+        self._initializers = {tensor.name: tensor for tensor in graph.model.graph.initializer}
+        self._constants = {node.output[0]: node for node in graph.nodes if op_name(node) == "Constant"}
+
+    def read(self, begin: int, end: int) -> list[str]:
+        """What the nodes from ``begin`` up to ``end`` read, in order."""
+        return list(dict.fromkeys(name for names in self._reads[begin:end] for name in names))
+
+    def model(self, begin: int, end: int, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
+        """These nodes, with the constants that they read, wherever they stand."""
+        import onnx
+
+        whole, nodes, names = self._graph.model, self._graph.nodes[begin:end], self.read(begin, end)
+        made = {name for node in nodes for name in node.output}
+        model = onnx.ModelProto(ir_version=whole.ir_version, opset_import=whole.opset_import)
+        model.graph.name = "part"
+        model.graph.node.extend(self._constants[name] for name in names if name in self._constants and name not in made)
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend(self._initializers[name] for name in names if name in self._initializers)
+        for name in inputs:
+            value = model.graph.input.add(name=name)
+            value.type.tensor_type.elem_type = self._graph.types.get(name, onnx.TensorProto.FLOAT)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        return model
 
 
 def with_biases(model: ModelProto, places: Sequence[Bias], found: Mapping[str, np.ndarray]) -> ModelProto:

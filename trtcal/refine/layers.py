@@ -224,6 +224,8 @@ def _picked(there: int, most: int, rng: np.random.Generator) -> np.ndarray:
 def _padded(x: np.ndarray, pads: Iterable[tuple[int, int]]) -> np.ndarray:
     """Spatial axes padded with zeros; cut where a pad is negative, as ConvTranspose can have it."""
     pads = list(pads)
+    if not any(map(any, pads)):
+        return x
     x = np.pad(x, [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in pads)])
     cut = tuple(slice(max(-a, 0), x.shape[2 + i] - max(-b, 0)) for i, (a, b) in enumerate(pads))
     return x[(slice(None), slice(None), *cut)]
