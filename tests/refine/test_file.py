@@ -53,6 +53,18 @@ def test_json_has_every_layer_variant_and_number(model: Path, tmp_path: Path, ru
     assert [row["layer"] for row in found["layers"]] == ["conv", "logits"]
     assert {"biases", "weights", "weights and biases"} <= found["variants"].keys()
     assert found["int8_sqnr_db"].keys() == {"before", "after", "change", "activations_alone"}
+    assert found["scores"] == {}
+
+
+def test_labels_are_scored_and_said(model: Path, tmp_path: Path, run: Run) -> None:
+    np.savez(tmp_path / "x.npz", image=images(24), labels=np.zeros(24, np.int64))
+    code, out, _ = run("refine", model, "--data", "x.npz", "-o", "refined.onnx", "--json", "--metric", "top5")
+    assert code == 0
+    assert json.loads(out)["scores"].keys() == {"top5"}
+    code, _, err = run("refine", model, "--data", "x.npz", "-o", "refined.onnx", "--report", "page.html")
+    assert code == 0
+    assert "top1: " in err
+    assert "as INT8" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -61,6 +73,7 @@ def test_json_has_every_layer_variant_and_number(model: Path, tmp_path: Path, ru
         (["--memory", "much"], "--memory much: expected a size of at least 1M"),
         (["--memory", "1K"], "expected a size of at least 1M"),
         (["--method", "kl"], "unknown method 'kl'"),
+        (["--metric", "top1"], "--metric top1 needs labels"),
         (["--samples", "4"], "refining needs 8 samples or more, got 4"),
         (["-o", "m.onnx"], "m.onnx, an input of this command"),
         (["-o", "notes.txt"], "notes.txt: exists and is no ONNX model"),

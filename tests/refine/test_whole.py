@@ -29,7 +29,11 @@ def weights_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def demo_refined() -> trtcal.refine.Refinement:
     x = demo.calibration_images()[:96]
-    return refine(demo.model_path(), batched(x, 16))
+    with OrtRunner(onnx.load(demo.model_path())) as runner:
+        labels = runner({"image": x})["logits"].argmax(1)
+    labels[7::16] = (labels[7::16] + 1) % 10  # of those that report, which are 7, 15, 23, ..., every second
+    labels[3::8] = 0
+    return refine(demo.model_path(), batched(x, 16), labels=labels)
 
 
 def test_a_trained_model_comes_nearer_to_fp32_on_samples_that_it_has_not_seen(
@@ -42,6 +46,35 @@ def test_a_trained_model_comes_nearer_to_fp32_on_samples_that_it_has_not_seen(
     assert found.chosen != "original"
     assert {"biases", "weights", "weights and biases"} <= found.variants.keys()
     assert found.samples == {"refined on": 72, "biases": 32, "chosen on": 12, "reported on": 12}
+
+
+def test_metrics_are_of_the_samples_that_report(demo_refined: trtcal.refine.Refinement) -> None:
+    fp32, before, after, change = demo_refined.scores["top1"]
+    assert fp32.value == 0.5  # every second label of theirs is wrong
+    assert fp32.values.size == before.values.size == after.values.size == 12
+    assert change is not None
+    assert change.value == pytest.approx(after.value - before.value)
+
+
+def test_labels_go_by_name_or_by_position_and_a_sample_without_one_is_named() -> None:
+    x = images(16)
+    one = refine(conv_model(), batched(x, 4), labels=[0] * 16)
+    named = refine(conv_model(), batched(x, 4), labels={str(number): 0 for number in range(16)})
+    assert named.scores["top1"].fp32.value == one.scores["top1"].fp32.value
+    with pytest.raises(DataError, match="sample 15 has no label"):
+        refine(conv_model(), batched(x, 4), labels={str(number): 0 for number in range(15)})
+    with pytest.raises(DataError, match="8 labels, and more samples"):
+        refine(conv_model(), batched(x, 4), labels=[0] * 8)
+
+
+def test_a_metric_of_the_whole_set_has_no_change_by_sample() -> None:
+    scored = refine(
+        conv_model(),
+        batched(images(16), 4),
+        labels=[0] * 16,
+        metrics={"rows": lambda outputs, labels: float(len(labels))},
+    ).scores["rows"]
+    assert (scored.fp32.value, scored.after.value, scored.change) == (2.0, 2.0, None)
 
 
 def test_the_graph_its_names_inputs_and_outputs_stay(demo_refined: trtcal.refine.Refinement) -> None:

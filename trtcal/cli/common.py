@@ -19,7 +19,10 @@ from trtcal.samples.options import SampleOptions
 from trtcal.sweep.plan import EXCLUDE, SweepPlan
 
 if TYPE_CHECKING:
+    from trtcal.judging.accuracy import Labels
+    from trtcal.judging.metrics import Metric
     from trtcal.passes.executor import Executor
+    from trtcal.samples.batches import Batches
     from trtcal.spec import InputSpec
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
@@ -246,3 +249,20 @@ class Output:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=total)
             yield lambda done, total=None, label=None: bar.update(task, completed=done, total=total, description=label)
+
+
+def scoring(metric: list[str] | None, labels: str | None, batches: Batches) -> tuple[dict[str, Metric], Labels | None]:
+    """--metric, --labels and samples -> metrics by name, top1 unless others are asked for, and labels where known.
+
+    ValueError where metrics are asked for and no labels are known.
+    """
+    from trtcal.judging.evaluation import labels_of
+    from trtcal.judging.metrics import metric as named
+
+    metrics = {name: named(name) for name in metric or ["top1"]}
+    truth = labels_of(batches, labels, metrics)
+    if metric and truth is None:
+        raise ValueError(
+            f"--metric {metric[0]} needs labels; give --labels, class folders, or `labels` in the .npz file"
+        )
+    return metrics, truth

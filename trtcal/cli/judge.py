@@ -26,6 +26,7 @@ from trtcal.cli.common import (
     is_engine,
     open_engine,
     print_out,
+    scoring,
     takes_samples,
 )
 from trtcal.files import terminal
@@ -85,20 +86,13 @@ def evaluate(
 
     An engine runs on this machine's GPU, and is timed as well.
     """
-    from trtcal.judging.evaluation import compare, labels_of
-    from trtcal.judging.metrics import metric as named
+    from trtcal.judging.evaluation import compare
 
-    names = metric or ["top1"]
-    metrics = {name: named(name) for name in names}
     if cache is not None and is_engine(model):
         raise ValueError(f"--cache {cache}: an engine has its ranges inside; give the ONNX model, or leave --cache out")
     if cache is None and exclude:
         raise ValueError("--exclude goes with --cache; what is INT8 in an engine or a Q/DQ model is settled")
-    truth = labels_of(batches, labels, names)
-    if metric and truth is None:
-        raise ValueError(
-            f"--metric {metric[0]} needs labels; give --labels, class folders, or `labels` in the .npz file"
-        )
+    metrics, truth = scoring(metric, labels, batches)
     if against is None and cache is not None:
         against = model
     with ExitStack() as stack:

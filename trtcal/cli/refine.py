@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtcal.cli.common import AsJson, Model, Output, Placement, print_out, takes_samples
+from trtcal.cli.common import AsJson, Model, Output, Placement, print_out, scoring, takes_samples
 from trtcal.files import terminal
 from trtcal.files.settings import size_in_bytes
 
@@ -51,6 +51,15 @@ def refine(
     memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory for second moments and tensors, such as 512M or 2G.")
     ] = "2G",
+    labels: str | None = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="top1|top5|FILE.py:FUNCTION",
+            help="What to report besides SQNR, where labels are known. Repeatable.",
+            show_default="top1",
+        ),
+    ] = None,
     page: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write a page with all that was done.", show_default=False),
@@ -61,12 +70,13 @@ def refine(
     from trtcal.calibration.file import ranges_for
     from trtcal.model.overwriting import refuse_input
     from trtcal.ranges.thresholds import method as threshold_method
-    from trtcal.refine.file import headline, reach, refine_to_file
+    from trtcal.refine.file import headline, reach, refine_to_file, scored
 
     threshold_method(method)
     for written in (output, page):
         if written is not None:
             refuse_input(written, [onnx, cache, data])
+    metrics, truth = scoring(metric, labels, batches)
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
     scales = None if cache is None else ranges_for(onnx, cache)
@@ -85,6 +95,8 @@ def refine(
             placement=placement,
             transposed=for_qdq,
             memory=_bytes(memory),
+            labels=truth,
+            metrics=metrics,
             page=page,
             progress=progress,
             announce=say,
@@ -92,7 +104,7 @@ def refine(
     if as_json:
         print_out(json.dumps(made.to_dict(), indent=2))
         return
-    say(terminal.lines([headline(made.found), reach(made.found), *_details(made)]))
+    say(terminal.lines([headline(made.found), reach(made.found), *scored(made.found), *_details(made)]))
 
 
 def _details(made: RefinedFile) -> list[str]:

@@ -19,8 +19,9 @@ from trtcal.errors import OutputError
 from trtcal.files import checkpoint
 from trtcal.files.atomic import write_bytes
 from trtcal.files.html import TABLE_STYLE, document, table
-from trtcal.judging.accuracy import Score
+from trtcal.judging.accuracy import TOP1, Labels, Score
 from trtcal.judging.evaluation import plain
+from trtcal.judging.metrics import Metric
 from trtcal.model.file import check_weights_output, save_model
 from trtcal.model.open import Source, open_model
 from trtcal.model.overwriting import HTML, ONNX, check_distinct, check_output, only_writer
@@ -52,6 +53,10 @@ class RefinedFile:
                 "activations_alone": _score(found.activations),
             },
             "variants": {name: _score(score) for name, score in found.variants.items()},
+            "scores": {
+                name: {key: None if score is None else _score(score) for key, score in scored._asdict().items()}
+                for name, scored in found.scores.items()
+            },
             "samples": dict(found.samples),
             "biases": found.biases,
             "layers": [
@@ -78,6 +83,8 @@ def refine_to_file(
     placement: str = "all",
     transposed: bool = False,
     memory: int = MEMORY,
+    labels: Labels | None = None,
+    metrics: Mapping[str, Metric] = TOP1,
     page: str | Path | None = None,
     progress: Progress = lambda stage, done, total: None,
     announce: Callable[[str], None] = lambda line: None,
@@ -117,6 +124,8 @@ def refine_to_file(
             placement=placement,
             transposed=transposed,
             memory=memory,
+            labels=labels,
+            metrics=metrics,
             kept=kept,
             keep=lambda rows: checkpoint.save(partial, _packed(key, rows)),
             progress=progress,
@@ -153,7 +162,8 @@ def to_page(made: RefinedFile, model: str) -> str:
         for row in found.layers
     ]
     body = (
-        f"<p>{escape(headline(found))}</p>\n<p>{escape(reach(found))}</p>\n<h2>What was compared</h2>\n"
+        "".join(f"<p>{escape(line)}</p>\n" for line in (headline(found), reach(found), *scored(found)))
+        + "<h2>What was compared</h2>\n"
         + table(("Variant", "Change of INT8's SQNR, dB", "95% interval"), variants)
         + "<h2>Layers</h2>\n<p>SQNR of the weights as INT8 against FP32's, dB. Compensation trades the error of single "
         "weights for that of the layer's output.</p>\n" + table(("Layer", "Before", "After", "Weights"), layers)
@@ -184,6 +194,17 @@ def reach(found: Refinement) -> str:
         f"With INT8 activations and FP32 weights it is {found.activations.value:.1f} dB: what lies beyond is lost by "
         f"activations alone, and another method of calibration or layers in float may bring it back."
     )
+
+
+def scored(found: Refinement) -> list[str]:
+    """What was found -> a sentence for each metric: of FP32, of INT8 before and after, and the change."""
+    lines = []
+    for name, (fp32, before, after, change) in found.scores.items():
+        line = f"{name}: {fp32.value:.4g} in FP32, as INT8 {before.value:.4g} before and {after.value:.4g} after"
+        if change is not None:
+            line += f" ({change.value:+.4g}, 95%: {change.low:+.4g} to {change.high:+.4g})"
+        lines.append(f"{line}, on the same samples.")
+    return lines
 
 
 def _score(score: Score) -> dict[str, Any]:

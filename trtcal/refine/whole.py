@@ -17,7 +17,8 @@ import numpy as np
 
 from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import DataError, ModelError
-from trtcal.judging.accuracy import Score, difference, score_of
+from trtcal.judging.accuracy import TOP1, Labels, Score, difference, evaluate, score_of
+from trtcal.judging.metrics import Metric
 from trtcal.model.calibrated import with_outputs
 from trtcal.model.nodes import copied, op_name
 from trtcal.model.open import Model, Source, open_model
@@ -69,6 +70,18 @@ class LayerChange:
     refined: bool
 
 
+class Scored(NamedTuple):
+    """A metric of the FP32 model, of the original and the refined one as INT8, and what changed between these two.
+
+    ``change`` is of the paired samples; None where the metric gives one number for all of them.
+    """
+
+    fp32: Score
+    before: Score
+    after: Score
+    change: Score | None
+
+
 @dataclass(frozen=True, eq=False)
 class Refinement:
     """A refined model and what it gains.
@@ -78,6 +91,7 @@ class Refinement:
     of the paired differences. ``activations``: the same with weights in FP32, which no refinement of weights can pass
     by much.
     ``variants`` has what was compared, on the samples that chose: name -> mean change in dB with its interval.
+    ``scores`` has metrics by name, on the same samples as ``before`` and ``after``; empty without labels.
     """
 
     model: ModelProto
@@ -92,6 +106,7 @@ class Refinement:
     left: Mapping[str, str]
     biases: int
     samples: Mapping[str, int] = field(default_factory=dict)
+    scores: Mapping[str, Scored] = field(default_factory=dict)
 
 
 class Singles:
@@ -154,6 +169,8 @@ def refine(
     placement: str = "all",
     transposed: bool = False,
     memory: int = MEMORY,
+    labels: Labels | None = None,
+    metrics: Mapping[str, Metric] = TOP1,
     kept: Mapping[str, np.ndarray] | None = None,
     keep: Callable[[Mapping[str, np.ndarray]], None] = lambda rows: None,
     progress: Progress = lambda stage, done, total: None,
@@ -164,21 +181,52 @@ def refine(
     the variants, the other half says what was gained. ``scales`` are the activations' (amax / 127) by tensor; without,
     the samples to refine on are calibrated by ``method``. ``placement`` is one of
     :data:`trtcal.qdq.placement.PLACEMENTS`. ``transposed`` refines ConvTranspose as well, for a Q/DQ model. ``memory``:
-    bytes of second moments, and of tensors between two layers, that are held at a time. ``kept`` has refined weights of
-    an interrupted run, and ``keep`` is given those of this one after each group of layers.
+    bytes of second moments, and of tensors between two layers, that are held at a time. With ``labels``, of all
+    samples, the ``metrics`` are reported as well; they choose nothing. ``kept`` has refined weights of an interrupted
+    run, and ``keep`` is given those of this one after each group of layers.
 
     Raises ModelError where the model has nothing to refine, or nothing of it becomes INT8; DataError where there are
-    fewer than 8 samples.
+    fewer than 8 samples, or one that reports has no label.
     """
     opened = resolved(open_model(model), batches)
     every = Singles(batches, opened.inputs)
     on, choosing, reporting = held_back(len(every))
+    truth = None if labels is None else _labels_of(reporting, labels, batches)
     if scales is None:
         scales = calibrate(opened, [Batch(sample) for sample in every.part(on)], method).cache.scales
     single = opened.with_batch_size(1).whole
     parts = every.part(on, opened), list(every.part(choosing, opened)), list(every.part(reporting, opened))
-    made = _refined(single, scales, placement, *parts, transposed, memory, dict(kept or {}), keep, progress)
-    return replace(made, model=_transplanted(single, made.model, opened.whole))
+    made, *int8 = _refined(single, scales, placement, *parts, transposed, memory, dict(kept or {}), keep, progress)
+    scores = {} if truth is None else _scores([single, *int8], parts[2], truth, metrics)
+    return replace(made, model=_transplanted(single, made.model, opened.whole), scores=scores)
+
+
+def _labels_of(numbers: Sequence[int], labels: Labels, batches: Iterable[Any]) -> list[Any]:
+    """Numbers of samples -> their labels; DataError for a sample without one."""
+    if isinstance(labels, Mapping):
+        names = batches.sample_names if isinstance(batches, Batches) else [str(i) for i in range(max(numbers) + 1)]
+        missing = [names[number] for number in numbers if names[number] not in labels]
+        if missing:
+            raise DataError(f"sample {missing[0]} has no label ({len(labels)} samples have one)")
+        return [labels[names[number]] for number in numbers]
+    if len(labels) <= max(numbers):
+        raise DataError(f"there are {len(labels)} labels, and more samples")
+    return [labels[number] for number in numbers]
+
+
+def _scores(
+    models: Sequence[ModelProto], samples: Sequence[Sample], truth: Sequence[Any], metrics: Mapping[str, Metric]
+) -> dict[str, Scored]:
+    """The FP32 model, the original and the refined one as INT8, samples and their labels -> what each metric says."""
+    found = []
+    for model in models:
+        with OrtRunner(model, optimization=_JUDGED) as runner:
+            found.append(evaluate(runner, samples, truth, metrics).scores)
+    fp32, before, after = found
+    return {
+        name: Scored(fp32[name], before[name], score, difference(before[name], score) if score.values.size else None)
+        for name, score in after.items()
+    }
 
 
 def _refined(
@@ -193,7 +241,8 @@ def _refined(
     rows: dict[str, np.ndarray],
     keep: Callable[[Mapping[str, np.ndarray]], None],
     progress: Progress,
-) -> Refinement:
+) -> tuple[Refinement, ModelProto, ModelProto]:
+    """What was found, and the original and the refined model as INT8."""
     graph = Graph(model)
     weights, left = refinable(graph, transposed=transposed)
     if not weights:
@@ -223,13 +272,20 @@ def _refined(
     every = list(range(len(weights)))
     original = attempt("original", [], False)
     best = _better(original, attempt("biases", [], True))
-    whole = _better(attempt("weights", every, False), attempt("weights and biases", every, True))
+    weights_alone = attempt("weights", every, False)
+    whole = _better(weights_alone, attempt("weights and biases", every, True))
     best = _better(best, whole)
     if best is whole and len(parts) > 1:
+        # Which part to leave out is asked without biases, whose correction takes longer than all judging.
+        likely, others = weights_alone, every
         for number, part in enumerate(parts, 1):
-            others = [index for index in every if index not in part]
-            left_out = f"{whole.name}, but for part {number} of {len(parts)}"
-            best = _better(best, attempt(left_out, others, whole.corrected))
+            rest = [index for index in every if index not in part]
+            tried = attempt(f"weights, but for part {number} of {len(parts)}", rest, False)
+            best = _better(best, tried)
+            if _better(likely, tried) is tried:
+                likely, others = tried, rest
+        if whole.corrected and likely is not weights_alone:
+            best = _better(best, attempt(likely.name.replace("weights", whole.name), others, True))
     start = score_of(measured.pop(original.name))
     variants = {name: difference(start, score_of(values)) for name, values in measured.items()}
 
@@ -239,7 +295,7 @@ def _refined(
         after = score_of(work.sqnr(best.int8, report, reference))
         if difference(before, after).high < 0:  # what chose was luck
             best, after = original, before
-    return Refinement(
+    found = Refinement(
         best.model,
         best is not original,
         best.name,
@@ -253,6 +309,7 @@ def _refined(
         len(places) if best.corrected else 0,
         {"refined on": len(samples), "biases": len(few), "chosen on": len(choose), "reported on": len(report)},
     )
+    return found, original.int8, best.int8
 
 
 class _Variant(NamedTuple):
