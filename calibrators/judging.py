@@ -51,7 +51,7 @@ class EngineJudge(CpuJudge):
         timing_cache: str | os.PathLike[str] | None = None,
         memory: str | DeviceMemory | None = None,
     ) -> None:
-        super().__init__(model, batches, labels, metric)
+        super().__init__(model, batches, labels, metric, workers=1)  # an engine runs one batch after the other
         if self.model.by_rows:
             raise ModelError(
                 f"{self.model.name}: an engine counts samples on the first axis of every input, and this model does "

@@ -15,8 +15,9 @@ them, or better :func:`difference`, which pairs the samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from trtcal.model.runner import Optimization, OrtRunner, Runner
 from trtcal.qdq.insert import QdqResult, check_int8, insert_qdq
 from trtcal.qdq.weights import decibels
 from trtcal.samples.batches import Batch
+from trtcal.samples.held import Held, in_order
 
 if TYPE_CHECKING:
     pass
@@ -195,11 +197,16 @@ class Scores:
             self._kept.append(outputs)
             self._kept_labels.append(truth)
 
-    def result(self) -> Accuracy:
-        """Everything added -> the scores."""
+    @property
+    def holds_outputs(self) -> bool:
+        """Does a metric want all outputs at once, so that they are kept?"""
+        return bool(self._on_all)
+
+    def result(self, *, whole: bool = True) -> Accuracy:
+        """Everything added -> the scores; ``whole``: that must be all that there are labels for."""
         if not self.samples:
             raise DataError("there are no samples to evaluate on")
-        if not isinstance(self._labels, Mapping) and len(self._labels) != len(self.samples):
+        if whole and not isinstance(self._labels, Mapping) and len(self._labels) != len(self.samples):
             raise DataError(f"there are {len(self._labels)} labels for {len(self.samples)} samples")
         scores = {}
         for name, metric in self._metrics.items():
@@ -265,7 +272,7 @@ class Distances:
 class Reference:
     """A model's outputs for the batches, kept: what any number of other models is measured against.
 
-    ``batches`` are gone through once for each model. ``metric``, a name and a function, is measured with ``labels``.
+    ``batches`` are kept, as far as a `Held` keeps them. ``metric``, a name and a function, is measured with ``labels``.
     """
 
     def __init__(
@@ -274,13 +281,17 @@ class Reference:
         batches: Iterable[Mapping[str, np.ndarray]],
         labels: Labels | None = None,
         metric: tuple[str, Metric] | None = None,
+        *,
+        workers: int = 1,
     ) -> None:
-        self._batches, self._labels, self._metric = batches, labels, metric
+        self._batches = batches if isinstance(batches, Held) else list(batches)
+        self._labels, self._metric = labels, metric
         self._kept: list[tuple[list[str], Outputs]] = []
+        self._power: dict[tuple[str, int | None], float] = {}
         self.samples = 0
-        for batch in batches:
-            self._kept.append(prediction(predict, batch, self.samples))
-            self.samples += len(self._kept[-1][0])
+        for kept in in_order(partial(_run, predict), _numbered(self._batches, 0), workers):
+            self._kept.append(kept)
+            self.samples += len(kept[0])
 
     def score(self) -> Score | None:
         """The metric of this model itself; None without a metric or labels."""
@@ -299,18 +310,72 @@ class Reference:
 
     def compare(self, predict: Predict, outputs: Collection[str] | None = None) -> tuple[Agreement, Score | None]:
         """Another model -> how far these ``outputs`` of it (None: all) are from this one's, and the other's metric."""
-        distances, scores = Distances(), self._scores()
-        for batch, (names, expected) in zip(self._batches, self._kept, strict=True):
-            _, found = prediction(predict, batch, len(distances.samples))
-            distances.add(names, *(_only_these(outputs, of) for of in (expected, found)))
-            if scores is not None:
-                scores.add(names, found)
-        return distances.result(), _only(scores)
+        comparison = self.begin()
+        self.go_on(comparison, predict, len(self._kept), outputs=outputs)
+        return comparison.result()
+
+    def begin(self) -> Comparison:
+        """Nothing -> what :meth:`go_on` adds to."""
+        return Comparison(Distances(), self._scores())
+
+    def go_on(
+        self,
+        comparison: Comparison,
+        predict: Predict,
+        batches: int,
+        *,
+        outputs: Collection[str] | None = None,
+        workers: int = 1,
+    ) -> None:
+        """Run a model on the batches from where its comparison is up to number ``batches``, so many at once.
+
+        The comparison, of the same ``outputs`` each time, is then that of these batches in one go, to the last bit.
+        """
+        first, seen = comparison.batches, comparison.samples
+        some = self._batches.some(first, batches) if isinstance(self._batches, Held) else self._batches[first:batches]
+        ran = in_order(partial(_run, predict), _numbered(some, seen), workers)
+        for (names, expected), (_, found) in zip(self._kept[first:batches], ran, strict=True):
+            comparison.add(names, expected, found, outputs)
+
+    def mean_power(self, output: str, batches: int | None = None) -> float:
+        """Name of an output -> its mean power per sample, over the first ``batches`` (None: all)."""
+        if (output, batches) not in self._power:
+            kept = self._kept[:batches]
+            power = sum(float(np.square(outputs[output], dtype=np.float64).sum()) for _, outputs in kept)
+            self._power[output, batches] = power / sum(len(names) for names, _ in kept)
+        return self._power[output, batches]
 
     def _scores(self) -> Scores | None:
         if self._labels is None or self._metric is None:
             return None
         return Scores(self._labels, dict([self._metric]))
+
+
+class Comparison:
+    """How far a model is from a :class:`Reference` on its first ``batches``, to go on with."""
+
+    def __init__(self, distances: Distances, scores: Scores | None) -> None:
+        self.distances, self.scores = distances, scores
+        self.batches = self.samples = 0
+
+    @property
+    def holds_outputs(self) -> bool:
+        """Does it keep the model's outputs, for a metric that wants all of them at once?"""
+        return self.scores is not None and self.scores.holds_outputs
+
+    def add(
+        self, names: Sequence[str], expected: Outputs, found: Outputs, compared: Collection[str] | None = None
+    ) -> None:
+        """Names of the next batch's samples, both models' outputs, and which of them to compare (None: all)."""
+        self.distances.add(names, *(_only_these(compared, of) for of in (expected, found)))
+        if self.scores is not None:
+            self.scores.add(names, found)
+        self.batches += 1
+        self.samples += len(names)
+
+    def result(self, *, whole: bool = True) -> tuple[Agreement, Score | None]:
+        """The agreement on the batches so far, and the metric; ``whole``: these must be all that have labels."""
+        return self.distances.result(), _only(self.scores, whole=whole)
 
 
 def prediction(predict: Predict, batch: Mapping[str, np.ndarray], seen: int) -> tuple[list[str], Outputs]:
@@ -391,8 +456,21 @@ def score_of(values: np.ndarray, confidence: float = CONFIDENCE) -> Score:
     return Score(float(values.mean()), low, high, confidence, values)
 
 
-def _only(scores: Scores | None) -> Score | None:
-    return None if scores is None else next(iter(scores.result().scores.values()))
+def _only(scores: Scores | None, *, whole: bool = True) -> Score | None:
+    return None if scores is None else next(iter(scores.result(whole=whole).scores.values()))
+
+
+def _numbered(
+    batches: Iterable[Mapping[str, np.ndarray]], seen: int
+) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
+    """Each batch, and how many samples come before it."""
+    for batch in batches:
+        yield batch, seen
+        seen += batch.valid if isinstance(batch, Batch) else len(next(iter(batch.values())))
+
+
+def _run(predict: Predict, item: tuple[Mapping[str, np.ndarray], int]) -> tuple[list[str], Outputs]:
+    return prediction(predict, *item)
 
 
 def _only_these(names: Collection[str] | None, outputs: Outputs) -> Outputs:

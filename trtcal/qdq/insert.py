@@ -14,7 +14,7 @@ Every tensor of the original keeps its name. ``x`` is written as before, and lay
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ from trtcal.model.open import Model, Source, open_model
 from trtcal.model.opset import IR_VERSION, rewritten
 from trtcal.model.topology import WEIGHTED, Graph, fixed_in
 from trtcal.qdq.fake_quant import ROUNDS, fake_quants
-from trtcal.qdq.placement import PLACEMENTS, Weight, all_valid, layer_name, place
+from trtcal.qdq.placement import PLACEMENTS, Plan, Weight, all_valid, layer_name, place
 from trtcal.qdq.reading import PAIR
 from trtcal.qdq.weights import WeightScales, weight_scales
 
@@ -90,9 +90,37 @@ def insert_qdq(
     if placement not in PLACEMENTS:
         raise ValueError(f"unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     model = open_model(model)
+    refuse_quantized(model)
+    graph = quantizable(model, samples)
+    unknown = unknown_tensors(graph, scales)
+    plan = place(graph, scales, PLACEMENTS[placement], exclude)
+    pairs = Pairs(graph)
+
+    def made(read: str | Weight) -> tuple[str, list[NodeProto]]:
+        if isinstance(read, Weight):
+            return pairs.make(read, weights(graph.array(read.name), read.axis))
+        return pairs.make(read, np.asarray(plan.scales[read]))
+
+    outputs = read_instead(graph, plan, made)
+    constants = fixed_in(model.proto.graph)
+    skipped = plan.skipped | {name: _why_unknown(constants, name) for name in unknown} | dict(_out_of_reach(graph))
+    return QdqResult(
+        graph.model,
+        plan.scales,
+        tuple(dict.fromkeys(read.name for read in outputs if isinstance(read, Weight))),
+        tuple(layer_name(graph.nodes[index]) for index in sorted(plan.reads)),
+        tuple(skipped.items()),
+    )
+
+
+def refuse_quantized(model: Model) -> None:
+    """Float model -> nothing; ModelError where it is quantized already, by Q/DQ pairs or in plain operators."""
     _refuse_quantized(model.proto)
     _refuse_fake_quantized(model)
-    graph = quantizable(model, samples)
+
+
+def unknown_tensors(graph: Graph, scales: Collection[str]) -> list[str]:
+    """Names that scales are for -> those that are no tensors of the graph; ModelError where none of them is one."""
     unknown = [name for name in scales if name not in graph.tensors]
     if scales and len(unknown) == len(scales):
         raise ModelError(
@@ -100,28 +128,27 @@ def insert_qdq(
             f"{unknown[0]!r}, while the model has {', '.join(map(repr, sorted(graph.tensors)[:3]))}, ...; "
             f"take the cache of this very model"
         )
-    plan = place(graph, scales, PLACEMENTS[placement], exclude)
-    pairs = _Pairs(graph)
+    return unknown
+
+
+def read_instead(
+    graph: Graph, plan: Plan, make: Callable[[str | Weight], tuple[str, list[NodeProto]]]
+) -> dict[str | Weight, str]:
+    """Let the layers of a plan read something else of each tensor and weight -> its name, of each.
+
+    ``make`` is asked once for each: what to read, and the nodes that make it, which come before the first reader.
+    """
+    outputs: dict[str | Weight, str] = {}
     nodes: list[NodeProto] = []
     for index, node in enumerate(graph.nodes):
         for position, read in plan.reads.get(index, {}).items():
-            if read not in pairs.outputs:
-                if isinstance(read, Weight):
-                    nodes += pairs.make(read, weights(graph.array(read.name), read.axis))
-                else:
-                    nodes += pairs.make(read, np.asarray(plan.scales[read]))
-            node.input[position] = pairs.outputs[read]
+            if read not in outputs:
+                outputs[read], before = make(read)
+                nodes += before
+            node.input[position] = outputs[read]
         nodes.append(node)
     replaced(graph.model.graph.node, nodes)
-    constants = fixed_in(model.proto.graph)
-    skipped = plan.skipped | {name: _why_unknown(constants, name) for name in unknown} | dict(_out_of_reach(graph))
-    return QdqResult(
-        graph.model,
-        plan.scales,
-        tuple(dict.fromkeys(read.name for read in pairs.outputs if isinstance(read, Weight))),
-        tuple(layer_name(graph.nodes[index]) for index in sorted(plan.reads)),
-        tuple(skipped.items()),
-    )
+    return outputs
 
 
 def check_int8(layers: Collection[Any], skipped: Iterable[tuple[str, str]], name: str) -> None:
@@ -158,46 +185,51 @@ def check_exclude(model: Source, exclude: Iterable[str]) -> None:
         place(structure(open_model(model)), {}, {}, exclude)
 
 
-class _Pairs:
-    """Makes Q/DQ pairs under names the model does not have; ``outputs`` says what to read of each."""
+class Pairs:
+    """Makes Q/DQ pairs under names the model does not have; with ``fed``, their scales are inputs of the model."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.names = Names(graph.model)
-        self.outputs: dict[str | Weight, str] = {}
-        self.zero_points: dict[tuple[int, ...], str] = {}
+    def __init__(self, graph: Graph, *, fed: bool = False) -> None:
+        self.graph, self.fed = graph, fed
+        self.scales: dict[str, str] = {}  # tensor -> what its scale is called
+        self._names = Names(graph.model)
+        self._zero_points: dict[tuple[int, ...], str] = {}
 
-    def make(self, read: str | Weight, scale: np.ndarray) -> list[NodeProto]:
-        """A tensor and its float32 scale, or scales per channel -> the two nodes."""
+    def make(self, read: str | Weight, scale: np.ndarray) -> tuple[str, list[NodeProto]]:
+        """A tensor and its float32 scale, or scales per channel -> what to read of it, and the two nodes."""
         from onnx import helper
 
         name, axis = read if isinstance(read, Weight) else (read, None)
         channels = () if axis is None else (self.graph.constants[name].tensor.dims[axis],)
         if scale.dtype != np.float32 or scale.shape != channels or not all_valid(scale):
             raise ValueError(f"{name!r}: expected positive float32 scales of shape {channels}, got {scale!r}")
-        if channels not in self.zero_points:
+        if channels not in self._zero_points:
             zeros = np.zeros(channels, np.int8)
-            self.zero_points[channels] = self._constant("_".join(map(str, ("zero_point", *channels))), zeros)
-        shared = [self._constant(f"{name}_scale", scale), self.zero_points[channels]]
+            self._zero_points[channels] = self.constant("_".join(map(str, ("zero_point", *channels))), zeros)
+        self.scales[name] = self.constant(f"{name}_scale", scale, fed=self.fed)
+        shared = [self.scales[name], self._zero_points[channels]]
         attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
         quantized, dequantized = self._new(f"{name}_quantized"), self._new(f"{name}_dequantized")
-        self.outputs[read] = dequantized
-        return [
+        nodes = [
             helper.make_node(op_type, [source, *shared], [output], self._new(f"{name}_{op_type}"), **attributes)
             for op_type, source, output in zip(PAIR, (name, quantized), (quantized, dequantized), strict=True)
         ]
+        return dequantized, nodes
 
-    def _constant(self, name: str, value: np.ndarray) -> str:
-        from onnx import numpy_helper
+    def constant(self, name: str, value: np.ndarray, *, fed: bool = False) -> str:
+        """An initializer of this name, or one much like it; ``fed``: another value may be fed in its place."""
+        from onnx import helper, numpy_helper
 
-        name = self._new(name)
-        self.graph.model.graph.initializer.append(numpy_helper.from_array(value, name))
+        name, graph = self._new(name), self.graph.model.graph
+        tensor = numpy_helper.from_array(value, name)
+        graph.initializer.append(tensor)
+        if fed:
+            graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, value.shape))
         return name
 
     def _new(self, name: str) -> str:
-        while name in self.names:
+        while name in self._names:
             name += "_"
-        return self.names.new(name)
+        return self._names.new(name)
 
 
 def _refuse_quantized(model: ModelProto) -> None:

@@ -263,6 +263,27 @@ class Batches:
             made.__dict__.pop("_survey", None)
         return made
 
+    def first_spread(self, samples: int) -> tuple[Batches, list[int]]:
+        """A number -> the same samples in another order, and their places in this one.
+
+        The first ``samples``, twice as many, and so on are spread over all of them and over their classes, as far as
+        whole batches go: a look at the first few batches is one at all of them. A stream keeps its order.
+        """
+        if not isinstance(self.source, Samples):
+            return self, list(range(self.num_samples))
+        assert self._size is not None
+        rest, places = list(range(self.num_samples)), list[int]()
+        count = -(-samples // self._size) * self._size
+        while rest:
+            taken = spread([self._class(self._order[place]) for place in rest], count)
+            places += [rest[at] for at in taken]
+            gone = set(taken)
+            rest = [place for at, place in enumerate(rest) if at not in gone]
+            count = len(places)
+        made = copy.copy(self)
+        made._order = [self._order[place] for place in places]
+        return made, places
+
     def _take(self, samples: int) -> None:
         """Keep so many of the samples, spread over their order and classes."""
         if samples >= len(self._order):

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from trtcal.calibration.calibrate import carried
 from trtcal.errors import DataError
-from trtcal.judging.accuracy import Labels, Reference, simulate
+from trtcal.judging.accuracy import Comparison, Labels, Reference
 from trtcal.judging.evaluation import for_batches
 from trtcal.judging.metrics import Metric
+from trtcal.judging.simulator import Simulator
 from trtcal.model.open import Source, for_rows, open_model
 from trtcal.model.runner import OrtRunner, Runner
 from trtcal.passes.sharing import resolved
 from trtcal.qdq.insert import MIN_OPSET
 from trtcal.qdq.reached import int8_outputs
+from trtcal.qdq.weights import decibels
 from trtcal.samples.batches import Batches
+from trtcal.samples.held import Held
 from trtcal.sweep.trials import Judgement
+
+FIRST = 16  # samples, after which sets of ranges are compared for the first time
+
+
+class Step(NamedTuple):
+    """A set of ranges, what is known of it, and the number of batches to judge it on in all."""
+
+    amax: Mapping[str, np.float32]
+    so_far: Comparison | None
+    batches: int
 
 
 class CpuJudge:
-    """Judges a set of ranges by running the model with them as INT8 on this CPU (`simulate`).
+    """Judges a set of ranges by running the model with them as INT8 on this CPU, as `simulate` does.
 
     ``labels`` and ``metric`` give the accuracy, if there are any. Compared with the FP32 model are the float outputs
     that depend on an INT8 layer, and no others: agreement is of the first of them that is (N, classes), and the SQNR is
-    the lowest of them all. Where there is none, neither is known.
+    the lowest of them all. Where there is none, neither is known. Values per sample are in the order of
+    `Batches.first_spread`: what the first of them say is said of all. So many batches run at once as there are
+    ``workers`` (default: one per core).
     """
 
     def __init__(
@@ -35,37 +52,70 @@ class CpuJudge:
         labels: Labels | None = None,
         metric: Metric | None = None,
         exclude: Iterable[str] = (),
+        *,
+        workers: int | None = None,
     ) -> None:
         self.model = resolved(open_model(model), batches, judged=True)
-        self.batches, self.labels, self.metric = batches, labels, metric
+        self.batches, places = batches.first_spread(FIRST)
+        self.labels, self.metric = labels, metric
+        if labels is not None and not isinstance(labels, Mapping) and len(labels) == len(places):
+            self.labels = [labels[place] for place in places]
         self.exclude = tuple(exclude)
+        self.workers = workers or os.cpu_count() or 1
         self.ready = for_batches(self.model, batches.batch_size).with_weights()
         self._sources = self.model.calibrated.sources
         self._reference: Reference | None = None
         self._reached: dict[frozenset[str], frozenset[str]] = {}  # outputs, by the tensors that have a scale
+        self._simulator: Simulator | None = None
 
     def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
-        """Tensor -> amax; how the model performs with these."""
-        if self._reference is None:
-            metric = None if self.metric is None else ("metric", self.metric)
-            with for_rows(OrtRunner(self.ready.whole), self.ready) as runner:
-                self._reference = Reference(runner, self.batches, self.labels, metric)
-            self.ready = self.ready.with_opset(MIN_OPSET, self.batches)  # once, and not for each set of ranges
+        """Tensor -> amax; how the model performs with these, on all samples."""
+        return self.go_on(Step(amax, None, len(self.batches)))[0]
+
+    def steps(self) -> list[int]:
+        """Nothing -> after how many batches sets of ranges are to be compared: a few, twice as many, ..., all."""
+        total, size = len(self.batches), self.batches.batch_size
+        few, found = -(-FIRST // size), []
+        while few < total:
+            found.append(few)
+            few *= 2
+        return [*found, total]
+
+    def go_on(self, step: Step) -> tuple[Judgement, Comparison | None]:
+        """Ranges, and how far they are judged -> how the model performs with them, and with what to go on.
+
+        None where the metric wants all outputs at once: it begins anew.
+        """
+        reference = self._ready_reference()
+        comparison = step.so_far or reference.begin()
         scales = {
-            name: value / np.float32(127) for name, value in carried(self._sources, amax).items() if 0 < value < np.inf
+            name: value / np.float32(127)
+            for name, value in carried(self._sources, step.amax).items()
+            if 0 < value < np.inf
         }
-        compared = self.reached(scales) & self._reference.floating
+        compared = self.reached(scales) & reference.floating
         with self.quantized(scales) as runner:
-            found, score = self._reference.compare(runner, compared)
-        outputs = [output for output in found.outputs.values() if output.sqnr_db != -np.inf]  # FP32's zeros say nothing
-        agreement = next((output.top1.values for output in outputs if output.top1 is not None), None)
-        worst = min(outputs, key=lambda output: output.sqnr_db, default=None)
+            reference.go_on(comparison, runner, step.batches, outputs=compared, workers=self.workers)
+        found, score = comparison.result(whole=step.batches >= len(self.batches))
+        outputs = {  # FP32's zeros say nothing
+            name: output for name, output in found.outputs.items() if output.sqnr_db != -np.inf
+        }
+        agreement = next((output.top1.values for output in outputs.values() if output.top1 is not None), None)
+        worst = min(outputs, key=lambda name: outputs[name].sqnr_db, default=None)
         accuracy = None
         if score is not None:
             if np.isnan(score.value):
                 raise DataError("the metric is nan")
             accuracy = score.values if score.values.size else np.array([score.value])
-        return Judgement(accuracy, agreement, *((None, None) if worst is None else (worst.sqnr_db, worst.noise)))
+        sqnr_db = noise = None
+        if worst is not None:
+            sqnr_db, noise = outputs[worst].sqnr_db, outputs[worst].noise
+            if noise is not None and comparison.samples < reference.samples:
+                # Judgements on more samples and on fewer are compared, so both are over the same power.
+                noise = noise * (reference.mean_power(worst, comparison.batches) / reference.mean_power(worst))
+                sqnr_db = decibels(1.0, float(noise.mean()))
+        judgement = Judgement(accuracy, agreement, sqnr_db, noise, len(found.samples))
+        return judgement, None if comparison.holds_outputs else comparison
 
     def reached(self, scales: Mapping[str, np.float32]) -> frozenset[str]:
         """Tensor -> scale; the outputs that depend on a layer which these make INT8."""
@@ -76,4 +126,15 @@ class CpuJudge:
 
     def quantized(self, scales: Mapping[str, np.float32]) -> Runner:
         """Tensor -> scale; the model as INT8 with these."""
-        return simulate(self.ready, scales, exclude=self.exclude)
+        if self._simulator is None:
+            self._simulator = Simulator(self.ready, exclude=self.exclude)
+        return self._simulator(scales)
+
+    def _ready_reference(self) -> Reference:
+        if self._reference is None:
+            held = Held(self.batches)
+            metric = None if self.metric is None else ("metric", self.metric)
+            with for_rows(OrtRunner(self.ready.whole, threads=1), self.ready) as runner:
+                self._reference = Reference(runner, held, self.labels, metric, workers=self.workers)
+            self.ready = self.ready.with_opset(MIN_OPSET, held)  # once, and not for each set of ranges
+        return self._reference

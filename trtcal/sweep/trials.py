@@ -64,13 +64,15 @@ class Judgement:
 
     ``accuracy``: of the metric, one value where it judges the set as a whole. ``agreement``: 1.0 where the answer is
     FP32's. ``sqnr_db`` is one number, of one output, and ``noise`` what it is made of: the power of the difference from
-    FP32 in each sample over FP32's mean power per sample, so that ``sqnr_db`` is -10 log10 of its mean.
+    FP32 in each sample over FP32's mean power per sample, so that ``sqnr_db`` is -10 log10 of its mean. ``samples``: on
+    how many of the samples, None where the judge does not say; FP32's mean power is that of all.
     """
 
     accuracy: np.ndarray | None = None
     agreement: np.ndarray | None = None
     sqnr_db: float | None = None
     noise: np.ndarray | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
