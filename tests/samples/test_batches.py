@@ -533,3 +533,28 @@ def test_a_part_of_another_mix_of_classes_says_so() -> None:
     assert Batches(rare, 4).part(2).mix is not None
     even = ArraySource({"x": np.zeros((40, 2), np.float32)}, labels=np.arange(40) % 4)
     assert Batches(even, 4, samples=8).mix is None
+
+
+@pytest.mark.parametrize(("samples", "size"), [(16, 8), (5, 2), (1, 1), (64, 16), (200, 8)])
+def test_the_first_of_a_spread_order_stand_for_all(samples: int, size: int) -> None:
+    labels = np.arange(100) // 25  # sorted by class, as folders are
+    batches = Batches(ArraySource({"x": np.arange(100, dtype=np.float32)[:, None]}, labels=labels), size)
+    made, places = batches.first_spread(samples)
+    assert sorted(places) == list(range(100))
+    whole = np.concatenate([batch["x"][: batch.valid, 0] for batch in made]).astype(int)
+    assert whole.tolist() == places
+    assert made.sample_names == tuple(batches.sample_names[place] for place in places)
+    assert made.key() == batches.key()
+    count = -(-samples // size) * size
+    while count < 100:
+        there = np.bincount(labels[places[:count]], minlength=4)
+        assert there.max() - there.min() <= 1 + np.log2(count)  # a turn more, at each doubling
+        assert there.sum() == count
+        count *= 2
+
+
+def test_dropped_samples_stay_out_of_a_spread_order() -> None:
+    batches = Batches(ArraySource({"x": np.arange(10, dtype=np.float32)[:, None]}), 4, partial="drop")
+    made, places = batches.first_spread(4)
+    assert sorted(places) == list(range(8))
+    assert sorted(np.concatenate([batch["x"][:, 0] for batch in made])) == list(range(8))

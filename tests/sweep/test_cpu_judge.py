@@ -10,12 +10,14 @@ from models import conv_model, images, make_model, save
 from onnx import TensorProto, helper
 
 from trtcal.calibration.calibrate import calibrate
+from trtcal.judging.accuracy import evaluate, simulate
 from trtcal.judging.metrics import METRICS
 from trtcal.model.open import open_model
 from trtcal.model.runner import OrtRunner
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
-from trtcal.sweep.cpu_judge import CpuJudge
+from trtcal.sweep.cpu_judge import FIRST, CpuJudge, Step
+from trtcal.sweep.trials import Judgement
 
 
 def test_the_cpu_judge_sees_what_int8_costs(tmp_path: Path) -> None:
@@ -106,3 +108,88 @@ def test_where_no_float_output_depends_on_int8_the_metric_alone_judges(tmp_path:
     scored = CpuJudge(model, data, data.labels, is_best)(amax)
     assert scored.accuracy is not None
     assert (scored.agreement, scored.sqnr_db) == (None, None)
+
+
+def values(judgement: Judgement) -> tuple[object, ...]:
+    arrays = judgement.accuracy, judgement.agreement, judgement.noise
+    return (*(array if array is None else array.tobytes() for array in arrays), judgement.sqnr_db, judgement.samples)
+
+
+def judged_data(number: int = 50, size: int = 3) -> Batches:
+    return Batches(ArraySource({"image": images(number)}, labels=np.arange(number) % 5), size)
+
+
+def ranges_of(model: onnx.ModelProto, data: Batches) -> dict[str, np.float32]:
+    return {name: np.float32(scale * 40) for name, scale in calibrate(model, data, "minmax").cache.scales.items()}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_judgement_that_goes_on_is_the_one_made_at_once(workers: int) -> None:
+    data, model = judged_data(), conv_model()
+    amax = ranges_of(model, data)
+    judge = CpuJudge(model, data, data.labels, METRICS["top1"], workers=workers)
+    steps = judge.steps()
+    assert steps == [6, 12, 17]
+    assert steps[0] * 3 >= FIRST
+    at_once, _ = judge.go_on(Step(amax, None, steps[-1]))
+    so_far = None
+    for step in steps:
+        found, so_far = judge.go_on(Step(amax, so_far, step))
+        count = min(step * 3, 50)
+        assert found.samples == count
+        for one, whole in zip((found.accuracy, found.agreement), (at_once.accuracy, at_once.agreement), strict=True):
+            np.testing.assert_array_equal(one, whole[:count])  # type: ignore[index]
+        np.testing.assert_allclose(found.noise, at_once.noise[:count], rtol=1e-12)  # type: ignore[index]
+    assert values(found) == values(at_once)
+    given = judge(amax)
+    assert given.sqnr_db == at_once.sqnr_db
+    for one, whole in zip((given.accuracy, given.noise), (at_once.accuracy, at_once.noise), strict=True):
+        np.testing.assert_array_equal(one[judge._places], whole)  # type: ignore[index]
+    expected = evaluate_simulated(model, data, amax)
+    np.testing.assert_array_equal(given.accuracy, expected)
+
+
+def evaluate_simulated(model: onnx.ModelProto, data: Batches, amax: Mapping[str, np.float32]) -> np.ndarray:
+    assert data.labels is not None
+    with simulate(model, {name: value / np.float32(127) for name, value in amax.items()}) as runner:
+        return evaluate(runner, data, data.labels).scores["top1"].values
+
+
+def test_few_samples_are_one_step() -> None:
+    data = judged_data(12)
+    assert CpuJudge(conv_model(), data).steps() == [4]
+    assert CpuJudge(conv_model(), judged_data(16, 8)).steps() == [2]
+    assert CpuJudge(conv_model(), judged_data(17, 8)).steps() == [2, 3]
+
+
+def test_a_metric_of_the_whole_set_begins_anew_and_is_that_of_all() -> None:
+    def share(outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
+        return float((next(iter(outputs.values())).reshape(len(labels), -1).argmax(axis=1) == labels).mean())
+
+    data, model = judged_data(), conv_model()
+    amax = ranges_of(model, data)
+    judge = CpuJudge(model, data, data.labels, share)
+    few, so_far = judge.go_on(Step(amax, None, 6))
+    assert so_far is None
+    assert few.samples == 18
+    judgement = judge(amax)
+    assert judgement.accuracy is not None
+    assert judgement.accuracy.tolist() == [pytest.approx(evaluate_simulated(model, data, amax).mean())]
+
+
+def test_pictures_are_read_once_for_all_sets() -> None:
+    class Counted(ArraySource):
+        loads = 0
+
+        def load(self, index: int) -> dict[str, np.ndarray]:
+            Counted.loads += 1
+            return super().load(index)
+
+    amax = ranges_of(conv_model(), judged_data(20))
+    judge = CpuJudge(conv_model(), Batches(Counted({"image": images(20)}), 4))
+    judge(amax)
+    first = Counted.loads
+    assert 20 <= first < 40  # a look at some of them, whether they fit the model, comes before
+    for factor in (2, 3):
+        judge({name: value * factor for name, value in amax.items()})
+    assert Counted.loads == first

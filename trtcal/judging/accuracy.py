@@ -460,9 +460,7 @@ def _only(scores: Scores | None, *, whole: bool = True) -> Score | None:
     return None if scores is None else next(iter(scores.result(whole=whole).scores.values()))
 
 
-def _numbered(
-    batches: Iterable[Mapping[str, np.ndarray]], seen: int
-) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
+def _numbered(batches: Iterable[Mapping[str, np.ndarray]], seen: int) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
     """Each batch, and how many samples come before it."""
     for batch in batches:
         yield batch, seen

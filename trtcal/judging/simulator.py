@@ -1,4 +1,4 @@
-"""Many sets of scales on one model: what :func:`trtcal.judging.accuracy.simulate` gives, from sessions that stay open."""
+"""Many sets of scales on one model: as :func:`trtcal.judging.accuracy.simulate`, with sessions that stay open."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class Simulator:
             self._open[key] = OrtRunner(made.model, threads=self._threads, name=self.model.name), made.inputs
         self._open.move_to_end(key)
         session, inputs = self._open[key]
-        return for_rows(_Fed(session, {inputs[name]: np.asarray(scale) for name, scale in plan.scales.items()}), self.model)
+        return for_rows(
+            _Fed(session, {inputs[name]: np.asarray(scale) for name, scale in plan.scales.items()}), self.model
+        )
 
 
 class _Fed:

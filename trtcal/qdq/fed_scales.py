@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from trtcal.errors import ModelError
 from trtcal.model.nodes import reads
 from trtcal.model.open import Source, open_model
 from trtcal.qdq.insert import Pairs, check_int8, quantizable, read_instead, refuse_quantized, unknown_tensors
@@ -62,7 +61,9 @@ class FedScales:
 
         def made(read: str | Weight) -> tuple[str, list[NodeProto]]:
             if isinstance(read, Weight):
-                return pairs.constant(f"{read.name}_dequantized", rounded(graph.array(read.name), read.axis), fed=True), []
+                return pairs.constant(
+                    f"{read.name}_dequantized", rounded(graph.array(read.name), read.axis), fed=True
+                ), []
             return pairs.make(read, np.asarray(plan.scales[read]))
 
         read_instead(graph, plan, made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -40,9 +41,10 @@ class CpuJudge:
 
     ``labels`` and ``metric`` give the accuracy, if there are any. Compared with the FP32 model are the float outputs
     that depend on an INT8 layer, and no others: agreement is of the first of them that is (N, classes), and the SQNR is
-    the lowest of them all. Where there is none, neither is known. Values per sample are in the order of
-    `Batches.first_spread`: what the first of them say is said of all. So many batches run at once as there are
-    ``workers`` (default: one per core).
+    the lowest of them all. Where there is none, neither is known. So many batches run at once as there are ``workers``
+    (default: one per core).
+
+    Samples are taken in the order of `Batches.first_spread`, so that what the first of them say is said of all.
     """
 
     def __init__(
@@ -56,10 +58,10 @@ class CpuJudge:
         workers: int | None = None,
     ) -> None:
         self.model = resolved(open_model(model), batches, judged=True)
-        self.batches, places = batches.first_spread(FIRST)
+        self.batches, self._places = batches.first_spread(FIRST)
         self.labels, self.metric = labels, metric
-        if labels is not None and not isinstance(labels, Mapping) and len(labels) == len(places):
-            self.labels = [labels[place] for place in places]
+        if labels is not None and not isinstance(labels, Mapping) and len(labels) == len(self._places):
+            self.labels = [labels[place] for place in self._places]
         self.exclude = tuple(exclude)
         self.workers = workers or os.cpu_count() or 1
         self.ready = for_batches(self.model, batches.batch_size).with_weights()
@@ -69,8 +71,14 @@ class CpuJudge:
         self._simulator: Simulator | None = None
 
     def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
-        """Tensor -> amax; how the model performs with these, on all samples."""
-        return self.go_on(Step(amax, None, len(self.batches)))[0]
+        """Tensor -> amax; how the model performs with these on all samples, in the order of the batches."""
+        judgement, _ = self.go_on(Step(amax, None, len(self.batches)))
+        return replace(
+            judgement,
+            accuracy=self._as_given(judgement.accuracy),
+            agreement=self._as_given(judgement.agreement),
+            noise=self._as_given(judgement.noise),
+        )
 
     def steps(self) -> list[int]:
         """Nothing -> after how many batches sets of ranges are to be compared: a few, twice as many, ..., all."""
@@ -84,7 +92,8 @@ class CpuJudge:
     def go_on(self, step: Step) -> tuple[Judgement, Comparison | None]:
         """Ranges, and how far they are judged -> how the model performs with them, and with what to go on.
 
-        None where the metric wants all outputs at once: it begins anew.
+        Values per sample are in the order in which these are taken. None where the metric wants all outputs at once:
+        such a comparison begins anew.
         """
         reference = self._ready_reference()
         comparison = step.so_far or reference.begin()
@@ -116,6 +125,13 @@ class CpuJudge:
                 sqnr_db = decibels(1.0, float(noise.mean()))
         judgement = Judgement(accuracy, agreement, sqnr_db, noise, len(found.samples))
         return judgement, None if comparison.holds_outputs else comparison
+
+    def _as_given(self, values: np.ndarray | None) -> np.ndarray | None:
+        if values is None or len(values) != len(self._places):  # one for the whole set
+            return values
+        given = np.empty_like(values)
+        given[self._places] = values
+        return given
 
     def reached(self, scales: Mapping[str, np.float32]) -> frozenset[str]:
         """Tensor -> scale; the outputs that depend on a layer which these make INT8."""
