@@ -248,24 +248,28 @@ def _refined(
     if not weights:
         why = next(iter(left.values()), "no layer of it has constant weights")
         raise ModelError(f"the model has no weights to refine: {why}")
-    work = _Work(scales, placement, model)
     places = correctable(graph)
     _round_all(model, graph, weights, samples, memory, rows, keep, progress)
 
     few = _spread(samples, min(BIAS_SAMPLES, _that_fit(model, choose[0], memory)))
     expected = _means(model, places, few)
-    reference = work.outputs(model, choose)
+    judge = Judge(model, choose)
     parts = [part.tolist() for part in np.array_split(np.arange(len(weights)), min(PARTS, len(weights)))]
     measured: dict[str, np.ndarray] = {}
 
+    def as_int8(variant: ModelProto) -> ModelProto:
+        result = insert_qdq(variant, scales, placement=placement)
+        check_int8(result.layers, result.skipped, "the model")
+        return result.model
+
     def attempt(name: str, refined: Iterable[int], corrected: bool) -> _Variant:
         variant = _with_weights(model, [weights[number] for number in refined], rows)
-        int8 = work.int8(variant)
+        int8 = as_int8(variant)
         if corrected:
             found = shifts(int8, places, expected, few, WORKERS)
             variant = with_biases(variant, places, found)
-            int8 = work.int8(variant)
-        measured[name] = work.sqnr(int8, choose, reference)
+            int8 = as_int8(variant)
+        measured[name] = judge.sqnr_db(int8)
         progress("judging", len(measured), 4 + len(parts))
         return _Variant(name, corrected, variant, int8, float(measured[name].mean()))
 
@@ -289,10 +293,10 @@ def _refined(
     start = score_of(measured.pop(original.name))
     variants = {name: difference(start, score_of(values)) for name, values in measured.items()}
 
-    reference = work.outputs(model, report)
-    before = after = score_of(work.sqnr(original.int8, report, reference))
+    judge = Judge(model, report)
+    before = after = score_of(judge.sqnr_db(original.int8))
     if best is not original:
-        after = score_of(work.sqnr(best.int8, report, reference))
+        after = score_of(judge.sqnr_db(best.int8))
         if difference(before, after).high < 0:  # what chose was luck
             best, after = original, before
     found = Refinement(
@@ -302,7 +306,7 @@ def _refined(
         before,
         after,
         difference(before, after),
-        score_of(work.sqnr(_float_weights(original.int8), report, reference)),
+        score_of(judge.sqnr_db(_float_weights(original.int8))),
         variants,
         _changes(graph, weights, best.model),
         left,
@@ -327,33 +331,25 @@ def _better(one: _Variant, other: _Variant) -> _Variant:
     return other if other.sqnr_db > one.sqnr_db else one
 
 
-class _Work:
-    """How INT8 models are made of variants and measured: by these scales, at these tensors."""
+class Judge:
+    """A float model for single samples, and samples -> how far other models are from it there."""
 
-    def __init__(self, scales: Mapping[str, np.float32], placement: str, model: ModelProto) -> None:
-        self._scales, self._placement, self._watched = scales, placement, tuple(_watched(Graph(model)))
+    def __init__(self, model: ModelProto, samples: Sequence[Sample]) -> None:
+        self._tensors, self._samples = tuple(_compared(Graph(model))), samples
+        self._expected = self._answers(model)
 
-    def int8(self, variant: ModelProto) -> ModelProto:
-        """Float variant -> its Q/DQ model; ModelError where nothing becomes INT8."""
-        result = insert_qdq(variant, self._scales, placement=self._placement)
-        check_int8(result.layers, result.skipped, "the model")
-        return result.model
-
-    def outputs(self, model: ModelProto, samples: Iterable[Sample]) -> list[dict[str, np.ndarray]]:
-        """Model and samples -> what is compared, of each."""
-        with _opened(model, self._watched, _JUDGED) as runner:
-            return list(in_order(runner, samples, WORKERS))
-
-    def sqnr(
-        self, int8: ModelProto, samples: Sequence[Sample], reference: Sequence[Mapping[str, np.ndarray]]
-    ) -> np.ndarray:
-        """INT8 model -> its SQNR in dB by sample, the mean over the tensors that are compared."""
+    def sqnr_db(self, model: ModelProto) -> np.ndarray:
+        """Model, such as a Q/DQ one -> its SQNR in dB by sample, the mean over the tensors that are compared."""
         return np.array(
             [
-                np.mean([_sqnr_db(expected[name], answer[name]) for name in self._watched])
-                for expected, answer in zip(reference, self.outputs(int8, samples), strict=True)
+                np.mean([_sqnr_db(expected[name], answer[name]) for name in self._tensors])
+                for expected, answer in zip(self._expected, self._answers(model), strict=True)
             ]
         )
+
+    def _answers(self, model: ModelProto) -> list[dict[str, np.ndarray]]:
+        with _opened(model, self._tensors, _JUDGED) as runner:
+            return list(in_order(runner, self._samples, WORKERS))
 
 
 def _opened(model: ModelProto, names: Iterable[str], optimization: Optimization = "disabled") -> OrtRunner:
@@ -370,7 +366,7 @@ def _sqnr_db(expected: np.ndarray, found: np.ndarray) -> float:
     return min(MOST_DB, 10 * math.log10(power / noise)) if noise else MOST_DB
 
 
-def _watched(graph: Graph) -> list[str]:
+def _compared(graph: Graph) -> list[str]:
     """The tensors to compare: float outputs that layers with weights reach, taken before Softmax and Sigmoid.
 
     Behind these an error of the logits is squeezed to nothing or blown up, as the sample has it.
