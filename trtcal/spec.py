@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,12 @@ class InputSpec:
         if axis is not None:
             sizes.insert(axis, "N")
         return f"{self.name}: {self.dtype} ({', '.join(sizes)})"
+
+
+def built_in_batch_size(inputs: Iterable[InputSpec]) -> int | None:
+    """Inputs -> how many samples the file takes at once, if it says so of all alike."""
+    counts = {spec.count for spec in inputs if spec.axis is not None}
+    return counts.pop() if len(counts) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -360,3 +360,22 @@ def test_failing_data_leaves_nothing(model: Path, tmp_path: Path) -> None:
 
 def test_the_partial_file_lies_beside_the_cache() -> None:
     assert partial_path("a/model.cache") == Path("a/model.cache.partial.npz")
+
+
+@pytest.mark.parametrize(
+    ("method", "growth", "size", "warned"),
+    [
+        ("entropy", "double", 5, True),
+        ("entropy", "double", 4, False),
+        ("entropy", "power-of-two", 5, False),
+        ("minmax", "double", 5, False),
+    ],
+)
+def test_another_batch_size_than_the_model_has_built_in_is_warned_of_where_it_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str, growth: str, size: int, warned: bool
+) -> None:
+    model = save(conv_model(4), tmp_path / "m.onnx")
+    calibrate_to_file(model, batches(batch_size=size), tmp_path / "c.cache", method, growth=growth)
+    said = [record.getMessage() for record in caplog.records if "batch size 4 built in, with which" in record.message]
+    assert len(said) == warned
+    assert all("entropy in batches of 5 is another calibration; give batches of 4" in line for line in said)

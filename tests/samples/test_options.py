@@ -33,7 +33,7 @@ def test_numbers_and_lists_may_be_text_and_anything_iterable_is_a_tuple() -> Non
     ("options", "message"),
     [
         ({"batch_size": 0}, "--batch-size 0: expected a whole number from 1 on"),
-        ({"batch_size": None}, "--batch-size None: expected a whole number from 1 on"),
+        ({"batch_size": True}, "--batch-size True: expected a whole number from 1 on"),
         ({"samples": 0}, "--samples 0: expected a whole number from 1 on"),
         ({"samples": 1.5}, "--samples 1.5: expected a whole number"),
         ({"samples": True}, "--samples True: expected a whole number"),
@@ -211,3 +211,58 @@ def test_an_input_that_is_no_image_says_why(inputs: list[InputSpec], message: st
 def test_an_unknown_preset_lists_the_presets() -> None:
     with pytest.raises(ValueError, match="imagenet, torchvision-<size>, yolo-letterbox, 0-1, -1-1, raw"):
         image_preprocess([InputSpec("x", F32, (3, 8, 8))], "image-net")
+
+
+# --- the batch size that nobody asked for
+
+ONE_OF_FOUR = InputSpec("x", np.dtype(np.float32), (3,), count=4)
+ANY_NUMBER = InputSpec("x", np.dtype(np.float32), (3,))
+BUILT_IN = "of 4, which the model has built in and TensorRT will use"
+
+
+def loader(folder: Path, *sizes: int) -> str:
+    folder.joinpath("load.py").write_text(
+        f"import numpy as np\ndef load_data():\n    return [{{'x': np.ones((n, 3), 'f4') * n}} for n in {sizes}]\n"
+    )
+    return str(folder / "load.py")
+
+
+@pytest.mark.parametrize(
+    ("spec", "sizes", "size", "said"),
+    [
+        (ONE_OF_FOUR, (), 4, f"6 samples: 2 batches {BUILT_IN}, last one padded with 2 repeats"),
+        (ONE_OF_FOUR, (2, 2, 2), 4, f"6 samples: 2 batches {BUILT_IN}, regrouped from batches of 2, last one padded"),
+        (ANY_NUMBER, (), 8, "6 samples: 1 batch of 8, last one padded with 2 repeats"),
+        (ANY_NUMBER, (2, 2, 1), 2, "5 samples: 3 batches of 2, as load.py gives them, last one padded with 1 repeat"),
+        (
+            ANY_NUMBER,
+            (2, 3, 2),
+            2,
+            "7 samples: 4 batches of 2, as load.py gives them, regrouped from batches of 2 to 3",
+        ),
+        (ANY_NUMBER, (65,), 8, "65 samples: 9 batches of 8, regrouped from batches of 65, last one padded"),
+    ],
+)
+def test_who_calibrates_without_a_batch_size_gets_the_one_that_tensorrt_will_use_and_is_told(
+    tmp_path: Path, spec: InputSpec, sizes: tuple[int, ...], size: int, said: str
+) -> None:
+    np.save(tmp_path / "x.npy", np.ones((6, 3), np.float32))
+    options = SampleOptions(data=loader(tmp_path, *sizes) if sizes else str(tmp_path / "x.npy"))
+    batches = options.open([spec], calibrating=True)
+    assert batches.batch_size == size
+    assert {len(batch["x"]) for batch in batches} == {size}
+    assert str(batches.accounting()).replace(f"{tmp_path}/", "").startswith(said)
+    assert options.open([spec]).batch_size == 8  # to judge by, any size does
+    asked = replace(options, batch_size=3).open([spec], calibrating=True)
+    assert asked.batch_size == 3
+    assert ("regrouped" in str(asked.accounting())) == bool(sizes)
+
+
+def test_what_a_sweep_judges_by_comes_in_batches_of_eight_whatever_calibrates(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(18, dtype=np.float32).reshape(6, 3))
+    batches, judged = open_both(SampleOptions(data=str(tmp_path / "x.npy"), partial="drop"), [ONE_OF_FOUR])
+    assert (batches.batch_size, judged.batch_size) == (4, 8)
+    assert judged.sample_names == batches.sample_names == tuple(f"x.npy[{row}]" for row in range(4))
+    assert judged.source is batches.source
+    options = SampleOptions(data=str(tmp_path / "x.npy"), batch_size=2)
+    assert [made.batch_size for made in open_both(options, [ONE_OF_FOUR])] == [2, 2]

@@ -24,7 +24,7 @@ from trtcal.cache.provenance import (
     save_with_sidecar,
     sidecar_path,
 )
-from trtcal.calibration.calibrate import TRT_VERSION, from_stats, unusable_in_words
+from trtcal.calibration.calibrate import TRT_VERSION, from_stats, on_fine_grid, unusable_in_words
 from trtcal.calibration.statistics import StatisticsFile
 from trtcal.errors import CacheError, OutputError
 from trtcal.files.atomic import write_bytes
@@ -38,6 +38,7 @@ from trtcal.ranges.growth import growth_rule
 from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method as threshold_method
 from trtcal.samples.batches import Batches
+from trtcal.spec import built_in_batch_size
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,13 @@ def calibrate_to_file(
             model.name,
             inside,
         )
+    built_in = built_in_batch_size(model.inputs)
+    if built_in not in (None, batches.batch_size) and not on_fine_grid(method, growth):
+        logger.warning(
+            "%s: has batch size %d built in, with which TensorRT calibrates, and %s in batches of %d is another "
+            "calibration; give batches of %d, or a model whose batch axis is dynamic",
+            model.name, built_in, method, batches.batch_size, built_in,
+        )  # fmt: skip
     made_from = _origin(model, batches, method, growth, header)
     key = made_from.statistics_key()
     there = None if stats is None else StatisticsFile.read(Path(stats), made_from)

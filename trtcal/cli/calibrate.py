@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-@takes_samples()
+@takes_samples(calibrating=True)
 def calibrate(
     model: Model,
     data: str,

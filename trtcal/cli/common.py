@@ -139,13 +139,16 @@ def _parameter(item: Field[Any], at_most: int | None = None) -> inspect.Paramete
     )
 
 
-def takes_samples(at_most: int | None = None, **fixed: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_samples(
+    at_most: int | None = None, *, calibrating: bool = False, **fixed: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of `SampleOptions`, but for those that are ``fixed``, and hand it what they make.
 
     That is ``batches``, where it takes these, ``at_most`` so many samples unless the user says how many; else
-    the ``options`` themselves. The command's own ``model`` says what the samples are for. A command that
-    asks for ``onnx`` is handed this model as `trtcal.model.open.Model` and refuses engines; one that asks for
-    ``opened`` takes either. In the place of a ``plan`` stand the options of `SweepPlan`, and it is handed one.
+    the ``options`` themselves; for ``calibrating`` in the batches that TensorRT will use. The command's own ``model``
+    says what the samples are for. A command that asks for ``onnx`` is handed this model as `trtcal.model.open.Model`
+    and refuses engines; one that asks for ``opened`` takes either. In the place of a ``plan`` stand the options of
+    `SweepPlan`, and it is handed one.
     """
     handed = ("batches", "options", "opened", "onnx")
 
@@ -168,7 +171,7 @@ def takes_samples(at_most: int | None = None, **fixed: Any) -> Callable[[Callabl
                 with redirect_stdout(sys.stderr), _opened(values["model"], options) as (inputs, opened):
                     made: dict[str, Any] = {"options": options, "plan": plan, "opened": opened, "onnx": opened}
                     if "batches" in own:
-                        made["batches"] = options.open(inputs, at_most=at_most)
+                        made["batches"] = options.open(inputs, at_most=at_most, calibrating=calibrating)
                     command(**{name: {**made, **values}[name] for name in own})
             finally:
                 Output.stdout = None

@@ -113,11 +113,15 @@ class Accounting:
     padded: int  # rows of the last batch that repeat other samples
     dropped: int  # samples of an incomplete last batch that was left out
     chosen: str = ""  # how a part of them was, in words
+    size_from: str = ""  # where the batch size comes from that nobody asked for
+    regrouped: str = ""  # which batches of the source were not kept
 
     def __str__(self) -> str:
         of = f"{self.used} of {self.available}" if self.used != self.available else f"{self.used}"
         how = f", {self.chosen}" if self.chosen else ""
         text = f"{of} samples{how}: {self.batches} {'batch' if self.batches == 1 else 'batches'} of {self.batch_size}"
+        text += f", {self.size_from}" if self.size_from else ""
+        text += f", regrouped from {self.regrouped}" if self.regrouped else ""
         if self.padded:
             text += f", last one padded with {self.padded} repeat{'s' if self.padded > 1 else ''}"
         if self.dropped:
@@ -135,7 +139,8 @@ class Batches:
     of a last batch that is not full: ``pad`` repeats its last sample, ``wrap`` takes samples from the
     beginning of the order, ``drop`` leaves it out, ``error`` refuses.
 
-    ``labels``, sample to class, takes precedence over what the source says of classes.
+    ``labels``, sample to class, takes precedence over what the source says of classes. ``size_from`` says in words
+    where a batch size comes from that nobody asked for.
 
     A stream has only its own order. ``batch_size=None`` keeps a stream's own batches, and then
     ``partial`` has nothing to do.
@@ -155,6 +160,7 @@ class Batches:
         samples: int | None = None,
         partial: Partial = "pad",
         labels: Mapping[str, int | str] | None = None,
+        size_from: str = "",
     ) -> None:
         if not isinstance(source, (Samples, Stream)):
             raise TypeError(f"{type(source).__name__} is no source; wrap it in trtcal.samples.sources.IterableSource")
@@ -169,7 +175,7 @@ class Batches:
         self.order = order if isinstance(order, str) else "explicit"
         self.seed = seed if self.order == "shuffled" else None  # no other order draws random numbers
         self._stream_length: int | None = None
-        self._chosen = ""
+        self._chosen, self._size_from = "", size_from
         self.mix: str | None = None
         """Where a part of the samples has other shares of classes than all: of which class, in words."""
         if isinstance(source, Samples):
@@ -248,6 +254,12 @@ class Batches:
         made._labels = labels
         return made
 
+    def in_batches_of(self, size: int) -> Batches:
+        """A number -> the same samples in batches of so many; the last one is padded."""
+        made = self.part(self.num_samples) if self.partial == "drop" else copy.copy(self)
+        made._size, made._size_from, made.partial = size, "", "pad"
+        return made
+
     def part(self, samples: int) -> Batches:
         """A number -> batches of so many of these samples, chosen as ``samples`` are; the last batch is padded."""
         if samples < 1:
@@ -322,12 +334,23 @@ class Batches:
         else:
             available = chosen = len(self._survey.names)
         how = "the first of a stream" if chosen == self._limit and isinstance(self.source, Stream) else self._chosen
+        said = {"chosen": how, "size_from": self._size_from, "regrouped": self._regrouped()}
         if self._size is None:
-            return Accounting(available, chosen, len(self._survey.sizes), self.batch_size, 0, 0, how)
+            return Accounting(available, chosen, len(self._survey.sizes), self.batch_size, 0, 0, **said)
         full, rest = divmod(chosen, self._size)
         if rest == 0 or self.partial == "drop":
-            return Accounting(available, chosen - rest, full, self._size, 0, rest, how)
-        return Accounting(available, chosen, full + 1, self._size, self._size - rest, 0, how)
+            return Accounting(available, chosen - rest, full, self._size, 0, rest, **said)
+        return Accounting(available, chosen, full + 1, self._size, self._size - rest, 0, **said)
+
+    def _regrouped(self) -> str:
+        """Which batches a user's own stream gives, where others are made of them; in words."""
+        if self._size is None or not getattr(self.source, "has_own_batches", False):
+            return ""
+        *sizes, last = self._survey.sizes or (0,)
+        if last <= self._size and all(size == self._size for size in sizes):
+            return ""
+        least, most = min(sizes, default=last), max(sizes, default=last)
+        return f"batches of {most}" if least == most else f"batches of {least} to {most}"
 
     # --- streams
 

@@ -10,12 +10,14 @@ from trtcal.errors import DataError
 from trtcal.files.settings import flag, option, take_values
 
 if TYPE_CHECKING:  # a command line reads the options before anything heavy is wanted
-    from trtcal.samples.batches import Batches
+    from trtcal.samples.batches import Batches, Samples, Stream
     from trtcal.samples.preprocess import Preprocess
     from trtcal.spec import InputSpec
 
 
 IMAGES = "Image preprocessing"
+BATCH_SIZE = 8
+MOST_OF_A_SCRIPT = 64  # samples in a batch; what is larger is a set of samples rather than a batch
 
 
 def _option(text: str, metavar: str, *, image: bool = False, **more: Any) -> Any:
@@ -37,7 +39,12 @@ class SampleOptions:
         "PATH",
         default=MISSING,
     )
-    batch_size: int = _option("Samples per batch; entropy calibration depends on it.", "N", default=8, least=1)
+    batch_size: int | None = _option(
+        "Samples per batch; entropy calibration depends on it.",
+        "N",
+        least=1,
+        otherwise="8; to calibrate, what the model has built in, or else a script's own batches",
+    )
     preset: str | None = _option(
         "How the model wants its images: imagenet, torchvision-SIZE, yolo-letterbox, 0-1, -1-1 or raw; or V1, V1MS or "
         "V2 of NVIDIA's build_engine.py. Images are always brought to the model's height and width. Arrays are fed as "
@@ -91,11 +98,12 @@ class SampleOptions:
     def __post_init__(self) -> None:
         take_values(self, SampleOptions)
 
-    def open(self, inputs: Sequence[InputSpec], *, at_most: int | None = None) -> Batches:
+    def open(self, inputs: Sequence[InputSpec], *, at_most: int | None = None, calibrating: bool = False) -> Batches:
         """The model's inputs -> batches for it; ``at_most`` so many samples, unless ``samples`` says how many.
 
-        The inputs are those of the model that is fed as ``batch_axis`` and ``input`` say: see
-        `trtcal.model.open.Model.asked`.
+        Where nobody has said ``batch_size``, it is 8; for ``calibrating`` it is that which TensorRT will use: the one
+        that the model has built in, or else that of a script's first batch, up to 64. The inputs are those of the
+        model that is fed as ``batch_axis`` and ``input`` say: see `trtcal.model.open.Model.asked`.
 
         Raises DataError where data, inputs and options do not go together, ValueError for a choice that is none.
         """
@@ -113,14 +121,16 @@ class SampleOptions:
             samples = min(at_most, len(source)) if isinstance(source, Samples) else at_most
         if self.labels is not None and isinstance(source, Samples):
             classes = classes_of(self.labels, [source.name(index) for index in range(len(source))])
+        size, size_from = self._batch_size(inputs, source) if calibrating else (self.batch_size or BATCH_SIZE, "")
         batches = Batches(
             source,
-            self.batch_size,
+            size,
             order=self.order,  # type: ignore[arg-type]
             seed=self.seed,
             samples=samples,
             partial=self.partial,  # type: ignore[arg-type]
             labels=classes,
+            size_from=size_from,
         )
         if self.labels is not None:
             names = batches.sample_names
@@ -129,6 +139,22 @@ class SampleOptions:
                 batches = batches.labelled(classes)
             refuse_unlabelled(self.labels, names, classes)
         return batches
+
+    def _batch_size(self, inputs: Sequence[InputSpec], source: Samples | Stream) -> tuple[int, str]:
+        """How many samples are in a batch that calibrates, and words for why, if nobody has said how many."""
+        if self.batch_size is not None:
+            return self.batch_size, ""
+        from trtcal.samples.streams import LoaderScript
+        from trtcal.spec import built_in_batch_size
+
+        built_in = built_in_batch_size(inputs)
+        if built_in is not None:
+            return built_in, "which the model has built in and TensorRT will use"
+        if isinstance(source, LoaderScript):
+            first = next(source.blocks(), [])
+            if 0 < len(first) <= MOST_OF_A_SCRIPT:
+                return len(first), f"as {source.describe()} gives them"
+        return BATCH_SIZE, ""
 
     def _preprocess(self, inputs: Sequence[InputSpec]) -> Preprocess | None:
         from trtcal.samples.sources import holds_arrays
@@ -164,10 +190,12 @@ def open_both(
     out and takes none twice, so its last batch is padded, whatever ``partial`` says of those that calibrate.
     """
     if eval_data is None:
-        batches = options.open(inputs)
-        return batches, batches if eval_samples is None else batches.part(eval_samples)
+        batches = options.open(inputs, calibrating=True)
+        usual = options.batch_size is not None or batches.batch_size == BATCH_SIZE
+        judged = batches if usual else batches.in_batches_of(BATCH_SIZE)
+        return batches, judged if eval_samples is None else judged.part(eval_samples)
     evaluated = replace(options, data=eval_data, samples=eval_samples, order="given", partial="pad")
-    return replace(options, labels=None).open(inputs), evaluated.open(inputs)
+    return replace(options, labels=None).open(inputs, calibrating=True), evaluated.open(inputs)
 
 
 def fix_shapes(inputs: Sequence[InputSpec], shapes: Sequence[str]) -> tuple[InputSpec, ...]:

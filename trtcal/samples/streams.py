@@ -44,6 +44,8 @@ class IterableSource:
     feeds that do not fit and for whatever the iterable itself raises.
     """
 
+    has_own_batches = True  # which somebody meant, and which are not regrouped unsaid
+
     def __init__(self, iterable: Iterable[Any], *, inputs: Sequence[InputSpec]) -> None:
         if isinstance(iterable, Iterator):
             raise TypeError(
@@ -73,6 +75,8 @@ class LoaderScript:
     Raises DataError where the script cannot be imported or lacks the function, and for whatever
     it raises.
     """
+
+    has_own_batches = True
 
     def __init__(self, spec: str | os.PathLike[str], *, inputs: Sequence[InputSpec]) -> None:
         self._spec, self._inputs = os.fspath(spec), tuple(inputs)
