@@ -216,6 +216,19 @@ def test_the_batch_size_is_set_where_each_input_has_its_batch_axis(size: int | N
     assert shapes == {"x": [size, 4], "state": [2, size, 4], "sr": []}
 
 
+def test_shapes_of_what_is_computed_from_constants_keep_their_first_size() -> None:
+    """Of a model for one sample, biases that a Reshape gives the shape (1, C) became those of several samples."""
+    nodes = [
+        node("Reshape", ["b", "row"], ["bias"]),
+        node("Add", ["x", "bias"], ["a"]),
+        node("Reshape", ["a", "row"], ["y"]),
+    ]
+    constants = {"b": np.ones(4, np.float32), "row": np.array([1, 4])}
+    model = set_batch_size(make_model(nodes, {"x": [1, 4]}, ["y"], constants), 3, None)
+    assert OrtRunner(model)({"x": np.zeros((3, 4), np.float32)})["y"].shape == (3, 4)
+    assert [each.input[1] == "row" for each in model.graph.node if each.op_type == "Reshape"] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "expected"),
     [
@@ -223,6 +236,7 @@ def test_the_batch_size_is_set_where_each_input_has_its_batch_axis(size: int | N
         ({"x": ["batch", 4]}, {"y": ["batch", 3], "found": ["num", 7]}, {"y": 0, "found": None}),
         ({"x": [None, 4]}, {"y": [None, 3], "n": [3]}, {"y": 0, "n": None}),
         ({"x": [1, 4]}, {"y": [1, 3]}, {"y": 0}),
+        ({"x": [None, 4]}, {"y": [10, None, 3], "n": [None, None]}, {"y": 1, "n": 0}),
         ({"points": [1024, 3]}, {"y": [1, 40]}, {"y": None}),
     ],
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -7,6 +9,7 @@ from models import conv_model, images, make_model
 from onnx import helper, numpy_helper
 
 from trtcal.errors import ModelError
+from trtcal.model.open import open_model
 from trtcal.model.prepare import prepared
 from trtcal.model.runner import OrtRunner
 
@@ -63,3 +66,22 @@ def test_a_constant_that_is_there_twice_with_other_values_is_refused() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.float32([1, 3]), "k"))
     with pytest.raises(ModelError, match="constant 'k' is there twice, with other values"):
         prepared(model, ours=True)
+
+
+def test_shapes_that_lie_in_files_are_read_and_weights_stay_there(tmp_path: Path) -> None:
+    """ONNX Runtime does not load a model whose shapes lie in a file."""
+    path = tmp_path / "m.onnx"
+    onnx.save(conv_model(size=12), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    model = open_model(path)
+    outside = {tensor.name for tensor in model.proto.graph.initializer if tensor.external_data}
+    assert outside == {"gw"}
+    assert model.files == (path, tmp_path / "w.bin")
+    x = {"image": images(2, size=12)}
+    with OrtRunner(model.proto, folder=tmp_path) as runner, OrtRunner(conv_model(size=12)) as expected:
+        np.testing.assert_array_equal(runner(x)["logits"], expected(x)["logits"])
+    content = path.read_bytes()
+    (tmp_path / "w.bin").unlink()
+    assert open_model(content, path=path).inputs == model.inputs, "nobody wants the weights yet"
+    (tmp_path / "w.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"m.onnx: constant 'w' in .*w.bin: cannot be read"):
+        open_model(path)

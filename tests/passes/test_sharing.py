@@ -236,3 +236,11 @@ def test_samples_of_several_shapes_are_compared_in_one() -> None:
     )
     batches = [Batch({"x": np.ones((1, length), np.float32) * length}) for length in (3, 5, 4)]
     assert axes(model, batches) == {"x": 0}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_axis_that_no_sample_fits_is_not_the_one(batch: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a time-major LSTM whose sizes are all fixed, the steps were taken for the batch, and it could not run."""
+    assert axes(lstm(10, batch), rows(x=steps(6))) == {"x": 1}
+    assert "axis 1 of x counts samples" in caplog.text
+    assert "with axis 0, no sample fits; --batch-axis x=1 says so" in caplog.text

@@ -190,7 +190,12 @@ def test_inputs_of_a_concat_take_the_scale_of_its_int8_output() -> None:
 
 
 def test_a_concat_that_float_layers_read_too_stays_in_float() -> None:
-    plan = placed(concat_network(node("Conv", ["c", "w8"], ["d"]), node("Softmax", ["c"], ["y"])), a=1, c=2)
+    readers = (
+        node("Conv", ["c", "w8"], ["d"]),
+        node("Softmax", ["c"], ["e"]),
+        node("Concat", ["d", "e"], ["y"], axis=1),
+    )
+    plan = placed(concat_network(*readers), a=1, c=2)
     assert 2 not in plan.reads
     assert plan.scales["a"] == 1
     assert int8_activations(plan) == "x a c"
@@ -231,6 +236,34 @@ def test_concats_that_share_inputs_share_the_largest_scale_of_their_outputs() ->
         given = scales(graph, **{"a": 1, "b": 1, "c": 2, "d": 9, "e": 2, larger: 5})
         plan = place(graph, given, PLACEMENTS["tensorrt"], ())
         assert {name: plan.scales[name] for name in "abcde"} == dict.fromkeys("abcde", 5)
+
+
+def test_nodes_that_no_output_depends_on_are_not_int8_and_change_nothing() -> None:
+    """TensorRT takes them out before it fuses: they were quantized, and came between a convolution and its Relu."""
+    nodes = [
+        node("Conv", ["x", "w"], ["a"]),
+        node("Relu", ["a"], ["r"]),
+        node("Concat", ["r", "x"], ["c"], axis=1),
+        node("Conv", ["c", "w8"], ["b"]),
+        node("Add", ["b", "r"], ["y"]),
+    ]
+    dead = [
+        node("MaxPool", ["a"], ["d1"], kernel_shape=[1, 1]),
+        node("Softmax", ["c"], ["d2"]),
+        node("Conv", ["d1", "w"], ["d3"]),
+        node("Relu", ["d3"], ["d4"]),
+        node("AveragePool", ["y"], ["d5"], kernel_shape=[1, 1]),
+    ]
+    constants = {"w": weights(4, 4, 1, 1), "w8": weights(4, 8, 1, 1)}
+    for placement in PLACEMENTS:
+        plain = network(nodes, "y", **constants)
+        given = scales(plain)
+        with_dead = network([*nodes, *dead], "y", **constants)
+        more = dict.fromkeys(("d1", "d2", "d3", "d4", "d5"), np.float32(1))
+        expected = place(plain, given, PLACEMENTS[placement], ())
+        assert place(with_dead, given | more, PLACEMENTS[placement], ()) == expected
+        assert expected.reads.keys() >= {0, 2, 3, 4}
+        assert not with_dead.root.keys() & set(range(len(nodes), len(nodes) + len(dead)))
 
 
 def test_a_dead_input_of_an_int8_concat_takes_the_output_s_scale() -> None:

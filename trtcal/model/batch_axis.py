@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import Names, array_of, constants_of, copied, dtype_of, op_name
+from trtcal.model.nodes import Names, array_of, constants_of, copied, dtype_of, op_name, reads
 from trtcal.spec import InputSpec, OutputSpec
 
 if TYPE_CHECKING:
@@ -106,6 +106,9 @@ def output_axes(model: ModelProto, inputs: Sequence[InputSpec]) -> dict[str, int
             axes[value.name] = 0
         else:
             shared = [axis for axis, size in enumerate(sizes) if size is not None and size in names]
+            open_ = [axis for axis, size in enumerate(sizes) if size is None]
+            if not shared and None in names and len(open_) == 1:
+                shared = open_  # where no axis has a name, and one is open
             named = sizes and isinstance(sizes[0], str) and any(isinstance(name, str) for name in names)
             first = 0 if sizes and not isinstance(sizes[0], int) and not named else None
             axes[value.name] = shared[0] if shared else first
@@ -133,8 +136,9 @@ def set_batch_size(
 ) -> ModelProto:
     """Copy of the model, whose file lies in ``folder``, with batch ``size`` for its inputs (None: a dynamic axis "N").
 
-    Inferred shapes are dropped, and a Reshape whose constant shape begins with the old batch size gets the new one
-    there. Graphs that bake the batch size in otherwise fail in the runtime, which names the node.
+    Inferred shapes are dropped, and a Reshape of what depends on these inputs whose constant shape begins with the old
+    batch size gets the new one there. Graphs that bake the batch size in otherwise fail in the runtime, which names the
+    node.
     """
     inputs = model_inputs(model) if inputs is None else inputs
     old = batch_size(model, inputs)
@@ -151,7 +155,11 @@ def set_batch_size(
             value.type.tensor_type.ClearField("shape")
     if old is not None and old != size and any(spec.axis == 0 for spec in inputs):
         names, constants = Names(model), constants_of(model.graph)
+        counted = {spec.name for spec in inputs if spec.axis == 0}  # and what depends on these
         for node in model.graph.node:
+            if counted.isdisjoint(reads(node)):
+                continue
+            counted.update(node.output)
             if op_name(node) == "Reshape" and len(node.input) > 1 and node.input[1] in constants:
                 shape = array_of(constants[node.input[1]].tensor, folder)
                 if shape.ndim == 1 and shape.size > 1 and shape[0] == old:

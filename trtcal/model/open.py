@@ -239,7 +239,7 @@ def _opened(
     proto: ModelProto, name: str, path: Path | None = None, files: tuple[Path, ...] = (), *, ours: bool
 ) -> Model:
     try:
-        proto, originals = prepared(proto, ours=ours)
+        proto, originals = prepared(proto, ours=ours, folder=None if path is None else path.parent)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
     return Model(proto, name, path, files, originals)

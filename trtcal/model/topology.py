@@ -42,7 +42,8 @@ class Graph:
 
     ``constants`` are initializers and Constant nodes, also behind an Identity; ``fixed`` are these and all
     that is computed from nothing else. ``readers`` counts a node as reader of what the bodies inside it (If,
-    Loop, Scan) read. ``root`` maps each weighted and pointwise node to the node whose kernel computes it.
+    Loop, Scan) read. ``live`` has the indices of the nodes that an output depends on; the others TensorRT takes out
+    before it fuses anything. ``root`` maps each live weighted and pointwise node to the node whose kernel computes it.
     ``originals`` has the names that nodes and tensors have in the file, where these are others.
     """
 
@@ -64,6 +65,7 @@ class Graph:
             {value.name for value in model.graph.input} | self.constants.keys() | self.producer.keys()
         )
         self.types = element_types(model)
+        self.live = self._live()
         self.root: dict[int, int] = {}
         self._find_roots()
 
@@ -94,9 +96,28 @@ class Graph:
             return None
         return str(self.nodes[index].input[0])
 
+    def live_readers(self, name: str) -> list[int]:
+        """Indices of the live nodes that read a tensor."""
+        return [index for index in self.readers.get(name, ()) if index in self.live]
+
+    def _live(self) -> frozenset[int]:
+        waiting = [self.producer[name] for name in self.outputs if name in self.producer]
+        live = set(waiting)
+        while waiting:
+            needed = {self.producer[name] for name in reads(self.nodes[waiting.pop()]) if name in self.producer}
+            waiting += needed - live
+            live |= needed
+        return frozenset(live)
+
     def _find_roots(self) -> None:
-        """Of two layers summed up, the later one takes the sum: the other's result is there by then."""
+        """Of two layers summed up, the later one takes the sum: the other's result is there by then.
+
+        Later in the file, as TensorRT has it: it gave the sum to a ResNet's 1x1 convolution beside the deeper branch
+        (NVIDIA/TensorRT#4020).
+        """
         for index, node in enumerate(self.nodes):
+            if index not in self.live:
+                continue
             if op_name(node) in WEIGHTED:
                 self.root[index] = index
             elif op_name(node) in POINTWISE:
@@ -110,7 +131,7 @@ class Graph:
         return (
             self.producer.get(name) in self.root
             and name not in self.outputs
-            and all(op_name(self.nodes[reader]) in POINTWISE for reader in self.readers[name])
+            and all(op_name(self.nodes[reader]) in POINTWISE for reader in self.live_readers(name))
         )
 
 

@@ -170,17 +170,16 @@ class _Settling:
         try:
             first = self._verdict(model)
         except ModelError as error:
+            if not self._fit(model) and (found := self._first_of(self._others())) is not None:
+                logger.warning("%s: %s", model.name, self._found(found, "no sample fits"))
+                return _done(found)
             raise _CannotRunError(str(error)) from error
         if not first.mixed:
             return _done(first.model)
-        for other in filter(self._shares, self._others()):
-            try:
-                verdict = self._verdict(other)
-            except ModelError:
-                continue  # it cannot run so
-            if verdict.mixed == []:
-                logger.warning("%s: %s", model.name, self._found(verdict.model, first.mixed))
-                return _done(verdict.model)
+        if (found := self._first_of(filter(self._shares, self._others()))) is not None:
+            why = f"{_some(first.mixed)} would depend on which samples share a run"
+            logger.warning("%s: %s", model.name, self._found(found, why))
+            return _done(found)
         if first.model.feeding.copies > 1:
             raise self.refuse_copies(first.mixed)
         if not self._uncertain() or set(first.mixed) <= _data_shaped(model):
@@ -198,6 +197,22 @@ class _Settling:
             f"{model.name}: {_some(first.mixed)} would depend on which samples share a run, with the first axis of "
             f"{', '.join(self._uncertain())} counting them; {_options(self._uncertain())}"
         )
+
+    def _first_of(self, models: Iterable[Model]) -> Model | None:
+        """The first that runs, and whose tensors do not depend on who shares a run."""
+        for model in models:
+            try:
+                verdict = self._verdict(model)
+            except ModelError:
+                continue
+            if verdict.mixed == []:
+                return verdict.model
+        return None
+
+    def _fit(self, model: Model) -> bool:
+        """Do the samples have the shapes that they should have?"""
+        row = self.rows[0]
+        return all(_fits(row[spec.name].shape[1:], spec.shape) for spec in model.inputs if spec.name in row)
 
     def refuse_copies(self, mixed: Sequence[str]) -> ModelError:
         """What depends on who shares a run -> why copies of a sample would not do."""
@@ -299,7 +314,8 @@ class _Settling:
             found.append(moved)
         return found[:number]
 
-    def _found(self, other: Model, mixed: Sequence[str]) -> str:
+    def _found(self, other: Model, why: str) -> str:
+        """Other axes than those of the file, and what is wrong with these -> what to tell the user."""
         changed = [
             (spec.name, spec.axis)
             for spec, before in zip(other.inputs, self.model.inputs, strict=True)
@@ -307,10 +323,7 @@ class _Settling:
         ]
         axes = ", ".join(f"axis {axis} of {name}" for name, axis in changed)
         options = " ".join(f"--batch-axis {name}={axis}" for name, axis in changed)
-        return (
-            f"{axes} counts samples, as a run of some of them shows: with axis 0, {_some(mixed)} would depend on which "
-            f"samples share a run; {options} says so"
-        )
+        return f"{axes} counts samples, as a run of some of them shows: with axis 0, {why}; {options} says so"
 
 
 class _Shown:

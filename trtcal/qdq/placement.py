@@ -147,6 +147,8 @@ def place(graph: Graph, scales: Mapping[str, np.float32], table: Mapping[str, Ru
         root = graph.root.get(index, index)
         if op_name(node) not in table or index in excluded or (root != index and root not in reads):
             continue
+        if index not in graph.live:
+            continue  # nobody needs what it computes
         found, problems = _inputs(graph, scales, index, table[op_name(node)](graph, index))
         activations = [read for read in found.values() if isinstance(read, str) and read not in graph.fixed]
         kinds = {graph.dtype(name).kind for name in activations}
@@ -266,9 +268,10 @@ def _extend_to_concats(graph: Graph, reads: dict[int, dict[int, str | Weight]], 
         waiting = [name]  # and behind it what only moves its values
         while waiting:
             name = waiting.pop()
-            if name in graph.outputs or name not in graph.readers:
+            readers = graph.live_readers(name)
+            if name in graph.outputs or not readers:
                 return False
-            for reader in graph.readers[name]:
+            for reader in readers:
                 if graph.moved_from(graph.nodes[reader].output[0]) == name:
                     waiting.append(graph.nodes[reader].output[0])
                 elif any(reads.get(reader, {}).get(where) != name for where in _positions(graph, reader, name)):
