@@ -58,6 +58,21 @@ def test_each_trial_has_the_intervals_of_its_own_values() -> None:
             low, high = (None, None) if values is None or values.size == 1 else bootstrap(values)
             assert row[name] == (None if values is None else values.mean())
             assert (row[f"{name}_low"], row[f"{name}_high"]) == (low, high)
+            assert (row["sqnr_db_low"], row["sqnr_db_high"]) == (None, None)
+
+
+def test_an_sqnr_with_noise_per_sample_has_an_interval_and_columns_at_the_end() -> None:
+    noise = np.random.default_rng(0).lognormal(-5, 1, 40)
+    sqnr = float(-10 * np.log10(noise.mean()))
+    by_noise = judged(sweep(STATS, GRID[:2]), lambda amax: Judgement(None, None, sqnr, noise))
+    row = sweepfile.rows(by_noise)[0]
+    assert list(row)[-2:] == ["sqnr_db_low", "sqnr_db_high"] == list(sweepfile.COLUMNS)[-2:]
+    low, high = bootstrap(noise)
+    assert row["sqnr_db_low"] == pytest.approx(-10 * np.log10(high))
+    assert row["sqnr_db_high"] == pytest.approx(-10 * np.log10(low))
+    assert row["sqnr_db_low"] < sqnr < row["sqnr_db_high"]
+    endless = judged(sweep(STATS, GRID[:2]), lambda amax: Judgement(None, None, -np.inf, np.array([np.inf, 0.0])))
+    assert sweepfile.rows(endless)[0]["sqnr_db_high"] == np.inf
 
 
 @pytest.mark.parametrize("exact", [False, True])

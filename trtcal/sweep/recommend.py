@@ -1,27 +1,37 @@
-"""What a sweep teaches: which batch size to take, whether order matters, which samples set the ranges."""
+"""What a sweep teaches: which method and batch size to take, whether order matters, which samples set the ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trtcal.judging.accuracy import bootstraps
-from trtcal.judging.metrics import METRICS
-from trtcal.ranges.growth import GROWTH
 from trtcal.ranges.measuring import MEASURED
 from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method
+from trtcal.sweep.choosing import (
+    CONFIDENCE,
+    Choice,
+    Chosen,
+    Measure,
+    choices,
+    choose,
+    compared,
+    matrix,
+    means,
+    measures_of,
+    whole_trials,
+)
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.trials import Sweep, Trial, relative_change, usable
 
 STILL = 0.01  # a relative change of a threshold below this is none
 OUTLIER = 1.5  # times the largest |x| of every other sample make one an outlier,
 OUTLIERS = 12  # of which at most so many are named
-CONFIDENCE = 0.95
-RESAMPLES = 1000
+ORDER_RESAMPLES = 4000  # as many orders are looked at, far ends of an interval are wanted
+NAMED = 6  # methods that a sentence compares
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,9 @@ class Recommendation:
 
     ``batch_size`` is the smallest whose result cannot be told from the best; None where the sweep cannot say.
     ``order_matters`` and ``control_flat`` are what the sentences say of the order arm and the MinMax arm, None
-    where those were not run. ``options`` are those of ``trtcal calibrate`` that do what the headline says.
+    where those were not run. ``options`` are those of ``trtcal calibrate`` that do what the headline says, ``method``
+    the one among them, and ``decided_by`` the measure that decided for it, None where nothing was judged. ``command``
+    is the whole command, quoted for a shell; "" where there is none.
     """
 
     headline: str
@@ -50,14 +62,18 @@ class Recommendation:
     evidence: tuple[str, ...]
     outliers: tuple[Outlier, ...]
     options: tuple[str, ...] = ()
+    method: str | None = None
+    decided_by: str | None = None
+    command: str = ""
 
 
 def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
     """Sweep and the statistics behind it -> what to do, with the numbers that say so.
 
-    Judged by the metric where it gives a value per sample, else by agreement with FP32, else by how far
-    thresholds move. Intervals are of 95% and hold both chances at once, that of the samples and that of the
-    configurations: both are resampled. What they do not exclude is no difference.
+    Decided by the first measure that can tell choices apart, see :mod:`trtcal.sweep.choosing`; where none was taken,
+    by how far thresholds move. Intervals are of 95% and hold both chances at once, that of the samples and that of the
+    configurations: both are resampled. What they do not exclude is no difference. Of trials with unusable thresholds
+    nothing is advised, whatever their numbers.
     """
     name = next((trial.method for trial in sweep.trials if method(trial.method).depends_on_batches), MEASURED)
     flat = control_is_flat(sweep)
@@ -65,49 +81,52 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
     failed = sum(trial.error is not None for trial in sweep.trials)
     if failed:
         evidence.append(f"{failed} of {len(sweep.trials)} trials failed; what follows is said of the others.")
-    outliers = find_outliers(stats)
+    was_there = any(trial.method == name for trial in sweep.trials)
     sweep, said = without_unusable(sweep)
     evidence += said
     studied = [t for t in sweep.trials if t.method == name and RULES[t.configuration.growth].tensorrt]
-    if not studied and said:
-        others = list(dict.fromkeys(trial.method for trial in sweep.trials)) or ["minmax"]
-        headline = f"Do not take {name}: in no arrangement are its thresholds usable. Those of {others[0]} are."
-        return Recommendation(headline, None, None, flat, tuple(evidence), outliers, ("--method", others[0]))
-    if not studied:
-        headline = f"Without trials of {name} under TensorRT's growth rule the sweep cannot say what batches do to it."
-        return Recommendation(headline, None, None, flat, tuple(evidence), outliers)
-    kind = _kind(sweep, studied)
-    other: str | None = None
+    measures = measures_of(sweep)
+    chosen = choose(choices(sweep), measures)
+    batches = _of_batches(sweep, studied, measures, chosen)
     options: tuple[str, ...] = ()
-    size: int | None
-    best: int | None
-    if kind is not None:
-        size, best, matters, sentences = _by_values(studied, kind)
-        other, options = _other_methods(sweep, studied, size, kind)
+    headline = ""
+    if chosen is not None:
+        headline, against = _of_methods(chosen, studied, measures, _samples(sweep))
+        options = chosen.best.options
+        evidence += against
+        if not options:
+            evidence.append("No command repeats that: a calibration takes samples in their given order or shuffled.")
+    elif batches.size is not None:
+        options = "--method", name, "--batch-size", str(batches.size)
+    if studied:
+        headline = f"{headline} {_batches_headline(name, batches, chosen, alone=not headline)}".lstrip()
+    elif said and was_there:
+        headline = f"Do not take {name}: in no arrangement are its thresholds usable. {headline}".rstrip()
+        if chosen is None:
+            others = list(dict.fromkeys(trial.method for trial in sweep.trials)) or ["minmax"]
+            headline, options = f"{headline} Those of {others[0]} are.", ("--method", others[0])
     else:
-        size, matters, sentences = _by_thresholds(sweep, studied)
-        best = size
-    evidence += sentences
-    if size is not None and other is None:
-        options = "--method", name, "--batch-size", str(best)
-    if size is None:
-        headline = "No batch size keeps the thresholds near the batch-invariant ones"
-    elif kind is None:
-        headline = f"From batches of {size} on half of the thresholds stay within 1% of the batch-invariant ones"
-    elif size == best:
-        headline = f"{f'With {name}, take' if other else f'Calibrate {name} with'} batches of {size}"
-    else:
-        headline = f"With {name}, batches of {best} did best, those of {size} may be as good"
-    headline += f"; {_ORDER[matters]}."
-    if other is not None:
-        headline = f"{other} {headline}"
+        without = f"Without trials of {name} under TensorRT's growth rule the sweep cannot say what batches do to it."
+        headline = f"{headline} {without}".lstrip()
+    evidence += batches.sentences
+    outliers = find_outliers(stats)
     if outliers:
         worst = outliers[0]
         evidence.append(
             f"Drop sample {worst.sample} and the range of {worst.tensor} shrinks {worst.factor:.1f}x; "
             f"it sets the range of {worst.tensors} tensor{'s' if worst.tensors > 1 else ''}."
         )
-    return Recommendation(headline, size, matters, flat, tuple(evidence), outliers, options)
+    return Recommendation(
+        headline,
+        batches.size,
+        batches.order_matters,
+        flat,
+        tuple(evidence),
+        outliers,
+        options,
+        options[1] if options else None,
+        None if chosen is None else _decisive(chosen).name,
+    )
 
 
 def without_unusable(sweep: Sweep) -> tuple[Sweep, list[str]]:
@@ -133,6 +152,342 @@ _ORDER = {
     False: "the order of the samples does not matter",
     None: "the order of the samples was not varied",
 }
+
+
+def _studied(choice: Choice, studied: Sequence[Trial]) -> bool:
+    return any(choice.own is trial for trial in studied)
+
+
+def _samples(sweep: Sweep) -> int:
+    """On how many samples was judged?"""
+    sizes = [
+        values.size
+        for trial in whole_trials(sweep)[:1]
+        if trial.judgement is not None
+        for values in (trial.judgement.accuracy, trial.judgement.agreement, trial.judgement.noise)
+        if values is not None
+    ]
+    return max(sizes, default=0)
+
+
+# --- methods
+
+
+def _of_methods(
+    chosen: Chosen, studied: Sequence[Trial], measures: Sequence[Measure], samples: int
+) -> tuple[str, list[str]]:
+    """What was chosen -> the headline's sentence about methods, "" where the batch sizes say it all; sentences."""
+    best, by = chosen.best, _decisive(chosen)
+    others = dict.fromkeys(choice.group for choice in chosen.choices if choice.group != best.group)
+    evidence = _against_others(chosen, by)
+    ours = _studied(best, studied)
+    first = by is measures[0] and not _tied_with(chosen)
+    if not others:
+        return "" if ours else f"Take {best}; it is the only method that was judged.", evidence
+    if ours and (first or len(measures) == 1):
+        return "", evidence
+    if first:
+        rival = _rival(chosen, studied, by)
+        difference, low, high = chosen.difference(best, rival, by)
+        interval = "" if by.single else f" ({by.interval(low, high)})"
+        whatever = "" if best.batch_size is not None else ", whatever the batches"
+        taken = str(best) if best.batch_size is not None or best.method != rival.method else _only(best)
+        gain = f"{by.show(difference, True)} {by.name}{interval}"
+        return f"Take {taken}: {gain} against {rival.family}{whatever}.", evidence
+    parts, tied = [], []
+    standing = chosen.choices
+    for measure, left in zip(measures, chosen.left, strict=False):
+        gone = {choice.family for choice in standing} - {choice.family for choice in left}
+        if measure is by:
+            break
+        if len(left) == len(standing):
+            tied.append(measure)
+        elif gone:
+            parts.append(f"by {measure.name} {_listed(sorted(gone))} {'loses' if len(gone) == 1 else 'lose'}")
+        else:
+            parts.append(f"by {measure.name} some batch sizes of {_listed(sorted(_shrunk(standing, left)))} lose")
+        standing = left
+    if tied:
+        names = " or ".join(measure.name for measure in tied)
+        parts.insert(0, f"no method loses {names} against another that {samples} samples can show")
+    last = "is nearest to FP32" if by.decibels else "is best"
+    if _tied_with(chosen) and len(chosen.left[-1]) == len(chosen.choices) and not by.decibels:
+        tied.append(by)
+        last = "has the best mean"
+    rest = " of the others" if parts and not tied else ""
+    parts.append(f"by {by.name}{rest} {best} {last} ({_figures(chosen, studied, by)})")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}.", evidence
+
+
+def _only(best: Choice) -> str:
+    return best.family.removeprefix(f"{best.method} on ")
+
+
+def _decisive(chosen: Chosen) -> Measure:
+    """The measure by which the last other method fell; the last one looked at where some never did, or are none."""
+    standing = {choice.group for choice in chosen.choices}
+    decided = chosen.measures[len(chosen.left) - 1]
+    for measure, left in zip(chosen.measures, chosen.left, strict=False):
+        groups = {choice.group for choice in left}
+        if groups != standing:
+            decided = measure
+        standing = groups
+    return chosen.measures[-1] if len(standing) > 1 else decided
+
+
+def _tied_with(chosen: Chosen) -> list[Choice]:
+    """Choices of other methods that no measure tells from the best."""
+    return [choice for choice in chosen.left[-1] if choice.group != chosen.best.group]
+
+
+def _shrunk(before: Sequence[Choice], after: Sequence[Choice]) -> set[str]:
+    return {choice.family for choice in before if choice not in after}
+
+
+def _stood(chosen: Chosen, choice: Choice) -> int:
+    """For how many measures?"""
+    return sum(choice in left for left in chosen.left)
+
+
+def _others(chosen: Chosen, by: Measure) -> list[Choice]:
+    """Of each other method the choice that stood longest and is best by the measure."""
+    groups: dict[tuple[str, str | None], list[Choice]] = {}
+    for choice in chosen.choices:
+        groups.setdefault(choice.group, []).append(choice)
+    return [
+        max(group, key=lambda choice: (_stood(chosen, choice), chosen.value(choice, by)))
+        for name, group in groups.items()
+        if name != chosen.best.group
+    ]
+
+
+def _rival(chosen: Chosen, studied: Sequence[Trial], by: Measure) -> Choice:
+    """What the best is set against: of those that stood longest the method studied, or else the best one."""
+    others = _others(chosen, by)
+    longest = max(_stood(chosen, choice) for choice in others)
+    stood = [choice for choice in others if _stood(chosen, choice) == longest]
+    ours = [choice for choice in stood if _studied(choice, studied)]
+    return ours[0] if ours else max(stood, key=lambda choice: chosen.value(choice, by))
+
+
+def _figures(chosen: Chosen, studied: Sequence[Trial], by: Measure) -> str:
+    """The best's number, and that of its rival, by arrangement where it has several."""
+    rival = _rival(chosen, studied, by)
+    group = [choice for choice in chosen.choices if choice.group == rival.group]
+    trials = studied if _studied(rival, studied) else [trial for choice in group for trial in choice.usual]
+    values = by.scale(np.array([values.mean() for trial in trials if (values := by.of(trial)) is not None]))
+    low, high = by.show(float(values.min())), by.show(float(values.max()))
+    unit = " dB" if by.decibels else ""
+    spread = high if low == high else f"{low.removesuffix(unit)} to {high} by arrangement"
+    return f"{by.show(chosen.value(chosen.best, by))}; {rival.family} {spread}"
+
+
+def _against_others(chosen: Chosen, by: Measure) -> list[str]:
+    """The best beside each other method, by the measure that told it from the best, or by the last one."""
+    best, sentences = chosen.best, []
+    for number, measure in enumerate(chosen.measures[: chosen.measures.index(by) + 1]):
+        others = [
+            choice
+            for choice in _others(chosen, measure)
+            if _stood(chosen, choice) == number or (measure is by and _stood(chosen, choice) > number)
+        ]
+        if not others:
+            continue
+        told = []
+        for other in sorted(others, key=lambda other: -chosen.value(other, measure))[:NAMED]:
+            difference, low, high = chosen.difference(other, best, measure)
+            interval = "" if measure.single else f", {measure.interval(low, high)}"
+            shown = measure.show(chosen.value(other, measure))
+            told.append(f"{other} {shown} ({measure.show(difference, True)}{interval})")
+        more = f", and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        value = measure.show(chosen.value(best, measure))
+        sentences.append(f"By {measure.name}: {best} {value}; {', '.join(told)}{more}.")
+    tied = [str(choice) for choice in _tied_with(chosen)]
+    if tied:
+        sentences.append(f"No measure tells {best} from {_listed(tied, NAMED)}; of these its mean is the best.")
+    return sentences
+
+
+def _listed(names: Sequence[str], most: int | None = None) -> str:
+    """Names -> "a, b and c"; of many the first, and how many more there are."""
+    shown = list(names) if most is None or len(names) <= most else [*names[:most], f"{len(names) - most} more"]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+
+
+# --- batch sizes and orders
+
+
+class _Batches(NamedTuple):
+    """The smallest batch size as good as the best, the one to take, whether order matters, in words too, sentences."""
+
+    size: int | None = None
+    best: int | None = None
+    order_matters: bool | None = None
+    order: str = ""
+    sentences: Sequence[str] = ()
+
+
+def _of_batches(
+    sweep: Sweep,
+    studied: Sequence[Trial],
+    measures: Sequence[Measure],
+    chosen: Chosen | None,
+) -> _Batches:
+    """What the trials of the method studied say of batch sizes and orders."""
+    if not studied:
+        return _Batches()
+    paired = [measure for measure in measures if not measure.single]
+    ours = [choice for choice in choices(sweep) if _studied(choice, studied)]
+    within = choose(ours, measures)
+    if not paired or within is None:
+        size, matters, sentences = _by_thresholds(sweep, studied)
+        taken = size if within is None else within.best.batch_size
+        return _Batches(size, taken, matters, _ORDER[matters], sentences)
+    best = chosen.best if chosen is not None and _studied(chosen.best, studied) else within.best
+    judged = [trial for trial in whole_trials(sweep) if any(trial is one for one in studied)]
+    deciding = next((measure for measure in paired if compared(ours, measure).below.any()), paired[0])
+    size, sentences = _smallest(ours, best, deciding)
+    matters, order, said = _order_effect(judged, paired)
+    sentences += [*said, *_largest_first(judged, ours, size, deciding)]
+    return _Batches(size, best.batch_size, matters, order, sentences)
+
+
+def _batches_headline(name: str, found: _Batches, chosen: Chosen | None, *, alone: bool) -> str:
+    """The headline's sentence about batches; of the method studied ``alone`` where none is said before it."""
+    size, best = found.size, found.best
+    if chosen is None or found.best is None:
+        text = f"From batches of {size} on half of the thresholds stay within 1% of the batch-invariant ones"
+        if size is None:
+            text = "No batch size keeps the thresholds near the batch-invariant ones"
+    elif size is None or size == best:
+        text = f"{f'Calibrate {name} with' if alone else f'With {name}, take'} batches of {best}"
+    else:
+        text = f"With {name}, batches of {best} did best, those of {size} may be as good"
+    return f"{text}; {found.order}."
+
+
+def _paired(one: np.ndarray, two: np.ndarray, measure: Measure) -> tuple[float, float, float]:
+    """Two sets of trials on the same samples -> the difference of their means, with its interval."""
+    first, second = measure.scale(means([one, two]))
+    low, high = np.quantile(first - second, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return _mean(one, measure) - _mean(two, measure), float(low), float(high)
+
+
+def _mean(values: np.ndarray, measure: Measure) -> float:
+    return float(measure.scale(values.mean(keepdims=True)).reshape(-1)[0])
+
+
+def _smallest(ours: Sequence[Choice], taken: Choice, measure: Measure) -> tuple[int, list[str]]:
+    """The smallest batch size that cannot be told from the best, never a larger one than is taken; sentences."""
+    values = {choice.batch_size or 0: matrix(choice.usual, measure) for choice in ours}
+    sizes = sorted(values)
+    best = max(sizes, key=lambda size: _mean(values[size], measure))
+    shown = {size: measure.show(_mean(values[size], measure)) for size in sizes}
+    sentences: list[str] = []
+    chosen, worse = best, []
+    for size in sizes:
+        if size == best:
+            break
+        found, low, high = _paired(values[size], values[best], measure)
+        difference = f"{measure.show(found, True)}, {measure.interval(low, high)}"
+        if high >= 0 or -found < measure.least(0):
+            chosen = size
+            verdict = "cannot be told from none" if high >= 0 else "is small"
+            sentences.append(
+                f"Batches of {size} give {shown[size]} {measure.name}, of {best} the best, {shown[best]}; the "
+                f"difference ({difference}) {verdict}."
+            )
+            break
+        worse.append(f"{size} ({difference})")
+    if worse:
+        sentences.insert(
+            0, f"Batches of {best} give {shown[best]} {measure.name}; worse are batches of {', '.join(worse)}."
+        )
+    return min(chosen, taken.batch_size or chosen), sentences
+
+
+def _largest_first(judged: Sequence[Trial], ours: Sequence[Choice], chosen: int, measure: Measure) -> list[str]:
+    """Whether the largest samples in front repair the smallest batches, where these need it."""
+    least = min(ours, key=lambda choice: choice.batch_size or 0)
+    at = [t.configuration.order == "largest-first" and t.configuration.batch_size == least.batch_size for t in judged]
+    first = matrix([trial for trial, there in zip(judged, at, strict=True) if there], measure)
+    if not len(first) or chosen == least.batch_size:
+        return []
+    difference, low, high = _paired(first, matrix(least.usual, measure), measure)
+    verdict = "repairs" if low > 0 else "does not repair"
+    return [
+        f"Putting the largest samples first {verdict} batches of {least.batch_size} "
+        f"({measure.show(difference, True)}, {measure.interval(low, high)})."
+    ]
+
+
+def _order_effect(judged: Sequence[Trial], measures: Sequence[Measure]) -> tuple[bool | None, str, list[str]]:
+    """Whether the order matters, by the first measure that shows it, in words, and the largest effect that it has."""
+    sizes = sorted({trial.configuration.batch_size for trial in judged})
+    at = {size: [trial for trial in judged if trial.configuration.batch_size == size] for size in sizes}
+    pairs = sum(len(trials) - 1 for trials in at.values())
+    if not pairs:
+        return None, _ORDER[None], []
+    for measure in measures:
+        sentence = _largest_effect(at, pairs, measure)
+        if sentence:
+            words = _ORDER[True] if measure is measures[0] else f"{_ORDER[True]} to {measure.name} alone"
+            return True, words, [sentence]
+    return False, _ORDER[False], ["No two orders can be told apart at any batch size."]
+
+
+def _largest_effect(at: Mapping[int, Sequence[Trial]], pairs: int, measure: Measure) -> str:
+    """The largest effect by one measure, "" for none; intervals widened for having looked at so many pairs."""
+    largest, sentence = -measure.least(0), ""
+    tails = [0.025 / pairs, 1 - 0.025 / pairs]
+    for size, trials in at.items():
+        values = matrix(trials, measure)
+        shown = measure.scale(values.mean(axis=1))
+        top = int(shown.argmax())
+        resampled = measure.scale(means([row[None] for row in values], ORDER_RESAMPLES))
+        low, high = np.quantile(resampled - resampled[top], tails, axis=1)
+        for row, trial in enumerate(trials):
+            difference = float(shown[row] - shown[top])
+            if difference < largest and high[row] < 0:
+                largest = difference
+                sentence = (
+                    f"Order matters most with batches of {size}: {_name(trial)} loses {measure.show(-difference)} "
+                    f"{measure.name} against {_name(trials[top])} "
+                    f"({measure.interval(float(low[row]), float(high[row]))})."
+                )
+    return sentence
+
+
+def _name(trial: Trial) -> str:
+    seed = f" (seed {trial.configuration.seed})" if trial.configuration.seed is not None else ""
+    return f"{trial.configuration.order}{seed}"
+
+
+def _by_thresholds(sweep: Sweep, studied: Sequence[Trial]) -> tuple[int | None, bool | None, list[str]]:
+    sizes = sorted({trial.configuration.batch_size for trial in studied})
+    moved = {}
+    for size in sizes:
+        changes = [relative_change(sweep, trial) for trial in studied if trial.configuration.batch_size == size]
+        moved[size] = float(np.median(changes))
+    changes_text = ", ".join(f"{size}: {change:.1%}" for size, change in moved.items())
+    sentences = [
+        f"Against the batch-invariant thresholds half of them move by more than, by batch size, {changes_text}."
+    ]
+    chosen = next((size for size in sizes if moved[size] <= STILL), None)
+    spread = []
+    for size in sizes:
+        amax = np.array([t.amax for t in studied if t.configuration.batch_size == size], np.float64)
+        amax = amax[:, np.isfinite(amax).all(axis=0)]
+        if len(amax) > 1 and amax.size:
+            spread.append(float(np.median(np.ptp(amax, axis=0) / np.maximum(amax.mean(axis=0), 1e-300))))
+    matters = max(spread) > STILL if spread else None
+    if spread:
+        sentences.append(f"Between orders half of the thresholds differ by up to {max(spread):.1%}.")
+    return chosen, matters, sentences
+
+
+# --- samples and the control
 
 
 def enough_samples(drift: Mapping[str, Any]) -> str | None:
@@ -169,41 +524,6 @@ def control_is_flat(sweep: Sweep) -> bool | None:
     return all(np.array_equal(amax, control[0]) for amax in control)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What trials are judged by, and how its values read."""
-
-    name: str
-    share: bool
-    accuracy: bool
-
-    def of(self, trial: Trial) -> np.ndarray | None:
-        """The values of a trial, one per sample."""
-        judged = trial.judgement
-        if judged is None:
-            return None
-        return judged.accuracy if self.accuracy else judged.agreement
-
-    def show(self, value: float, sign: bool = False) -> str:
-        """A value for people: shares in percent, anything else as it is."""
-        if self.share:
-            return f"{value:+.2%}" if sign else f"{value:.2%}"
-        return f"{value:+.4g}" if sign else f"{value:.4g}"
-
-    def interval(self, low: float, high: float) -> str:
-        """The interval of a difference."""
-        return f"{self.show(low, True)} to {self.show(high, True)}"
-
-
-def _kind(sweep: Sweep, studied: Sequence[Trial]) -> _Kind | None:
-    """By what the trials that did not fail can be compared sample by sample; None for nothing of that kind."""
-    accuracy = _Kind("accuracy" if sweep.metric in METRICS else sweep.metric, sweep.metric in METRICS, True)
-    for kind in (accuracy, _Kind("agreement with FP32", True, False)):
-        if any((values := kind.of(trial)) is not None and values.size > 1 for trial in studied):
-            return kind
-    return None
-
-
 def find_outliers(stats: ActivationStats) -> tuple[Outlier, ...]:
     """Up to 12 samples whose largest |x| in some tensor is 1.5 times that of every other sample, widest first."""
     if len(stats.samples) < 2:
@@ -215,154 +535,3 @@ def find_outliers(stats: ActivationStats) -> tuple[Outlier, ...]:
             found.setdefault(int(np.argmax(tensor.sample_amax)), []).append((float(first / second), name))
     outliers = [Outlier(stats.samples[sample], max(rows)[1], max(rows)[0], len(rows)) for sample, rows in found.items()]
     return tuple(sorted(outliers, key=lambda outlier: -outlier.factor)[:OUTLIERS])
-
-
-def _matrix(trials: Sequence[Trial], kind: _Kind) -> np.ndarray:
-    """Values of the trials that did not fail, (trials, samples)."""
-    return np.array([values for trial in trials if (values := kind.of(trial)) is not None])
-
-
-def _paired(one: np.ndarray, two: np.ndarray) -> tuple[float, float]:
-    """Two sets of trials on the same samples -> interval of the difference of their means.
-
-    Trials of each set and samples are resampled: what one lucky configuration does is not taken for what its batch
-    size does.
-    """
-    rng = np.random.default_rng(0)
-    samples = one.shape[1]
-    differences = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        first = one[rng.integers(len(one), size=len(one))].mean(axis=0)
-        second = two[rng.integers(len(two), size=len(two))].mean(axis=0)
-        differences[i] = (first - second)[rng.integers(samples, size=samples)].mean()
-    low, high = np.quantile(differences, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def _usual(studied: Sequence[Trial], size: int, kind: _Kind) -> np.ndarray:
-    """Values at a batch size in orders that come by chance: the given one and shuffles, or else all there are."""
-    at = [trial for trial in studied if trial.configuration.batch_size == size]
-    usual = [trial for trial in at if trial.configuration.order in ("given", "shuffled")]
-    return _matrix(usual, kind) if len(_matrix(usual, kind)) else _matrix(at, kind)
-
-
-def _by_values(studied: Sequence[Trial], kind: _Kind) -> tuple[int, int, bool | None, list[str]]:
-    """The smallest batch size as good as the best, the best, whether order matters, and sentences."""
-    judged = [trial for trial in studied if kind.of(trial) is not None]
-    sizes = sorted({trial.configuration.batch_size for trial in judged})
-    values = {size: _usual(judged, size, kind) for size in sizes}
-    best = max(sizes, key=lambda size: float(values[size].mean()))
-    sentences: list[str] = []
-    chosen, worse = best, []
-    for size in sizes:
-        if size == best:
-            break
-        low, high = _paired(values[size], values[best])
-        difference = f"{kind.show(float(values[size].mean() - values[best].mean()), True)}, {kind.interval(low, high)}"
-        if high >= 0:
-            chosen = size
-            sentences.append(
-                f"Batches of {size} give {kind.show(float(values[size].mean()))} {kind.name}, of {best} the best, "
-                f"{kind.show(float(values[best].mean()))}; the difference ({difference}) cannot be told from none."
-            )
-            break
-        worse.append(f"{size} ({difference})")
-    if worse:
-        sentences.insert(
-            0,
-            f"Batches of {best} give {kind.show(float(values[best].mean()))} {kind.name}; worse are batches of "
-            f"{', '.join(worse)}.",
-        )
-    matters, said = _order_effect(judged, sizes, kind)
-    sentences += said
-    least = sizes[0]
-    first = _matrix(
-        [t for t in judged if t.configuration.order == "largest-first" and t.configuration.batch_size == least], kind
-    )
-    if len(first) and chosen != least:
-        low, high = _paired(first, values[least])
-        verdict = "repairs" if low > 0 else "does not repair"
-        sentences.append(
-            f"Putting the largest samples first {verdict} batches of {least} "
-            f"({kind.show(float(first.mean() - values[least].mean()), True)}, {kind.interval(low, high)})."
-        )
-    return chosen, best, matters, sentences
-
-
-def _order_effect(studied: Sequence[Trial], sizes: Sequence[int], kind: _Kind) -> tuple[bool | None, list[str]]:
-    """The largest effect of order at any batch size; intervals widened for having looked at so many pairs."""
-    at = {size: [trial for trial in studied if trial.configuration.batch_size == size] for size in sizes}
-    pairs = sum(len(trials) - 1 for trials in at.values())
-    if not pairs:
-        return None, []
-    largest: tuple[float, str] | None = None
-    for size, trials in at.items():
-        matrix = _matrix(trials, kind)
-        top = int(matrix.mean(axis=1).argmax())
-        differences = matrix - matrix[top]
-        intervals = bootstraps(differences, confidence=1 - 0.05 / pairs, resamples=4000)
-        for trial, difference, (low, high) in zip(trials, differences, intervals, strict=True):
-            if largest is not None and difference.mean() >= largest[0]:
-                continue
-            if high < 0:
-                largest = (
-                    float(difference.mean()),
-                    f"Order matters most with batches of {size}: {_name(trial)} loses "
-                    f"{kind.show(-float(difference.mean()))} {kind.name} against {_name(trials[top])} "
-                    f"({kind.interval(low, high)}).",
-                )
-    return largest is not None, [largest[1]] if largest else ["No two orders can be told apart at any batch size."]
-
-
-def _name(trial: Trial) -> str:
-    seed = f" (seed {trial.configuration.seed})" if trial.configuration.seed is not None else ""
-    return f"{trial.configuration.order}{seed}"
-
-
-def _by_thresholds(sweep: Sweep, studied: Sequence[Trial]) -> tuple[int | None, bool | None, list[str]]:
-    sizes = sorted({trial.configuration.batch_size for trial in studied})
-    moved = {}
-    for size in sizes:
-        changes = [relative_change(sweep, trial) for trial in studied if trial.configuration.batch_size == size]
-        moved[size] = float(np.median(changes))
-    changes_text = ", ".join(f"{size}: {change:.1%}" for size, change in moved.items())
-    sentences = [
-        f"Against the batch-invariant thresholds half of them move by more than, by batch size, {changes_text}."
-    ]
-    chosen = next((size for size in sizes if moved[size] <= STILL), None)
-    spread = []
-    for size in sizes:
-        amax = np.array([t.amax for t in studied if t.configuration.batch_size == size], np.float64)
-        amax = amax[:, np.isfinite(amax).all(axis=0)]
-        if len(amax) > 1 and amax.size:
-            spread.append(float(np.median(np.ptp(amax, axis=0) / np.maximum(amax.mean(axis=0), 1e-300))))
-    matters = max(spread) > STILL if spread else None
-    if spread:
-        sentences.append(f"Between orders half of the thresholds differ by up to {max(spread):.1%}.")
-    return chosen, matters, sentences
-
-
-def _other_methods(
-    sweep: Sweep, studied: Sequence[Trial], size: int, kind: _Kind
-) -> tuple[str | None, tuple[str, ...]]:
-    """The best that does not depend on batches at all, where it beats the method studied at its batch size; options."""
-    name = studied[0].method
-    base = _usual([trial for trial in studied if kind.of(trial) is not None], size, kind)
-    best: tuple[float, str, tuple[str, ...]] | None = None
-    seen: set[str] = set()
-    for trial in sweep.trials:
-        moved, rule = method(trial.method).depends_on_batches, RULES[trial.configuration.growth]
-        values = kind.of(trial)
-        if (moved and not rule.invariant) or values is None or trial.method in seen:
-            continue
-        seen.add(trial.method)
-        low, high = _paired(values[None], base)
-        if low > 0 and (best is None or values.mean() > best[0]):
-            method_taken = "" if trial.method == name else f"{trial.method} on "
-            taken = f"{method_taken}the batch-invariant histogram" if moved else trial.method
-            gain = f"{kind.show(float(values.mean() - base.mean()), True)} ({kind.interval(low, high)})"
-            growth = ("--growth", trial.configuration.growth) if moved else ()
-            options = ("--method", trial.method, *growth)
-            sentence = f"Take {taken}: {gain} against {name}, whatever the batches."
-            best = float(values.mean()), sentence, options if not moved or trial.configuration.growth in GROWTH else ()
-    return best[1:] if best else (None, ())

@@ -14,8 +14,8 @@
 * ``arrangements``: ``{"batch_size", "order", "seed", "growth", <measure>: per tensor, ...}``
 * ``trials``: ``{"arrangement": index, "method", "amax_change_max", "amax_change_median", "accuracy",
   "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db", "fell_back",
-  "approximate", "unusable", "error"}``; approximate is what was replayed and not counted, unusable says of which
-  tensors the threshold is no range
+  "approximate", "unusable", "error", "sqnr_db_low", "sqnr_db_high"}``; approximate is what was replayed and not
+  counted, unusable says of which tensors the threshold is no range
 * ``drift``: method -> ``{"samples": [...], "change_median": [...], "change_max": [...]}``
 * ``thumbnails``: sample -> ``data:`` URL of a small picture, where samples are pictures
 * ``recommendation``: the fields of ``Recommendation``; ``notes``: sentences
@@ -38,9 +38,11 @@ from trtcal.errors import SettingError, StatsError
 from trtcal.files.atomic import write_bytes
 from trtcal.files.terminal import cell
 from trtcal.judging.accuracy import bootstraps
+from trtcal.qdq.weights import decibels
 from trtcal.ranges.measuring import MEASURED
 from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method
+from trtcal.sweep.choosing import HUGE
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.recommend import Recommendation
 from trtcal.sweep.trials import Configuration, Judgement, Measures, Sweep, Trial, relative_change, usable
@@ -51,6 +53,7 @@ COLUMNS = (
     *("batch_size", "order", "seed", "method", "growth", "amax_change_max", "amax_change_median"),
     *("accuracy", "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db"),
     *("doublings_max", "doublings_mean", "fell_back", "approximate", "unusable", "error"),
+    *("sqnr_db_low", "sqnr_db_high"),
 )
 
 
@@ -76,6 +79,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                 "approximate": _approximate(sweep, trial),
                 "unusable": trial.unusable,
                 "error": trial.error,
+                **_in_decibels(judged.noise, intervals),
             }
         )
     return table
@@ -255,7 +259,8 @@ def _intervals(sweep: Sweep) -> dict[bytes, tuple[float, float]]:
     found: dict[int, dict[bytes, np.ndarray]] = {}
     for trial in sweep.trials:
         judged = trial.judgement or Judgement()
-        for values in (judged.accuracy, judged.agreement):
+        noise = None if judged.noise is None else _finite(judged.noise)
+        for values in (judged.accuracy, judged.agreement, noise):
             if values is not None and values.size > 1:  # one value for the whole set has no interval
                 found.setdefault(values.size, {})[_key(values)] = np.asarray(values, np.float64)
     return {
@@ -272,6 +277,19 @@ def _scored(
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     low, high = intervals[_key(values)] if values.size > 1 else (None, None)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def _in_decibels(noise: np.ndarray | None, intervals: Mapping[bytes, tuple[float, float]]) -> dict[str, float | None]:
+    """Noise per sample -> the interval of the SQNR."""
+    low, high = (None, None) if noise is None or noise.size < 2 else intervals[_key(_finite(noise))]
+    return {
+        "sqnr_db_low": None if high is None else decibels(1, high),
+        "sqnr_db_high": None if low is None else decibels(1, low),
+    }
+
+
+def _finite(noise: np.ndarray) -> np.ndarray:
+    return np.minimum(np.asarray(noise, np.float64), HUGE)
 
 
 def _key(values: np.ndarray) -> bytes:
