@@ -4,7 +4,7 @@ const isShare = (key) => DATA.trials.every((trial) => !known(trial[key]) || (tri
 const METRICS = [
   { key: "accuracy", label: "Accuracy", interval: true, format: isShare("accuracy") ? percent : number },
   { key: "agreement", label: "Agreement with FP32", interval: true, format: percent },
-  { key: "sqnr_db", label: "SQNR of the outputs", interval: false, format: (value) => `${number(value, 3)} dB` },
+  { key: "sqnr_db", label: "SQNR of the outputs", interval: DATA.trials.some((trial) => known(trial.sqnr_db_low)), format: (value) => `${number(value, 3)} dB` },
   { key: "amax_change_median", label: "Change of thresholds, median", interval: false, zero: true, format: percent },
   { key: "amax_change_max", label: "Change of thresholds, worst", interval: false, zero: true, format: percent },
 ].filter((metric) => DATA.trials.some((trial) => known(trial[metric.key])));

@@ -101,7 +101,7 @@ function drawFindings() {
       ` on ${short(DATA.data, 120)}; `,
       `${plural(DATA.tensors.length, "tensor")}, ${plural(DATA.trials.length, "trial")}`,
     ),
-    el("h1", {}, short(headline, 320)),
+    el("h1", {}, short(headline, 600)),
     ...(options?.length
       ? [
           el(
@@ -116,14 +116,14 @@ function drawFindings() {
     el(
       "ul",
       { class: "evidence" },
-      evidence.map((sentence) => el("li", {}, short(sentence, 360))),
+      evidence.map((sentence) => el("li", {}, short(sentence, 900))),
     ),
     ...(DATA.notes.length
       ? [
           el(
             "ul",
             { class: "notes" },
-            DATA.notes.map((note) => el("li", {}, short(note, 360))),
+            DATA.notes.map((note) => el("li", {}, short(note, 600))),
           ),
         ]
       : []),
