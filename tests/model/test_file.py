@@ -90,7 +90,7 @@ def test_weights_outside_are_loaded_from_where_they_are_for_now(
     save_model(wide_model(), tmp_path / "a.onnx", external=True)
     seen = []
 
-    def check(file: Path, name: str, source: object = None) -> None:
+    def check(file: Path, name: str, source: object = None, libraries: object = ()) -> None:
         assert name == str(tmp_path / "a.onnx")
         with OrtRunner(file) as runner:
             seen.append(runner({"x": np.ones((1, 2), np.float32)})["y"].shape)

@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 from trtcal import __version__
 from trtcal.errors import CacheError, CacheFormatError
 from trtcal.files import atomic
+from trtcal.model.open import LIBRARIES
 from trtcal.model.read import sha256_of
 from trtcal.samples.batches import Batches, declared_length
 
 FORMAT = 1
 """Number of the sidecar's layout; rises when an older trtcal would misread a newer file."""
 
-DECISIVE_VERSIONS = ("trtcal", "onnxruntime", "onnxruntime-gpu")
+DECISIVE_VERSIONS = ("trtcal", "onnxruntime", "onnxruntime-gpu", LIBRARIES)
 """Packages whose version may change a scale's bits; the others are recorded for the reader only."""
 
 FOR_THE_READER = ("model", "data", "samples_available")
@@ -84,7 +85,7 @@ class Provenance:
     header: str
     """The cache's first line: TensorRT version and calibrator."""
     versions: Mapping[str, str]
-    """Package -> version, see ``installed_versions``."""
+    """Package -> version, see ``installed_versions``; SHA-256 of libraries of custom operators, where there are any."""
 
     def __post_init__(self) -> None:
         for name in ("preprocess", "shapes", "versions"):

@@ -157,6 +157,7 @@ def from_stats(
     for name, source in model.calibrated.carried.items():
         if source in unusable:
             unusable.setdefault(name, f"carries the range of {source!r}, which {unusable[source]}")
+    unusable |= {name: model.unknown.why(name) for name in model.unknown.uncalibrated if name not in amax}
     overflowed = [name for name, value in amax.items() if not np.isfinite(value)]
     for name in overflowed:
         unusable[name] = "its histogram's limit grew past the largest float32"

@@ -203,7 +203,8 @@ def _shout(file: CacheFile, strict: bool) -> None:
 
 def _origin(model: Model, batches: Batches, method: str, growth: str, header: str) -> Provenance:
     made = origin(batches, files=[], method=method, growth=growth, header=header, shapes=model.shapes)
-    return replace(made, model=model.short_name, model_sha256=model.sha256)
+    versions = {**made.versions, **model.library_versions}
+    return replace(made, model=model.short_name, model_sha256=model.sha256, versions=versions)
 
 
 def statistics_key(model: Model, batches: Batches, growth: str = "double") -> str:

@@ -21,6 +21,7 @@ from trtcal.sweep.plan import EXCLUDE, SweepPlan
 if TYPE_CHECKING:
     from trtcal.judging.accuracy import Labels
     from trtcal.judging.metrics import Metric
+    from trtcal.model.open import Model as OpenModel
     from trtcal.passes.executor import Executor
     from trtcal.samples.batches import Batches
     from trtcal.spec import InputSpec
@@ -39,6 +40,16 @@ Exclude = Annotated[
         metavar="NAME|OPTYPE|PATTERN",
         help=EXCLUDE,
         show_default=False,
+    ),
+]
+OrtLibrary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ort-library",
+        metavar="FILE",
+        help="A library of custom operators to register with ONNX Runtime, for a model that has them. Repeatable.",
+        show_default=False,
+        rich_help_panel="Model",
     ),
 ]
 Placement = Annotated[
@@ -195,7 +206,7 @@ def _opened(model: Path, options: SampleOptions) -> Iterator[tuple[tuple[InputSp
     from trtcal.model.open import open_model
 
     if not is_engine(model):
-        found = open_model(model).asked(options.batch_axis, options.input)
+        found = open_model(model, libraries=options.ort_library).asked(options.batch_axis, options.input)
         yield found.inputs, found
         return
     if options.batch_axis or options.input:
@@ -254,12 +265,15 @@ class Output:
             yield lambda done, total=None, label=None: bar.update(task, completed=done, total=total, description=label)
 
 
-def scoring(metric: list[str] | None, labels: str | None, batches: Batches) -> tuple[dict[str, Metric], Labels | None]:
-    """--metric, --labels and samples -> metrics by name, top1 unless others are asked for, and labels where known.
+def scoring(
+    metric: list[str] | None, labels: str | None, batches: Batches, model: OpenModel | None
+) -> tuple[dict[str, Metric], Labels | None]:
+    """--metric, --labels, samples and the ONNX model -> metrics by name, top1 unless others are asked for, and labels
+    where they are known and all of the model's outputs can be computed.
 
     ValueError where metrics are asked for and no labels are known.
     """
-    from trtcal.judging.evaluation import labels_of
+    from trtcal.judging.evaluation import for_metric, labels_of
     from trtcal.judging.metrics import metric as named
 
     metrics = {name: named(name) for name in metric or ["top1"]}
@@ -268,4 +282,6 @@ def scoring(metric: list[str] | None, labels: str | None, batches: Batches) -> t
         raise ValueError(
             f"--metric {metric[0]} needs labels; give --labels, class folders, or `labels` in the .npz file"
         )
+    if model is not None:
+        truth = for_metric(model, truth, asked=bool(metric) or labels is not None)
     return metrics, truth

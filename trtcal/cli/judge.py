@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from trtcal.judging.sensitivity import Sensitivity
     from trtcal.model.open import Model as OpenModel
     from trtcal.samples.batches import Batches
+    from trtcal.samples.options import SampleOptions
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX, float or Q/DQ, or a TensorRT engine.")],
     batches: Batches,
+    options: SampleOptions,
     opened: Any,
     cache: Annotated[
         Path | None,
@@ -92,9 +94,12 @@ def evaluate(
         raise ValueError(f"--cache {cache}: an engine has its ranges inside; give the ONNX model, or leave --cache out")
     if cache is None and exclude:
         raise ValueError("--exclude goes with --cache; what is INT8 in an engine or a Q/DQ model is settled")
-    metrics, truth = scoring(metric, labels, batches)
+    metrics, truth = scoring(metric, labels, batches, None if is_engine(model) else opened)
     if against is None and cache is not None:
         against = model
+    libraries = options.ort_library
+    if libraries and is_engine(model) and (against is None or is_engine(against)):
+        raise ValueError("--ort-library is for ONNX Runtime, which runs no engine; leave it out")
     with ExitStack() as stack:
         runner, int8 = opened, ""
         skipped: tuple[tuple[str, str], ...] = ()
@@ -102,7 +107,9 @@ def evaluate(
             runner, int8, skipped = _open(opened, batches, stack, cache, placement=placement, exclude=exclude or ())
         reference = None
         if against is not None:
-            reference = _open(opened if against == model else against, batches, stack, like=opened)[0]
+            reference = _open(
+                opened if against == model else against, batches, stack, like=opened, libraries=libraries
+            )[0]
         result = compare(runner, batches, reference=reference, labels=truth, metrics=metrics)
         runners: dict[Path | None, Any] = {against: reference, model: runner}
         engines = {str(path): found for path, found in runners.items() if path is not None and is_engine(path)}
@@ -185,7 +192,13 @@ def sensitivity(
 
 
 def _open(
-    source: Any, batches: Batches, stack: ExitStack, cache: Path | None = None, like: Any = None, **how: Any
+    source: Any,
+    batches: Batches,
+    stack: ExitStack,
+    cache: Path | None = None,
+    like: Any = None,
+    libraries: Sequence[str] = (),
+    **how: Any,
 ) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
     """Model, its file or an engine's, until the stack is closed -> what is called with a batch, how much is INT8, what
     is not. A model is fed ``like`` another.
@@ -197,7 +210,7 @@ def _open(
 
     if isinstance(source, Path) and is_engine(source):
         return stack.enter_context(open_engine(source)), "", ()
-    model = open_model(source)
+    model = open_model(source, libraries=() if isinstance(source, Model) else libraries)
     if isinstance(like, Model) and like is not model:
         model = model.fed_like(like)
     found = open_runner(model, batches, scales=None if cache is None else ranges_for(model, cache), **how)

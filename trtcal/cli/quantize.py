@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtcal.cli.common import AsJson, Cache, Exclude, Model, Output, Placement, print_out
+from trtcal.cli.common import AsJson, Cache, Exclude, Model, OrtLibrary, Output, Placement, print_out
 from trtcal.cli.tables import Command
 from trtcal.files import terminal
 
@@ -33,6 +33,7 @@ def qdq(
     weights: Annotated[
         str, typer.Option(metavar="NAME", help="How the weights' scales are found: {methods for weights}.")
     ] = "max",
+    ort_library: OrtLibrary = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the ranges of a cache into the model, as Q/DQ pairs: INT8 for TensorRT 10 and 11 and ONNX Runtime."""
@@ -41,7 +42,7 @@ def qdq(
     from trtcal.model.overwriting import ONNX, check_output
     from trtcal.qdq.file import qdq_to_file
 
-    opened = open_model(model)
+    opened = open_model(model, libraries=ort_library or ())
     check_output(output, ONNX, [opened, cache])
     scales = ranges_for(opened, cache)
     result = qdq_to_file(opened, scales, output, placement=placement, exclude=exclude or (), weights=weights)
@@ -59,12 +60,13 @@ def qdq(
         Output()(_summary(result))
 
 
-def weights(model: Model, as_json: AsJson = False) -> None:
+def weights(model: Model, ort_library: OrtLibrary = None, as_json: AsJson = False) -> None:
     """Show what INT8 costs each weight tensor, by max|w| and by methods that clip."""
     from trtcal.judging.evaluation import plain
+    from trtcal.model.open import open_model
     from trtcal.qdq.weights import WEIGHT_METHODS, weight_clipping_cost
 
-    rows = weight_clipping_cost(model)
+    rows = weight_clipping_cost(open_model(model, libraries=ort_library or ()))
     if as_json:
         report = [
             {

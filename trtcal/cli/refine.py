@@ -76,7 +76,7 @@ def refine(
     for written in (output, page):
         if written is not None:
             refuse_input(written, [onnx, cache, data])
-    metrics, truth = scoring(metric, labels, batches)
+    metrics, truth = scoring(metric, labels, batches, onnx)
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
     scales = None if cache is None else ranges_for(onnx, cache)

@@ -148,13 +148,16 @@ def _judge(
     model: OpenModel, judged: Batches, labels: str | None, plan: SweepPlan, timings: Path | None
 ) -> tuple[Judge, str]:
     """The judge, of engines where their ``timings`` have a file, and what tells its judgements apart."""
-    from trtcal.judging.evaluation import judged_by, labels_of
+    from trtcal.judging.evaluation import for_metric, judged_by, labels_of
     from trtcal.judging.metrics import metric as named
     from trtcal.qdq.insert import check_exclude
+    from trtcal.sweep import plan as plans
     from trtcal.sweep.cpu_judge import CpuJudge
 
     check_exclude(model, plan.exclude)
     known = labels_of(judged, labels, [plan.metric])
+    if timings is None:
+        known = for_metric(model, known, asked=labels is not None or plan.metric != plans.SweepPlan.metric)
     key = f"{judged_by(judged, known, plan.metric)} {list(plan.exclude)}"
     rule = named(plan.metric) if known is not None else None
     if timings is None:

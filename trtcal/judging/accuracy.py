@@ -25,8 +25,8 @@ import numpy as np
 
 from trtcal.errors import DataError, ModelError, NonFiniteError
 from trtcal.judging.metrics import METRICS, Metric, Outputs, class_scores
-from trtcal.model.open import Source, for_rows, open_model
-from trtcal.model.runner import Optimization, OrtRunner, Runner
+from trtcal.model.open import Source, open_model
+from trtcal.model.runner import Optimization, Runner
 from trtcal.qdq.insert import QdqResult, check_int8, insert_qdq
 from trtcal.qdq.weights import decibels
 from trtcal.samples.batches import Batch
@@ -113,8 +113,7 @@ def simulate(
     if optimization == "all":
         raise ValueError("optimization 'all' changes the arithmetic of Q/DQ pairs; choose 'disabled' or 'extended'")
     model = open_model(model)
-    runner = OrtRunner(int8_of(model, scales, placement, exclude).model, optimization=optimization)
-    return for_rows(runner, model)
+    return model.runner(int8_of(model, scales, placement, exclude).model, optimization=optimization)
 
 
 def int8_of(

@@ -29,10 +29,11 @@ from trtcal.judging.accuracy import (
     prediction,
 )
 from trtcal.judging.metrics import METRICS, Metric, Outputs
-from trtcal.model.open import Model, Source, for_rows, open_model
-from trtcal.model.runner import OrtRunner, Runner
+from trtcal.model.open import Model, Source, open_model
+from trtcal.model.runner import Runner
+from trtcal.model.unknown import some
 from trtcal.passes.sharing import resolved
-from trtcal.qdq.insert import check_exclude, int8_candidates
+from trtcal.qdq.insert import check_exclude, fitting, int8_candidates
 from trtcal.samples.batches import Batches, Samples
 from trtcal.samples.conform import as_dtype
 from trtcal.samples.labels import class_numbers, is_number, read_labels, refuse_unlabelled
@@ -135,21 +136,24 @@ def open_runner(
 
     With ``scales`` the model is computed as INT8, by ``placement`` and ``exclude`` of
     :func:`trtcal.qdq.insert.insert_qdq`; without, as it is written, Q/DQ pairs included. Graph optimization is off,
-    so that Q/DQ is computed exactly. A batch size that the file fixes gives way to that of the batches.
-    ModelError where nothing becomes INT8 with the ``scales``.
+    so that Q/DQ is computed exactly. A batch size that the file fixes gives way to that of the batches; operators that
+    ONNX Runtime does not know are left out, see `Model.for_judging`. ModelError where nothing becomes INT8 with the
+    ``scales``.
     """
-    model = open_model(model)
+    given = open_model(model)
     exclude = tuple(exclude)
     if scales is not None:
-        check_exclude(model, exclude)
-    model = resolved(model, batches, judged=True)
+        check_exclude(given, exclude)
+        scales = {name: scale for name, scale in scales.items() if name not in given.unknown.tensors}
+    model = resolved(given.for_judging(), batches, judged=True)
+    exclude = fitting(model, exclude) if given.unknown else exclude
     with blaming_batch_size(model, batches.batch_size):
         ready = for_batches(model, batches.batch_size)
         if scales is None:
-            return Opened(for_rows(OrtRunner(ready.whole), ready))
+            return Opened(ready.runner())
         result = int8_of(ready, scales, placement, exclude, model.name, batches)
         candidates = int8_candidates(ready, placement=placement, exclude=exclude)
-        return Opened(for_rows(OrtRunner(result.model), ready), len(result.layers), candidates, result.skipped)
+        return Opened(ready.runner(result.model), len(result.layers), candidates, result.skipped)
 
 
 def fed_as(predict: Predict, inputs: Sequence[InputSpec]) -> Predict:
@@ -208,6 +212,24 @@ def labels_of(batches: Batches, path: str | os.PathLike[str] | None, metrics: It
     if METRICS.keys() & set(metrics) or all(map(is_number, labels.values())):
         return class_numbers(path, labels)
     return {name: label.text for name, label in labels.items()}
+
+
+def for_metric(model: Model, labels: Labels | None, *, asked: bool) -> Labels | None:
+    """Model, labels of the samples -> these, where a metric can be measured: it takes all of the model's outputs.
+
+    Where some cannot be computed, since ONNX Runtime does not know an operator, None and a warning; ModelError where
+    somebody ``asked`` for a metric.
+    """
+    if labels is None or not model.unknown.missing:
+        return labels
+    why = (
+        f"{model.name}: a metric needs all of its outputs, and ONNX Runtime cannot compute "
+        f"{some(model.unknown.missing)} since it does not know {model.unknown}{model.unknown.advice}"
+    )
+    if asked:
+        raise ModelError(f"{why}; leave out --labels and --metric to compare INT8 with FP32 before it")
+    logger.warning("%s; the labels of the samples are not used", why)
+    return None
 
 
 def judged_by(batches: Batches, labels: Labels | None, metric: str) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 
 from trtcal.errors import DataError
 from trtcal.judging.accuracy import Labels, Reference, Score
-from trtcal.judging.evaluation import blaming_batch_size, for_batches, plain
+from trtcal.judging.evaluation import blaming_batch_size, for_batches, for_metric, plain
 from trtcal.judging.metrics import Metric
 from trtcal.judging.quantization_error import (
     LayerDamage,
@@ -34,12 +34,12 @@ from trtcal.judging.quantization_error import (
     rounding_sqnr,
     tensor_damage,
 )
-from trtcal.model.open import Model, Source, for_rows, open_model
+from trtcal.model.open import Model, Source, open_model
 from trtcal.model.overwriting import json_of
-from trtcal.model.runner import OrtRunner, Runner
+from trtcal.model.runner import Runner
 from trtcal.passes.executor import Executor, Here
 from trtcal.passes.sharing import resolved
-from trtcal.qdq.insert import MIN_OPSET, check_exclude, check_int8, insert_qdq, quantizable
+from trtcal.qdq.insert import MIN_OPSET, check_exclude, check_int8, fitting, insert_qdq, quantizable
 from trtcal.qdq.layer_names import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
 from trtcal.qdq.placement import PLACEMENTS, place
 from trtcal.samples.batches import Batches
@@ -126,11 +126,16 @@ def sensitivity(
     model = open_model(model)
     model.calibrated  # noqa: B018  refuses a model that is quantized, before anything else finds fault with it
     check_exclude(model, exclude)
+    for_metric(model, labels, asked=metric is not None)
+    if model.unknown:
+        scales = {name: scale for name, scale in scales.items() if name not in model.unknown.tensors}
+        model = model.for_judging()
+        exclude = fitting(model, exclude)
     model = resolved(model, batches)
     kept = list(batches)
     with blaming_batch_size(model, batches.batch_size):
         ready = for_batches(model, batches.batch_size).with_weights()
-        with for_rows(OrtRunner(ready.whole), ready) as runner:
+        with ready.runner() as runner:
             reference = Reference(runner, kept, labels, metric)
         ready = ready.with_opset(MIN_OPSET, kept)
         graph = quantizable(ready)
@@ -198,7 +203,7 @@ def _quantized(
 ) -> Trial:
     """Layers that stay in float besides those in ``exclude`` -> what the model loses with all others in INT8."""
     result = insert_qdq(model, scales, placement=placement, exclude=[*exclude, *left_out])
-    with for_rows(OrtRunner(result.model), model) as runner:
+    with model.runner(result.model) as runner:
         return _trial(reference, runner)
 
 

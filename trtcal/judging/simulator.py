@@ -39,7 +39,9 @@ class Simulator:
             while len(self._open) >= KEPT:
                 self._open.popitem(last=False)
             made = self._fed.model(plan)
-            self._open[key] = OrtRunner(made.model, threads=self._threads, name=self.model.name), made.inputs
+            libraries, name = self.model.libraries, self.model.name
+            session = OrtRunner(made.model, threads=self._threads, name=name, libraries=libraries)
+            self._open[key] = session, made.inputs
         self._open.move_to_end(key)
         session, inputs = self._open[key]
         return for_rows(

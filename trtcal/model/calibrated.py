@@ -7,7 +7,7 @@ another tensor's scale and so need no look of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,8 +71,18 @@ class CalibrationGraph:
         return {name: self.carried.get(name, name) for name in self.order}
 
 
-def calibration_graph(model: ModelProto, folder: Path | None = None) -> CalibrationGraph:
-    """Model, and where its weights lie -> what to calibrate, with every layer's output made visible."""
+def calibration_graph(
+    model: ModelProto,
+    folder: Path | None = None,
+    *,
+    lost: Container[str] = (),
+    part: Callable[[ModelProto], ModelProto] = lambda model: model,
+) -> CalibrationGraph:
+    """Model, and where its weights lie -> what to calibrate, with every layer's output made visible.
+
+    ``lost`` are tensors that ONNX Runtime cannot compute, and ``part`` is what of the model it can: they are visible
+    where something else runs the model.
+    """
     quantized = next((node for body in all_bodies(model) for node in body.node if is_quantized(node)), None)
     if quantized is not None:
         raise ModelError(
@@ -112,7 +122,7 @@ def calibration_graph(model: ModelProto, folder: Path | None = None) -> Calibrat
                 visible.append(output)
     hidden = sum(len(node.output) for body in all_bodies(model) for node in body.node)
     hidden -= sum(len(node.output) for node in model.graph.node)
-    shown = with_outputs(model, visible)
+    shown = with_outputs(part(model), [name for name in visible if name not in lost])
     return CalibrationGraph(shown, tuple(visible), carried, constants, tuple(order), hidden)
 
 

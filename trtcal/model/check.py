@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,26 +13,22 @@ from trtcal.model.functions import inlined
 from trtcal.model.nodes import bodies, op_name, reads, replaced
 from trtcal.model.runner import OrtRunner
 from trtcal.model.topology import element_types
+from trtcal.model.unknown import unknown_op
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 logger = logging.getLogger(__name__)
 
-# What ONNX Runtime says of an op that it has no schema for, none of this version, or no kernel on a CPU.
-_UNKNOWN = (
-    re.compile(r"Fatal error: (?P<domain>.*?):(?P<op>\w+)\(-?\d+\) is not a registered function/op"),
-    re.compile(r"No Op registered for (?P<op>\w+) with domain_version of"),
-    re.compile(r"Could not find an implementation for (?P<op>\w+)\(\d+\) node"),
-)
 
-
-def check_file(file: Path, name: str, source: str | Path | ModelProto | None = None) -> None:
+def check_file(
+    file: Path, name: str, source: str | Path | ModelProto | None = None, libraries: Sequence[Path] = ()
+) -> None:
     """Model's file, and what it will be called -> nothing; ModelError where nobody could load it.
 
     ONNX's checker must take it, or must refuse ``source``, which it was made from, in the same words: it refuses models
-    that run everywhere. ONNX Runtime must load it. Of a model with ops that ONNX Runtime does not know,
-    it must load all that does not depend on those. What could not be checked is logged.
+    that run everywhere. ONNX Runtime must load it, with ``libraries`` of custom operators. Of a model with ops that
+    ONNX Runtime does not know, it must load all that does not depend on those. What could not be checked is logged.
     """
     complaint = _complaint(file)
     if complaint is not None:
@@ -39,9 +36,9 @@ def check_file(file: Path, name: str, source: str | Path | ModelProto | None = N
             raise ModelError(f"{name}: is not written, since ONNX's checker refuses it: {complaint}")
         given = source if isinstance(source, (str, Path)) else "the model that was given"
         logger.warning("%s: ONNX's checker refuses it as it does %s: %s", name, given, complaint)
-    refusal = _refusal(file, name)
+    refusal = _refusal(file, name, libraries=libraries)
     if refusal is not None:
-        _check_known_part(file, name, refusal)
+        _check_known_part(file, name, refusal, libraries)
 
 
 def _complaint(model: str | Path | ModelProto) -> str | None:
@@ -57,16 +54,18 @@ def _complaint(model: str | Path | ModelProto) -> str | None:
     return None
 
 
-def _refusal(model: Path | ModelProto, name: str, folder: Path | None = None) -> ModelError | None:
+def _refusal(
+    model: Path | ModelProto, name: str, folder: Path | None = None, libraries: Sequence[Path] = ()
+) -> ModelError | None:
     """What ONNX Runtime says against a model; None where nothing."""
     try:
-        OrtRunner(model, threads=1, folder=folder, name=name).close()
+        OrtRunner(model, threads=1, folder=folder, name=name, libraries=libraries).close()
     except ModelError as error:
         return error
     return None
 
 
-def _check_known_part(file: Path, name: str, refusal: ModelError) -> None:
+def _check_known_part(file: Path, name: str, refusal: ModelError, libraries: Sequence[Path]) -> None:
     """A model that ONNX Runtime refuses: the error, unless it loads all but what depends on ops it does not know."""
     import onnx
 
@@ -76,15 +75,16 @@ def _check_known_part(file: Path, name: str, refusal: ModelError) -> None:
     if model.functions:  # of whose ops ONNX Runtime says only that it cannot infer a type
         model = inlined(model)
         whole = len(model.graph.node)
-        found = _refusal(model, name, file.parent)
+        found = _refusal(model, name, file.parent, libraries)
     unknown: list[str] = []
     while found is not None and model.graph.node:
-        op = _unknown_op(found)
-        if op is None or op in unknown:
+        said = unknown_op(found)
+        op = str(said)
+        if said is None or op in unknown:
             break
         unknown.append(op)
         model = _without(model, op)
-        found = _refusal(model, name, file.parent) if model.graph.node else None
+        found = _refusal(model, name, file.parent, libraries) if model.graph.node else None
     if found is not None or not unknown:
         raise ModelError(f"{_without_file(found or refusal, file)}; it is not written") from refusal
     logger.warning(
@@ -94,16 +94,6 @@ def _check_known_part(file: Path, name: str, refusal: ModelError) -> None:
         len(model.graph.node),
         whole,
     )
-
-
-def _unknown_op(error: ModelError) -> str | None:
-    """The op that ONNX Runtime does not know, as it says itself; None where something else is wrong."""
-    for pattern in _UNKNOWN:
-        found = pattern.search(str(error))
-        if found is not None:
-            domain = found.groupdict().get("domain", "")
-            return f"{domain}::{found['op']}" if domain else found["op"]
-    return None
 
 
 def _without(model: ModelProto, op: str) -> ModelProto:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,19 +23,20 @@ logger = logging.getLogger(__name__)
 FACTORS = 2  # a weighted layer multiplies its first two inputs; the third is a bias, which stays in float
 
 
-def lifted(model: ModelProto) -> ModelProto:
+def lifted(model: ModelProto, libraries: Sequence[Path] = ()) -> ModelProto:
     """Model with its weights in memory -> a copy in which computed weights are constants under their own names.
 
     They may be what a Cast, a Transpose or a whole weight standardization makes; the nodes that made them go, unless
     others read what they make. The model itself where there is nothing to do. A weight that ONNX Runtime cannot
-    compute, and the log says why, or that is an output of the model stays as it is.
+    compute, and the log says why, or that is an output of the model stays as it is. ``libraries`` hold
+    custom operators.
     """
     from onnx import numpy_helper
 
     layers = [node for node in model.graph.node if op_name(node) in WEIGHTED]
     names = {name for node in layers for name in node.input[:FACTORS]} & fixed_in(model.graph)
     names -= constants_of(model.graph).keys() | {value.name for value in model.graph.output}
-    values = _values(model, sorted(names)) if names else {}
+    values = _values(model, sorted(names), libraries) if names else {}
     if not values:
         return model
     model = copied(model)
@@ -43,15 +45,15 @@ def lifted(model: ModelProto) -> ModelProto:
     return model
 
 
-def _values(model: ModelProto, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _values(model: ModelProto, names: Sequence[str], libraries: Sequence[Path]) -> dict[str, np.ndarray]:
     graph = Graph(model)
     try:
-        return fixed_values(graph, names)
+        return fixed_values(graph, names, libraries=libraries)
     except ModelError as error:
         if len(names) == 1:
             logger.info("%s; layers that have it as weights stay in float", error)
             return {}
-    return {name: value for each in names for name, value in _values(model, [each]).items()}
+    return {name: value for each in names for name, value in _values(model, [each], libraries).items()}
 
 
 def _take_out(model: ModelProto, names: Collection[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +40,19 @@ def load_weights(model: ModelProto, path: str | Path) -> ModelProto:
 
 
 def save_model(
-    model: ModelProto, path: str | Path, *, external: bool = False, source: str | Path | ModelProto | None = None
+    model: ModelProto,
+    path: str | Path,
+    *,
+    external: bool = False,
+    source: str | Path | ModelProto | None = None,
+    libraries: Sequence[Path] = (),
 ) -> tuple[Path, ...]:
     """Model -> the file ``path``, and ``<path>.data`` for its weights where protobuf's 2 GiB do not hold them.
 
     ``external`` puts them there in any case, but for constants of less than 1 KiB. ``model`` keeps its weights only
     where they stay inside. Returns the files written. ModelError where ONNX's checker or ONNX Runtime does not take
     what is to be written, by :func:`trtcal.model.check.check_file`, for which ``source`` is what the model was made
-    from; OutputError names a file that cannot be written. None is touched then.
+    from and ``libraries`` have custom operators; OutputError names a file that cannot be written. None is touched then.
     A run that is killed between the two leaves a model without its weights rather than with another's.
     """
     path = Path(path)
@@ -55,13 +60,13 @@ def save_model(
     data = _data_path(path)
     if not ((external and weights) or sum(len(tensor.raw_data) for tensor in weights) > MAX_WEIGHTS_INSIDE):
         with staged(path, [model.SerializeToString()]) as put_model:
-            check_file(put_model.file, str(path), source)
+            check_file(put_model.file, str(path), source, libraries)
             put_model()
         return (path,)
     with staged(data, _moved_out(weights, data.name)) as put_data:
         _point_to(weights, put_data.file.name)  # where they are for now
         with staged(path, [model.SerializeToString()]) as trial:
-            check_file(trial.file, str(path), source)
+            check_file(trial.file, str(path), source, libraries)
         _point_to(weights, data.name)
         with staged(path, [model.SerializeToString()]) as put_model:
             remove(data)

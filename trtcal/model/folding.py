@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +13,23 @@ from trtcal.model.runner import OrtRunner
 from trtcal.model.topology import Graph
 
 
-def fixed_values(graph: Graph, names: Iterable[str], folder: str | Path | None = None) -> dict[str, np.ndarray]:
+def fixed_values(
+    graph: Graph, names: Iterable[str], folder: str | Path | None = None, libraries: Sequence[Path] = ()
+) -> dict[str, np.ndarray]:
     """Names among ``graph.fixed`` -> their values; ``folder`` is where weights lie that the model keeps in files.
 
-    What is computed, say by Cast, Transpose or DequantizeLinear, ONNX Runtime computes. ModelError where it cannot,
-    and where weights lie in files and no folder is given.
+    What is computed, say by Cast, Transpose or DequantizeLinear, ONNX Runtime computes, with ``libraries`` of custom
+    operators. ModelError where it cannot, and where weights lie in files and no folder is given.
     """
     names = list(dict.fromkeys(names))
     values = {name: array_of(graph.constants[name].tensor, folder) for name in names if name in graph.constants}
     computed = [name for name in names if name not in values]
-    return values | (_computed(graph, computed, folder) if computed else {})
+    return values | (_computed(graph, computed, folder, libraries) if computed else {})
 
 
-def _computed(graph: Graph, names: list[str], folder: str | Path | None) -> dict[str, np.ndarray]:
+def _computed(
+    graph: Graph, names: list[str], folder: str | Path | None, libraries: Sequence[Path]
+) -> dict[str, np.ndarray]:
     """Runs the nodes that these names need, and no others."""
     import onnx
 
@@ -52,7 +56,7 @@ def _computed(graph: Graph, names: list[str], folder: str | Path | None) -> dict
         ),
     )
     try:
-        with OrtRunner(part, threads=1, folder=folder, name="the model") as runner:
+        with OrtRunner(part, threads=1, folder=folder, name="the model", libraries=libraries) as runner:
             return runner({})
     except ModelError as error:
         what = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -30,14 +30,18 @@ from trtcal.model.names import NO_ORIGINALS, Originals
 from trtcal.model.opset import opset_of, raise_opset
 from trtcal.model.prepare import prepared
 from trtcal.model.read import check_weights, external_files, load_model, model_of, sha256_of
-from trtcal.model.runner import OrtRunner, Runner
+from trtcal.model.runner import Optimization, OrtRunner, Runner, check_libraries
 from trtcal.model.topology import decisive
+from trtcal.model.unknown import Unknown, reached, some, unknown_in
 from trtcal.spec import InputSpec, OutputSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 logger = logging.getLogger(__name__)
+
+LIBRARIES = "ort-library"
+"""Where versions of packages are listed, the name of the libraries of custom operators."""
 
 Found = TypeVar("Found")
 
@@ -52,8 +56,9 @@ class Model:
     ``name`` is for messages: the path, where there is one. ``files`` are its file, then those that hold its weights;
     there are none where the model was never in a file. ``originals`` says what the file calls nodes, and tensors inside
     If, Loop and Scan, that had to get names of their own (:mod:`trtcal.model.prepare`). ``feeding`` says how the model
-    is fed where that is not what its file tells. What is made from the model is made when it is first asked for, and
-    kept.
+    is fed where that is not what its file tells. ``libraries`` are files of custom operators for ONNX Runtime, and
+    ``unknown`` says which operators it does not know even so. What is made from the model is made when it is first
+    asked for, and kept.
     """
 
     proto: ModelProto
@@ -62,6 +67,8 @@ class Model:
     files: tuple[Path, ...] = ()
     originals: Originals = NO_ORIGINALS
     feeding: Feeding = NOTHING_SAID
+    libraries: tuple[Path, ...] = ()
+    _said: set[str] = field(default_factory=set, repr=False)  # warnings, once for a model and all made of it
 
     @property
     def folder(self) -> Path | None:
@@ -136,7 +143,90 @@ class Model:
     @cached_property
     def calibrated(self) -> CalibrationGraph:
         """What there is to calibrate; ModelError for a model that is quantized already."""
-        return self._with_name(lambda proto: calibration_graph(proto, self.folder))
+        lost = self.unknown.tensors
+        return self._with_name(lambda proto: calibration_graph(proto, self.folder, lost=lost, part=self.reached))
+
+    @cached_property
+    def unknown(self) -> Unknown:
+        """Operators that ONNX Runtime does not know, and what depends on them."""
+        return self._with_name(lambda proto: unknown_in(proto, self.libraries))
+
+    def reached(self, made: ModelProto) -> ModelProto:
+        """The model, or one that was made from it -> what of it ONNX Runtime can compute, itself where that is all."""
+        return reached(made, self.unknown.ops, self.unknown.ends) if self.unknown else made
+
+    def for_judging(self) -> Model:
+        """The model as it can be compared with another: what of it ONNX Runtime can compute, itself where that is all.
+
+        Its outputs are the others, or where there are none what goes into operators that ONNX Runtime does not know; a
+        warning says so. ModelError where that is nothing, and as `refuse_faulty`.
+        """
+        self.tell(judged=True)
+        if not self.unknown:
+            return self
+        axes = {spec.name: spec.axis for spec in self.inputs}  # which the outputs that are gone may have told
+        feeding = replace(self.feeding, axes={**self.feeding.axes, **axes})
+        return replace(self, proto=self.reached(self.proto), feeding=feeding)
+
+    def runner(
+        self,
+        made: ModelProto | None = None,
+        *,
+        optimization: Optimization = "disabled",
+        threads: int | None = None,
+    ) -> Runner:
+        """A runner for samples of the model, or of one that was ``made`` from it, as `OrtRunner`."""
+        proto = self.whole if made is None else made
+        return for_rows(OrtRunner(proto, optimization=optimization, threads=threads, libraries=self.libraries), self)
+
+    @cached_property
+    def library_versions(self) -> dict[str, str]:
+        """What results depend on besides packages' versions: the content of the libraries, where there are any."""
+        return {LIBRARIES: " ".join(sha256_of([file]) for file in self.libraries)} if self.libraries else {}
+
+    def refuse_faulty(self) -> None:
+        """ModelError, with the node, for an operator of a newer opset than the model's, or in other letters."""
+        if self.unknown.fault:
+            raise ModelError(f"{self.name}: {self.unknown.fault}")
+
+    def tell(self, *, judged: bool) -> None:
+        """Warn, once, of operators that ONNX Runtime does not know: what is not calibrated, or not ``judged``.
+
+        ModelError where no tensor can be computed without them, or none that there is to judge, and as `refuse_faulty`.
+        """
+        found = self.unknown
+        if not found:
+            return
+        self.refuse_faulty()
+        if not found.reaches:
+            raise ModelError(
+                f"{self.name}: every tensor depends on operators that ONNX Runtime does not know: {found}{found.advice}"
+            )
+        if judged and not found.missing:
+            return
+        if not judged:
+            lost = found.uncalibrated or tuple(found.tensors)
+            them = "them" if len(found.ops) > 1 else "it"
+            noun = f"tensor that depends on {them} gets" if len(lost) == 1 else f"tensors that depend on {them} get"
+            text = (
+                f"{self.name}: ONNX Runtime does not know {found}; {len(lost)} {noun} no range: "
+                f"{some(lost)}{found.advice}"
+            )
+        elif not found.ends:
+            raise ModelError(
+                f"{self.name}: there is nothing to compare: its outputs, and all that operators read which ONNX "
+                f"Runtime does not know, depend on these alone: {found}{found.advice}"
+            )
+        else:
+            names = [value.name for value in found.ends]
+            whole = len(found.missing) == len(self.outputs)
+            text = (
+                f"{self.name}: ONNX Runtime does not know {found}, and cannot compute {some(found.missing)}; compared "
+                f"{'is what goes in there' if whole else 'are the other outputs'}: {some(names)}{found.advice}"
+            )
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
 
     @cached_property
     def whole(self) -> ModelProto:
@@ -157,7 +247,7 @@ class Model:
 
         A nan in one of them is what the model answers with; one anywhere else the graph itself replaces.
         """
-        outputs = [spec.name for spec in self.outputs]
+        outputs = [spec.name for spec in self.outputs] + sorted(self.unknown.frontier)
         return frozenset(decisive(self.calibrated.model.graph, outputs, names) if names else ())
 
     def fed_like(self, other: Model) -> Model:
@@ -186,8 +276,13 @@ class Model:
             return self
         if samples is not None and self.by_rows:
             samples = (self.fed(row) for batch in samples for row in single_rows(batch))
-        raised = self._with_name(lambda proto: raise_opset(proto, opset, samples=samples, folder=self.folder))
-        return replace(self, proto=raised)
+
+        def look(proto: ModelProto) -> ModelProto:
+            return raise_opset(
+                proto, opset, samples=samples, folder=self.folder, libraries=self.libraries, part=self.reached
+            )
+
+        return replace(self, proto=self._with_name(look))
 
     def _with_name(self, look: Callable[[ModelProto], Found]) -> Found:
         try:
@@ -206,13 +301,22 @@ def single_rows(batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarra
         yield {name: array[row : row + 1] for name, array in batch.items()}
 
 
-def open_model(source: Source, name: str = "model", *, path: str | os.PathLike[str] | None = None) -> Model:
+def open_model(
+    source: Source,
+    name: str = "model",
+    *,
+    path: str | os.PathLike[str] | None = None,
+    libraries: Sequence[str | os.PathLike[str]] = (),
+) -> Model:
     """A path, the content of an ONNX file, a ModelProto or a Model -> a Model.
 
     ``name`` stands for a model without a path in messages; ``path`` says which file's content is given: weights beside
-    that may be missing until somebody wants them. ModelError, with the name, for what is damaged, not ONNX or
-    older than opset 9, and for weights in files that are missing or that nobody has loaded into a ModelProto.
+    that may be missing until somebody wants them. ``libraries`` are files of custom operators for ONNX Runtime.
+    ModelError, with the name, for what is damaged, not ONNX or older than opset 9, and for weights in files that are
+    missing or that nobody has loaded into a ModelProto; SettingError for a library that cannot be loaded.
     """
+    if libraries:
+        return replace(open_model(source, name, path=path), libraries=check_libraries(libraries))
     if isinstance(source, Model):
         return source
     if isinstance(source, (str, os.PathLike)):
@@ -261,8 +365,8 @@ class FloatRunner:
             visible, proto = single.calibrated.visible, single.calibrated.model
         else:
             visible = tuple(only)
-            proto = with_outputs(single.proto, visible)
-        runner = OrtRunner(proto, threads=1, folder=model.folder, name=model.name)
+            proto = with_outputs(single.reached(single.proto), visible)
+        runner = OrtRunner(proto, threads=1, folder=model.folder, name=model.name, libraries=model.libraries)
         floats = {spec.name for spec in model.inputs if np.issubdtype(spec.dtype, np.floating)}
         floats |= {name for name, value in model.feeding.fixed.items() if np.issubdtype(value.dtype, np.floating)}
         self._inputs = tuple(name for name in visible if name in floats)

@@ -7,7 +7,7 @@ others mean the same in both opsets. What comes out is compared with what went i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,17 +44,20 @@ def raise_opset(
     *,
     samples: Iterable[Mapping[str, np.ndarray]] | None = None,
     folder: str | Path | None = None,
+    libraries: Sequence[Path] = (),
+    part: Callable[[ModelProto], ModelProto] = lambda model: model,
 ) -> ModelProto:
     """Model -> a copy of at least this opset, at most 13, that computes the same; tensors and nodes keep their names.
 
     Both are run on ``samples``, each ``{input: array}`` as the model takes it, or on random ones, by
-    :func:`trtcal.model.same.check_same`. ``folder`` is where weights lie that the model keeps in files.
+    :func:`trtcal.model.same.check_same`, or the ``part`` of them that can be run. ``folder`` is where weights lie that
+    the model keeps in files, ``libraries`` have custom operators.
     ModelError names the first node that computes something else afterwards, and a node that newer opsets have no
     way to write; ValueError for an opset beyond 13.
     """
     after, changed = rewritten(model, opset)
     if changed:
-        check_same(model, after, watched=changed, samples=samples, folder=folder)
+        check_same(part(model), part(after), watched=changed, samples=samples, folder=folder, libraries=libraries)
     return after
 
 

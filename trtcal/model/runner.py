@@ -10,14 +10,14 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from trtcal.errors import ModelError
+from trtcal.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -58,7 +58,7 @@ class OrtRunner:
 
     ``folder`` is where weights lie that a model in memory keeps in files; ``name`` stands for it in messages.
     ``threads`` is the number inside one operator (default: all cores). A model that ONNX Runtime cannot
-    load or run raises ModelError with its own message.
+    load or run raises ModelError with its own message. ``libraries`` are files of custom operators.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class OrtRunner:
         threads: int | None = None,
         folder: str | Path | None = None,
         name: str | None = None,
+        libraries: Sequence[Path] = (),
     ) -> None:
         import onnxruntime as ort
 
@@ -85,6 +86,7 @@ class OrtRunner:
         }[optimization]
         if optimization != "all":
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        _register(options, libraries)
         if folder is not None and not isinstance(model, (str, Path, bytes)):
             model = _with_external_data(model, Path(folder), options)
         try:
@@ -143,6 +145,29 @@ class OrtRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.close()
+
+
+def check_libraries(files: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    """Files -> their paths; SettingError for one that ONNX Runtime cannot load as a library of custom operators."""
+    import onnxruntime as ort
+
+    found = tuple(Path(file).absolute() for file in files)
+    for given, file in zip(files, found, strict=True):
+        if not file.is_file():
+            raise SettingError(f"--ort-library {os.fspath(given)}: there is no such file")
+    _register(ort.SessionOptions(), found)
+    return found
+
+
+def _register(options: Any, libraries: Iterable[Path]) -> None:
+    for file in libraries:
+        try:
+            options.register_custom_ops_library(os.fspath(file))
+        except Exception as error:  # ONNX Runtime's exceptions share no base but this one
+            raise SettingError(
+                f"--ort-library {file}: ONNX Runtime cannot load it as a library of custom operators: "
+                f"{_first_line(error)}"
+            ) from error
 
 
 def _first_line(error: Exception) -> str:

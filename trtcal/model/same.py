@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,35 +40,40 @@ def check_same(
     watched: Iterable[str] = (),
     samples: Iterable[Feed] | None = None,
     folder: str | Path | None = None,
+    libraries: Sequence[Path] = (),
 ) -> None:
     """Two models with the same inputs -> nothing; ModelError names the first node of ``before`` that differs.
 
     Compared are the outputs, and of other tensors those ``watched``, on the first of ``samples`` (``{input: array}``),
     or else on random ones: whole numbers are 0 or 1, which are valid token ids, indices and masks. ``folder`` is where
-    weights lie. Where ONNX Runtime cannot run ``before``, or its outputs are random, the log says that nothing was
-    compared; where it cannot run ``after`` alone, that is a ModelError.
+    weights lie, ``libraries`` have custom operators. Where ONNX Runtime cannot run ``before``, or its outputs are
+    random, the log says that nothing was compared; where it cannot run ``after`` alone, that is a ModelError.
     """
     names = [name for name in dict.fromkeys(watched) if name in _made(before) and name in _made(after)]
     try:
-        with OrtRunner(with_outputs(before, names), folder=folder, threads=1) as runner:
+        with OrtRunner(with_outputs(before, names), folder=folder, threads=1, libraries=libraries) as runner:
             feeds = _runnable(runner, before) if samples is None else _given(samples, before)
             expected = [runner(feed) for feed in feeds]
     except ModelError as error:
         logger.warning("what the model computes is not compared with what it computed before: %s", error)
         return
-    with OrtRunner(with_outputs(after, names), folder=folder, threads=1, name="the changed model") as runner:
+    with OrtRunner(
+        with_outputs(after, names), folder=folder, threads=1, name="the changed model", libraries=libraries
+    ) as runner:
         for feed, values in zip(feeds, expected, strict=True):
             if not _same(values, runner(feed)):
-                _refuse_different(before, after, feed, folder)
+                _refuse_different(before, after, feed, folder, libraries)
 
 
-def _refuse_different(before: ModelProto, after: ModelProto, feed: Feed, folder: str | Path | None) -> None:
+def _refuse_different(
+    before: ModelProto, after: ModelProto, feed: Feed, folder: str | Path | None, libraries: Sequence[Path]
+) -> None:
     """The first tensor that differs, in the order of the graph, and who makes it."""
     makers = {name: node for node in before.graph.node for name in node.output if name in _made(after)}
     names = [name for name in makers if name]
     with (
-        OrtRunner(with_outputs(before, names), folder=folder, threads=1) as first,
-        OrtRunner(with_outputs(after, names), folder=folder, threads=1) as second,
+        OrtRunner(with_outputs(before, names), folder=folder, threads=1, libraries=libraries) as first,
+        OrtRunner(with_outputs(after, names), folder=folder, threads=1, libraries=libraries) as second,
     ):
         expected, again, found = first(feed), first(feed), second(feed)
     for name in names:

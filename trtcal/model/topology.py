@@ -11,7 +11,17 @@ import numpy as np
 from trtcal.errors import ModelError
 from trtcal.model.calibrated import CARRIES_SCALE
 from trtcal.model.names import NO_ORIGINALS, Originals
-from trtcal.model.nodes import array_of, bodies, constants_of, dtype_of, name_domain_alike, op_name, reads
+from trtcal.model.nodes import (
+    all_graphs,
+    array_of,
+    bodies,
+    constants_of,
+    domain_of,
+    dtype_of,
+    name_domain_alike,
+    op_name,
+    reads,
+)
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TypeProto
@@ -201,6 +211,9 @@ def inferred(model: ModelProto) -> dict[str, TypeProto.Tensor]:
     skeleton.graph.output.extend(model.graph.output)
     skeleton.graph.value_info.extend(model.graph.value_info)
     name_domain_alike(skeleton)
+    imported = {domain_of(entry) for entry in skeleton.opset_import}
+    for domain in {node.domain for graph in all_graphs(skeleton) for node in graph.node} - imported:
+        skeleton.opset_import.add(domain=domain, version=1)  # ONNX infers nothing at all where one is not imported
     try:
         graph = onnx.shape_inference.infer_shapes(skeleton).graph
     except Exception as error:  # whatever its C++ raises

@@ -53,6 +53,8 @@ def resolved(model: Model, batches: Iterable[Any], *, must_run: bool = True, jud
 
     Where the model is ``judged``, it runs batches as they are, and nothing but its outputs counts.
     """
+    if must_run and not judged:  # a GPU may know all operators
+        model.tell(judged=False)
     if model.feeding.resolved:
         return model
     if judged and not model.by_rows and isinstance(batches, Batches) and model.batch_size == batches.batch_size:
@@ -337,7 +339,7 @@ class _Shown:
         self._model, self._together = model, together
         shown = (value.name for value in model.proto.graph.output) if judged else model.calibrated.visible
         proto = model.proto if judged else model.calibrated.model
-        self._runner = OrtRunner(proto, threads=1, folder=model.folder, name=model.name)
+        self._runner = OrtRunner(proto, threads=1, folder=model.folder, name=model.name, libraries=model.libraries)
         inputs = {value.name for value in model.proto.graph.input}
         self._all = self._runner.floats(name for name in shown if name not in inputs)
         self.names = None if names is None else tuple(names)

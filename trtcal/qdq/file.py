@@ -57,6 +57,7 @@ def qdq_to_file(
     model = open_model(model)
     check_output(output, ONNX, [model])
     method = weight_method(weights)
+    model.refuse_faulty()
     if model.has_external_data:
         check_weights_output(output, [model])
     result = insert_qdq(model, scales, placement=placement, exclude=exclude, weights=method)
@@ -66,5 +67,7 @@ def qdq_to_file(
     opset = next(entry.version for entry in result.model.opset_import if entry.domain in STANDARD)
     with only_writer(output):
         source = model.path or model.proto
-        files = save_model(result.model, output, external=model.has_external_data, source=source)
+        files = save_model(
+            result.model, output, external=model.has_external_data, source=source, libraries=model.libraries
+        )
     return QdqFile(files, opset, layers, result.quantized, result.weights, result.skipped)

@@ -15,6 +15,7 @@ Every tensor of the original keeps its name. ``x`` is written as before, and lay
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,7 @@ def quantizable(model: Model, samples: Iterable[Mapping[str, np.ndarray]] | None
 
 def structure(model: Model) -> Graph:
     """As :func:`quantizable`, for those who ask what there is and not what it computes."""
-    proto, _ = rewritten(lifted(model.whole), MIN_OPSET)
+    proto, _ = rewritten(lifted(model.whole, model.libraries), MIN_OPSET)
     proto.ir_version = max(proto.ir_version, IR_VERSION)
     return Graph(proto, model.originals)
 
@@ -183,6 +184,16 @@ def check_exclude(model: Source, exclude: Iterable[str]) -> None:
     exclude = tuple(exclude)
     if exclude:
         place(structure(open_model(model)), {}, {}, exclude)
+
+
+def fitting(model: Source, exclude: Iterable[str]) -> tuple[str, ...]:
+    """What of ``exclude`` fits a node of the model, where the rest fits what it was part of."""
+    graph, found = structure(open_model(model)), []
+    for pattern in exclude:
+        with suppress(ValueError):
+            place(graph, {}, {}, [pattern])
+            found.append(pattern)
+    return tuple(found)
 
 
 class Pairs:

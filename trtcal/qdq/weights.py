@@ -102,7 +102,8 @@ def weight_clipping_cost(model: Source) -> tuple[WeightCost, ...]:
     A weight that several layers share comes once per axis of its channels. Weights that are not finite
     float32 are left out.
     """
-    graph = Graph(lifted(open_model(model).whole))
+    model = open_model(model)
+    graph = Graph(lifted(model.whole, model.libraries))
     rows = []
     for weight, layer in weights_of(graph).items():
         array = graph.array(weight.name)

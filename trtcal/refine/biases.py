@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,6 +125,7 @@ def shifts(
     expected: Mapping[str, np.ndarray],
     samples: Sequence[Mapping[str, np.ndarray]],
     workers: int = 1,
+    libraries: Sequence[Path] = (),
 ) -> dict[str, np.ndarray]:
     """Q/DQ model, its biases, FP32's means by tensor, samples -> what to add to each tensor's channels, float64.
 
@@ -144,7 +146,8 @@ def shifts(
         made = {name for node in graph.nodes[begin : cut + 1] for name in node.output if name}
         needed = [name for name in parts.read(begin, cut + 1) if name not in made and name in alive[0]]
         kept = [name for name in made if last_read.get(name, -1) > cut or name in wanted]
-        with OrtRunner(parts.model(begin, cut + 1, needed, kept), name="INT8 model", outputs=kept, threads=1) as runner:
+        shown = parts.model(begin, cut + 1, needed, kept)
+        with OrtRunner(shown, name="INT8 model", outputs=kept, threads=1, libraries=libraries) as runner:
             fed = ({name: tensors[name] for name in needed} for tensors in alive)
             for tensors, answer in zip(alive, in_order(runner, fed, workers), strict=True):
                 for name in [name for name in tensors if last_read.get(name, -1) <= cut]:

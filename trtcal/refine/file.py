@@ -110,6 +110,7 @@ def refine_to_file(
         "shapes": [str(spec) for spec in opened.inputs],
         "transposed": transposed,
         **({"fed": opened.shapes} if opened.by_rows else {}),
+        **opened.library_versions,
     }
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     with only_writer(output):
@@ -135,7 +136,8 @@ def refine_to_file(
             found.model.metadata_props.remove(entry)
         found.model.metadata_props.add(key=MARK, value=json.dumps(said))
         source = opened.path or opened.proto
-        files = save_model(found.model, output, external=opened.has_external_data, source=source)
+        external, libraries = opened.has_external_data, opened.libraries
+        files = save_model(found.model, output, external=external, source=source, libraries=libraries)
         made = RefinedFile(files, found)
         if page is not None:
             write_bytes(page, to_page(made, opened.short_name).encode(errors="backslashreplace"))

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,15 +19,17 @@ import numpy as np
 from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import DataError, ModelError
 from trtcal.judging.accuracy import TOP1, Labels, Score, difference, evaluate, score_of
+from trtcal.judging.evaluation import for_metric
 from trtcal.judging.metrics import Metric
 from trtcal.model.calibrated import with_outputs
 from trtcal.model.nodes import copied, op_name
 from trtcal.model.open import Model, Source, open_model
 from trtcal.model.runner import Optimization, OrtRunner
-from trtcal.model.topology import MOVES_VALUES, Graph
+from trtcal.model.topology import MOVES_VALUES, WEIGHTED, Graph
 from trtcal.passes.ordered import in_order
 from trtcal.passes.sharing import resolved
 from trtcal.qdq.insert import check_int8, insert_qdq
+from trtcal.qdq.placement import layer_name
 from trtcal.refine.biases import Bias, channel_means, correctable, shifts, with_biases
 from trtcal.refine.layers import Weights, refinable
 from trtcal.refine.moments import grouped, moments
@@ -188,7 +191,9 @@ def refine(
     Raises ModelError where the model has nothing to refine, or nothing of it becomes INT8; DataError where there are
     fewer than 8 samples, or one that reports has no label.
     """
-    opened = resolved(open_model(model), batches)
+    given = open_model(model)
+    labels = for_metric(given, labels, asked=True)
+    opened, libraries = resolved(given.for_judging(), batches), given.libraries
     every = Singles(batches, opened.inputs)
     on, choosing, reporting = held_back(len(every))
     truth = None if labels is None else _labels_of(reporting, labels, batches)
@@ -196,9 +201,15 @@ def refine(
         scales = calibrate(opened, [Batch(sample) for sample in every.part(on)], method).cache.scales
     single = opened.with_batch_size(1).whole
     parts = every.part(on, opened), list(every.part(choosing, opened)), list(every.part(reporting, opened))
-    made, *int8 = _refined(single, scales, placement, *parts, transposed, memory, dict(kept or {}), keep, progress)
-    scores = {} if truth is None else _scores([single, *int8], parts[2], truth, metrics)
-    return replace(made, model=_transplanted(single, made.model, opened.whole), scores=scores)
+    made, *int8 = _refined(
+        single, scales, placement, *parts, transposed, memory, dict(kept or {}), keep, progress, libraries
+    )
+    scores = {} if truth is None else _scores([single, *int8], parts[2], truth, metrics, libraries)
+    lost = [node for node in given.proto.graph.node if op_name(node) in WEIGHTED]
+    tensors = given.unknown.tensors
+    left = {layer_name(node): given.unknown.why(node.output[0]) for node in lost if node.output[0] in tensors}
+    whole = _transplanted(single, made.model, given.whole)
+    return replace(made, model=whole, scores=scores, left={**made.left, **left})
 
 
 def _labels_of(numbers: Sequence[int], labels: Labels, batches: Iterable[Any]) -> list[Any]:
@@ -215,12 +226,16 @@ def _labels_of(numbers: Sequence[int], labels: Labels, batches: Iterable[Any]) -
 
 
 def _scores(
-    models: Sequence[ModelProto], samples: Sequence[Sample], truth: Sequence[Any], metrics: Mapping[str, Metric]
+    models: Sequence[ModelProto],
+    samples: Sequence[Sample],
+    truth: Sequence[Any],
+    metrics: Mapping[str, Metric],
+    libraries: Sequence[Path],
 ) -> dict[str, Scored]:
     """The FP32 model, the original and the refined one as INT8, samples and their labels -> what each metric says."""
     found = []
     for model in models:
-        with OrtRunner(model, optimization=_JUDGED) as runner:
+        with OrtRunner(model, optimization=_JUDGED, libraries=libraries) as runner:
             found.append(evaluate(runner, samples, truth, metrics).scores)
     fp32, before, after = found
     return {
@@ -241,6 +256,7 @@ def _refined(
     rows: dict[str, np.ndarray],
     keep: Callable[[Mapping[str, np.ndarray]], None],
     progress: Progress,
+    libraries: Sequence[Path],
 ) -> tuple[Refinement, ModelProto, ModelProto]:
     """What was found, and the original and the refined model as INT8."""
     graph = Graph(model)
@@ -249,16 +265,16 @@ def _refined(
         why = next(iter(left.values()), "no layer of it has constant weights")
         raise ModelError(f"the model has no weights to refine: {why}")
     places = correctable(graph)
-    _round_all(model, graph, weights, samples, memory, rows, keep, progress)
+    _round_all(model, graph, weights, samples, memory, rows, keep, progress, libraries)
 
-    few = _spread(samples, min(BIAS_SAMPLES, _that_fit(model, choose[0], memory)))
-    expected = _means(model, places, few)
-    judge = Judge(model, choose)
+    few = _spread(samples, min(BIAS_SAMPLES, _that_fit(model, choose[0], memory, libraries)))
+    expected = _means(model, places, few, libraries)
+    judge = Judge(model, choose, libraries)
     parts = [part.tolist() for part in np.array_split(np.arange(len(weights)), min(PARTS, len(weights)))]
     measured: dict[str, np.ndarray] = {}
 
     def as_int8(variant: ModelProto) -> ModelProto:
-        result = insert_qdq(variant, scales, placement=placement)
+        result = insert_qdq(open_model(variant, libraries=libraries), scales, placement=placement)
         check_int8(result.layers, result.skipped, "the model")
         return result.model
 
@@ -266,7 +282,7 @@ def _refined(
         variant = _with_weights(model, [weights[number] for number in refined], rows)
         int8 = as_int8(variant)
         if corrected:
-            found = shifts(int8, places, expected, few, WORKERS)
+            found = shifts(int8, places, expected, few, WORKERS, libraries)
             variant = with_biases(variant, places, found)
             int8 = as_int8(variant)
         measured[name] = judge.sqnr_db(int8)
@@ -293,7 +309,7 @@ def _refined(
     start = score_of(measured.pop(original.name))
     variants = {name: difference(start, score_of(values)) for name, values in measured.items()}
 
-    judge = Judge(model, report)
+    judge = Judge(model, report, libraries)
     before = after = score_of(judge.sqnr_db(original.int8))
     if best is not original:
         after = score_of(judge.sqnr_db(best.int8))
@@ -334,8 +350,8 @@ def _better(one: _Variant, other: _Variant) -> _Variant:
 class Judge:
     """A float model for single samples, and samples -> how far other models are from it there."""
 
-    def __init__(self, model: ModelProto, samples: Sequence[Sample]) -> None:
-        self._tensors, self._samples = tuple(_compared(Graph(model))), samples
+    def __init__(self, model: ModelProto, samples: Sequence[Sample], libraries: Sequence[Path] = ()) -> None:
+        self._tensors, self._samples, self._libraries = tuple(_compared(Graph(model))), samples, libraries
         self._expected = self._answers(model)
 
     def sqnr_db(self, model: ModelProto) -> np.ndarray:
@@ -348,14 +364,17 @@ class Judge:
         )
 
     def _answers(self, model: ModelProto) -> list[dict[str, np.ndarray]]:
-        with _opened(model, self._tensors, _JUDGED) as runner:
+        with _opened(model, self._tensors, self._libraries, _JUDGED) as runner:
             return list(in_order(runner, self._samples, WORKERS))
 
 
-def _opened(model: ModelProto, names: Iterable[str], optimization: Optimization = "disabled") -> OrtRunner:
+def _opened(
+    model: ModelProto, names: Iterable[str], libraries: Sequence[Path], optimization: Optimization = "disabled"
+) -> OrtRunner:
     """Model and names of its tensors -> a runner that shows them; several samples run at once, one thread each."""
     names = list(names)
-    return OrtRunner(with_outputs(model, names), outputs=names, optimization=optimization, threads=1)
+    shown = with_outputs(model, names)
+    return OrtRunner(shown, outputs=names, optimization=optimization, threads=1, libraries=libraries)
 
 
 def _sqnr_db(expected: np.ndarray, found: np.ndarray) -> float:
@@ -400,6 +419,7 @@ def _round_all(
     rows: dict[str, np.ndarray],
     keep: Callable[[Mapping[str, np.ndarray]], None],
     progress: Progress,
+    libraries: Sequence[Path],
 ) -> None:
     """Weights -> ``rows`` has each of them rounded with compensation, group by group."""
     rest = [each for each in weights if each.name not in rows]
@@ -408,7 +428,7 @@ def _round_all(
     for group in groups:
         fed = {value.name for value in model.graph.input}
         shown = sorted({reader.source for each in group for reader in each.readers} - fed)
-        with _opened(model, shown) as runner:
+        with _opened(model, shown, libraries) as runner:
             answers = in_order(lambda sample, run=runner: {**sample, **run(sample)}, samples, WORKERS)  # type: ignore[misc]
 
             def counted(answers: Iterable[Sample] = answers) -> Iterator[Sample]:
@@ -441,13 +461,15 @@ def _with_weights(model: ModelProto, refined: Iterable[Weights], rows: Mapping[s
     return model
 
 
-def _means(model: ModelProto, places: Sequence[Bias], samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+def _means(
+    model: ModelProto, places: Sequence[Bias], samples: Sequence[Sample], libraries: Sequence[Path] = ()
+) -> dict[str, np.ndarray]:
     """FP32's mean of each channel of the tensors whose biases can be changed."""
     if not places:
         return {}
     names = [place.tensor for place in places]
     totals: dict[str, np.ndarray] = {}
-    with _opened(model, names) as runner:
+    with _opened(model, names, libraries) as runner:
         for answer in in_order(runner, samples, WORKERS):
             for place in places:
                 mean = channel_means([answer[place.tensor]], place.channel)
@@ -455,12 +477,12 @@ def _means(model: ModelProto, places: Sequence[Bias], samples: Sequence[Sample])
     return {name: total / len(samples) for name, total in totals.items()}
 
 
-def _that_fit(model: ModelProto, sample: Sample, memory: int) -> int:
+def _that_fit(model: ModelProto, sample: Sample, memory: int, libraries: Sequence[Path] = ()) -> int:
     """How many samples' tensors between two layers fit: as many as those of one at its widest cut allow, 1 at least."""
     graph = Graph(model)
     names = [name for node in graph.nodes for name in node.output if name and name not in graph.fixed]
     shown = with_outputs(model, names)
-    with OrtRunner(shown) as runner:
+    with OrtRunner(shown, libraries=libraries) as runner:
         runner.outputs = runner.floats(names)
         sizes = {name: array.nbytes for name, array in runner(sample).items()}
     last_read = {name: max(readers) for name, readers in graph.readers.items()}

@@ -85,6 +85,12 @@ class SampleOptions:
         "INPUT=VALUE",
         default=(),
     )
+    ort_library: tuple[str, ...] = option(
+        "A library of custom operators to register with ONNX Runtime, for a model that has them. Repeatable.",
+        "FILE",
+        group="Model",
+        default=(),
+    )
     samples: int | None = _option(
         "Use so many samples, spread over all of them and over their classes; of a script, the first.",
         "N",

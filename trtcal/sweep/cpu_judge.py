@@ -12,13 +12,13 @@ import numpy as np
 from trtcal.calibration.calibrate import carried
 from trtcal.errors import DataError
 from trtcal.judging.accuracy import Comparison, Labels, Reference
-from trtcal.judging.evaluation import for_batches
+from trtcal.judging.evaluation import for_batches, for_metric
 from trtcal.judging.metrics import Metric
 from trtcal.judging.simulator import Simulator
-from trtcal.model.open import Source, for_rows, open_model
-from trtcal.model.runner import OrtRunner, Runner
+from trtcal.model.open import Source, open_model
+from trtcal.model.runner import Runner
 from trtcal.passes.sharing import resolved
-from trtcal.qdq.insert import MIN_OPSET
+from trtcal.qdq.insert import MIN_OPSET, fitting
 from trtcal.qdq.reached import int8_outputs
 from trtcal.qdq.weights import decibels
 from trtcal.samples.batches import Batches
@@ -57,12 +57,14 @@ class CpuJudge:
         *,
         workers: int | None = None,
     ) -> None:
-        self.model = resolved(open_model(model), batches, judged=True)
+        given = open_model(model)
+        labels = for_metric(given, labels, asked=metric is not None)
+        self.model = resolved(given.for_judging(), batches, judged=True)
         self.batches, self._places = batches.first_spread(FIRST)
         self.labels, self.metric = labels, metric
         if labels is not None and not isinstance(labels, Mapping) and len(labels) == len(self._places):
             self.labels = [labels[place] for place in self._places]
-        self.exclude = tuple(exclude)
+        self.exclude = fitting(self.model, exclude) if given.unknown else tuple(exclude)
         self.workers = workers or os.cpu_count() or 1
         self.ready = for_batches(self.model, batches.batch_size).with_weights()
         self._sources = self.model.calibrated.sources
@@ -150,7 +152,7 @@ class CpuJudge:
         if self._reference is None:
             held = Held(self.batches)
             metric = None if self.metric is None else ("metric", self.metric)
-            with for_rows(OrtRunner(self.ready.whole, threads=1), self.ready) as runner:
+            with self.ready.runner(threads=1) as runner:
                 self._reference = Reference(runner, held, self.labels, metric, workers=self.workers)
             self.ready = self.ready.with_opset(MIN_OPSET, held)  # once, and not for each set of ranges
         return self._reference

@@ -14,7 +14,7 @@ from trtcal.files.remote import is_url
 from trtcal.samples.options import SampleOptions
 from trtcal.sweep.plan import SweepPlan
 
-PATHS = ("model", "data", "labels", "eval_data")  # keys of files and folders
+PATHS = ("model", "data", "labels", "eval_data", "ort_library")  # keys of files and folders
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TAKEN = ("index.html", "zoo.json", "zoo.csv")  # beside the folders of the rows
@@ -127,7 +127,9 @@ def _row(where: str, number: int, values: object, defaults: Mapping[str, Any]) -
         raise DataError(f"{at} name: {row['name']!r} is a file of the page; give the row another name")
     base = Path(where).parent
     for name in PATHS:
-        if row.get(name) is not None and not is_url(row[name]):
+        if isinstance(row.get(name), tuple):
+            row[name] = tuple(str(base / file) for file in row[name])
+        elif row.get(name) is not None and not is_url(row[name]):
             row[name] = str(base / row[name])
     if ".py:" in row.get("metric", ""):
         row["metric"] = str(base / row["metric"])

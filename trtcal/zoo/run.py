@@ -16,7 +16,7 @@ from trtcal.calibration.file import calibrate_to_file, statistics_key
 from trtcal.errors import DataError, OutputError
 from trtcal.files.atomic import write_bytes
 from trtcal.files.remote import is_url, shown
-from trtcal.judging.evaluation import compare, judged_by, labels_of, open_runner
+from trtcal.judging.evaluation import compare, for_metric, judged_by, labels_of, open_runner
 from trtcal.judging.metrics import metric as named
 from trtcal.model.open import open_model
 from trtcal.model.overwriting import HTML, Kind, check_output, json_of, only_writer
@@ -46,7 +46,7 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """Nothing -> the model's object in zoo.json; URLs are without passwords and signatures."""
         row = asdict(self.row)
-        row |= {name: shown(row[name]) for name in PATHS if is_url(row[name])}
+        row |= {name: shown(row[name]) for name in PATHS if isinstance(row[name], str) and is_url(row[name])}
         return {"name": self.row.name, "row": row, "error": self.error, "reused": self.reused, **self.result}
 
 
@@ -67,7 +67,8 @@ def run_zoo(
     the folder holds something else, or another run is writing there.
     """
     folder = Path(folder)
-    given = [getattr(row, name) for row in rows for name in PATHS]
+    named = [getattr(row, name) for row in rows for name in PATHS]
+    given = [path for one in named for path in (one if isinstance(one, tuple) else [one])]
     files = [Path(path) for path in given if path and not is_url(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,13 +110,15 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "row.json"
     check_output(record, json_of("outcome of a zoo's row", ROW_FORMAT, "key"))
-    model = open_model(row.model).asked(row.batch_axis, row.input)
+    model = open_model(row.model, libraries=row.ort_library).asked(row.batch_axis, row.input)
     check_exclude(model, row.exclude)
     batches, judged = open_both(row, model.inputs, row.eval_data, row.eval_samples)
     metrics = {row.metric: named(row.metric)}
     # Of files what is in them counts, and not where they lie.
     parts: list[Any] = [{name: value for name, value in asdict(row).items() if name not in PATHS}]
     labels = labels_of(judged, row.labels, metrics)
+    if row.accuracy:
+        labels = for_metric(model, labels, asked=row.labels is not None or row.metric != Row.metric)
     parts += [statistics_key(model, batches), judged_by(judged, labels, row.metric)]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     before = _read_record(record)
