@@ -16,6 +16,7 @@ import numpy as np
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.errors import CacheError
+from trtcal.files.brief import few
 
 logger = logging.getLogger(__name__)
 
@@ -137,5 +138,4 @@ def _constant_values(layer: Any) -> np.ndarray | None:
 
 
 def _short(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:10]) + (f" and {len(listed) - 10} more" if len(listed) > 10 else "")
+    return few(list(names), 10)

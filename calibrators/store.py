@@ -15,6 +15,7 @@ from trtcal.cache.cache import CalibrationCache, version_number
 from trtcal.cache.provenance import Provenance
 from trtcal.calibration.file import check_cache_output
 from trtcal.errors import CacheError
+from trtcal.files.brief import few
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class CacheStore:
         cache = CalibrationCache.parse(data, name="the cache that TensorRT wrote")
         spoilt = [name for name, scale in cache.scales.items() if not (np.isfinite(scale) and scale > 0)]
         if spoilt:
-            logger.warning("%d tensors have a scale of 0, inf or nan: %s", len(spoilt), ", ".join(spoilt[:10]))
+            logger.warning("%d tensors have a scale of 0, inf or nan: %s", len(spoilt), few(spoilt, 10))
         if self.path is not None:
             made = self.origin()
             made = replace(
@@ -148,12 +149,12 @@ def refuse_spoilt(cache: CalibrationCache, name: str = "the ranges") -> None:
     bad = [tensor for tensor, scale in cache.scales.items() if not (np.isfinite(scale) and scale >= 0)]
     if bad:
         raise CacheError(
-            f"{name}: {len(bad)} tensors have a scale that is nan, inf or negative: {', '.join(bad[:10])}; calibrate "
+            f"{name}: {len(bad)} tensors have a scale that is nan, inf or negative: {few(bad, 10)}; calibrate "
             f"again, or take them out"
         )
     zero = [tensor for tensor, scale in cache.scales.items() if scale == 0]
     if zero:
-        logger.warning("%s: %d tensors have a scale of 0: %s", name, len(zero), ", ".join(zero[:10]))
+        logger.warning("%s: %d tensors have a scale of 0: %s", name, len(zero), few(zero, 10))
 
 
 def retargeted(cache: CalibrationCache, trt_version: str, algorithm: str) -> CalibrationCache:

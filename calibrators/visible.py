@@ -18,6 +18,7 @@ from calibrators.coverage import FLOATS
 from calibrators.memory import DeviceMemory
 from calibrators.shapes import Range, Shape, calibration_shapes, network_inputs
 from trtcal.errors import BackendError, ModelError
+from trtcal.files.brief import few
 from trtcal.model.nodes import op_name
 from trtcal.model.open import Model
 from trtcal.model.topology import MOVES_VALUES
@@ -179,7 +180,7 @@ class VisibleEngine:
             )
         missing = [name for name in names if name not in part.outputs and name not in part.others]
         if missing:  # and so TensorRT asks for no range of theirs
-            some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
+            some = few(missing, SHOWN)
             logger.info("%s: TensorRT's network lacks %d tensors: %s", self._model.name, len(missing), some)
         largest = {name: entry.max for name, entry in self._ranges.items()}
         sizes = part.sizes(largest)

@@ -7,7 +7,8 @@
     │   └── NonFiniteError   inf or nan, in a sample or in an activation
     ├── ModelError           the ONNX file cannot be read, run or made to take this batch
     ├── CacheError           a calibration cache or another file of ranges
-    │   └── CacheFormatError its text is not in the format it claims
+    │   ├── CacheFormatError its text is not in the format it claims
+    │   └── NoScaleError     it has no scale for a tensor; a KeyError, too
     ├── StatsError           a file of activation statistics, or statistics that do not add up
     ├── OutputError          a result cannot be written
     ├── SettingError         a method or growth rule that there is not; a ValueError, too
@@ -43,6 +44,13 @@ class CacheError(TrtcalError):
 
 class CacheFormatError(CacheError):
     """Text that is not in the format it claims; names the file and the line."""
+
+
+class NoScaleError(CacheError, KeyError):
+    """A tensor that a cache has no scale for; names it, and the one that is spelt most like it."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError's is the repr of its message
 
 
 class StatsError(TrtcalError):

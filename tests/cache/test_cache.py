@@ -391,6 +391,26 @@ def test_amax_of_an_unknown_tensor_names_the_nearest() -> None:
         cache.amax("zzz")
 
 
+def test_a_cache_maps_tensors_to_scales() -> None:
+    cache = CalibrationCache.from_amax({"b": np.float32(127), "a": np.float32(254)})
+    assert (len(cache), list(cache), dict(cache)) == (2, ["b", "a"], {"b": 1, "a": 2})
+    assert cache["a"] == cache.get("a") == 2
+    assert ("a" in cache, "c" in cache, cache.get("c")) == (True, False, None)
+    with pytest.raises(KeyError) as missing:
+        cache["c"]
+    assert isinstance(missing.value, CacheError)
+    assert str(missing.value).startswith("the cache has no scale for tensor 'c' among its 2")
+
+
+def test_a_large_cache_fits_a_screen() -> None:
+    cache = CalibrationCache.from_amax({f"tensor {number}": np.float32(1) for number in range(1000)})
+    assert repr(cache).startswith(
+        "CalibrationCache(version='8601', algorithm='EntropyCalibration2', scales={'tensor 0'"
+    )
+    assert "... 998 more}" in repr(cache)
+    assert len(repr(cache)) < 200
+
+
 @pytest.mark.parametrize("amax", [-1.0, float("nan"), float("inf"), 1e39])
 def test_an_amax_that_no_tensor_can_have_is_refused_by_name(amax: float) -> None:
     values = cast(Mapping[str, np.float32], {"fine": 1.0, "bad": amax})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.doctor import SEVERITIES, Finding, check, diff, merge, rename, retarget
+from trtcal.cache.provenance import Provenance
 from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import CacheError
 from trtcal.model.open import Model, open_model
@@ -223,7 +225,32 @@ def test_names_that_tensorrt_makes_up_are_but_noted(graph: Model, complete: Cali
 def test_the_cache_of_another_model_is_one_error(graph: Model) -> None:
     findings = check(cache_of({"a": 0.1, "c": 0.1, "image": 0.1}), model=graph)
     assert kinds(findings) == [("error", None)]
-    assert "lacks 2 of its 3 tensors, as 'a'" in messages(findings)
+    assert "lacks 2 of its 3 tensors: 'a', 'c'" in messages(findings)
+
+
+def test_that_a_cache_is_of_another_model_comes_before_all_else(graph: Model) -> None:
+    cache = cache_of({"a": np.inf, "c": np.nan, "image": 0.1})
+    findings = check(cache, model=graph, trt_version="11.0")
+    assert "is of another model" in findings[0].message
+    assert [finding.severity for finding in findings] == ["error"] * 4
+
+
+def test_a_cache_of_another_version_of_the_model_says_so_first(graph: Model) -> None:
+    settings = {
+        "method": "entropy",
+        "growth": "double",
+        "batch_size": 8,
+        "order": "given",
+        "seed": None,
+        "partial": "pad",
+    }
+    samples = {"data": "d", "data_key": "k", "samples_used": 1, "samples_available": 1, "preprocess": {}, "shapes": {}}
+    made = Provenance(model="retrained.onnx", model_sha256="0" * 64, header="h", versions={}, **settings, **samples)  # type: ignore[arg-type]
+    findings = check(cache_of({"image": 0.1}), model=graph, made_from=made)
+    assert (findings[0].severity, findings[0].tensor) == ("warning", None)
+    assert findings[0].message == "was made from another model, or another version of it: retrained.onnx"
+    same = replace(made, model_sha256=graph.sha256)
+    assert len(check(cache_of({"image": 0.1}), model=graph, made_from=same)) == len(findings) - 1
 
 
 # --- diff ---------------------------------------------------------------------------------------------

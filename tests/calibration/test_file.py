@@ -11,7 +11,7 @@ from models import conv_model, images, save
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.provenance import sidecar_path
 from trtcal.calibration.calibrate import calibrate
-from trtcal.calibration.file import calibrate_to_file, partial_path
+from trtcal.calibration.file import calibrate_to_file, partial_path, ranges_for
 from trtcal.errors import CacheError, OutputError, TrtcalError
 from trtcal.files import checkpoint
 from trtcal.model.open import open_model
@@ -379,3 +379,32 @@ def test_another_batch_size_than_the_model_has_built_in_is_warned_of_where_it_co
     said = [record.getMessage() for record in caplog.records if "batch size 4 built in, with which" in record.message]
     assert len(said) == warned
     assert all("entropy in batches of 5 is another calibration; give batches of 4" in line for line in said)
+
+
+def test_results_fit_a_screen(model: Path, tmp_path: Path) -> None:
+    made = calibrate(model, batches())
+    for result in (made, made.stats, made.stats.tensors["image"], calibrate_to_file(model, batches(), tmp_path / "c")):
+        assert len(repr(result)) < 600
+        assert "\n" not in repr(result)
+
+
+def test_ranges_of_another_model_are_refused_and_of_another_version_warned_of(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "c.cache"
+    calibrate_to_file(model, batches(), path)
+    opened = open_model(model)
+    assert ranges_for(opened, path) == CalibrationCache.load(path).scales
+    assert not caplog.records
+    other = open_model(other_model(tmp_path / "other.onnx"))
+    assert ranges_for(other, path) == CalibrationCache.load(path).scales
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: was made from another model, or another version of it: m.onnx"
+    ]
+    foreign = tmp_path / "foreign.cache"
+    foreign.write_bytes(b"TRT-8601-EntropyCalibration2\none: 3c010a14\ntwo: 3c010a14\nimage: 3c010a14\n")
+    assert "image" in ranges_for(opened, foreign)
+    assert "m.onnx lacks 2 of its 3 tensors: 'one', 'two'" in caplog.text
+    foreign.write_bytes(b"TRT-8601-EntropyCalibration2\na: 3c010a14\n")
+    with pytest.raises(CacheError, match=r"foreign\.cache: is of another model, or of .* lacks 1 of its 1 tensor: 'a'"):
+        ranges_for(opened, foreign)

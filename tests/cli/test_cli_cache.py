@@ -318,3 +318,13 @@ def test_help_names_every_format_that_can_be_written(run: Run, monkeypatch: pyte
     monkeypatch.setenv("COLUMNS", "300")
     text = run("convert", "--help")[1]
     assert all(name in text for name in WRITABLE)
+
+
+def test_no_warning_is_shown_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    from trtcal.cli import _Once
+
+    handler = logging.StreamHandler()
+    handler.addFilter(_Once())
+    for level, text in ((30, "a"), (30, "a"), (40, "a"), (20, "b"), (20, "b"), (30, "c")):
+        handler.handle(logging.LogRecord("trtcal", level, "", 0, "%s", (text,), None))
+    assert capsys.readouterr().err == "a\nb\nb\nc\n"

@@ -423,7 +423,7 @@ def test_sensitivity_is_measured_against_the_model_as_it_was_given(
         (["qdq", "m.onnx", "--cache", "c.cache", "-o", "q.onnx", "--exclude", "Convv"], "did you mean 'Conv'?"),
         (["qdq", "m.onnx", "--cache", "c.cache", "-o", "q.onnx", "--exclude", "*"], "nothing becomes INT8"),
         (["qdq", "m.onnx", "--cache", "c.cache", "-o", "q.onnx", "--weights", "kl"], "choose max, entropy or perc"),
-        (["qdq", "m.onnx", "--cache", "other.cache", "-o", "q.onnx"], "none of the 1 ranges is for a tensor"),
+        (["qdq", "m.onnx", "--cache", "other.cache", "-o", "q.onnx"], "other.cache: is of another model, or of an"),
         (["weights", "x.npy"], "x.npy: is not an ONNX"),
         (["evaluate", "m.onnx", "--data", "x.npy"], "nothing to measure: the samples have no labels"),
         (["evaluate", "m.onnx", "--data", "x.npy", "--metric", "top1"], "--metric top1 needs labels"),
@@ -445,7 +445,7 @@ def test_sensitivity_is_measured_against_the_model_as_it_was_given(
         (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "m.onnx"], "is an input of this"),
         (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "l.npz"], "exists and is no report"),
         (["sensitivity", "m.onnx", "--cache", "c.cache", "--data", "x.npy", "-o", "no/s.json"], "no does not exist"),
-        (["sensitivity", "m.onnx", "--cache", "other.cache", "--data", "x.npy"], "nothing becomes INT8"),
+        (["sensitivity", "m.onnx", "--cache", "other.cache", "--data", "x.npy"], "m.onnx lacks 1 of its 1 tensor: "),
     ],
 )
 def test_wrong_input_exits_with_2_and_one_clear_line(

@@ -316,6 +316,8 @@ def test_the_command_shows_failures_and_exits_with_2(models: Path, tmp_path: Pat
     write(tmp_path / "zoo.yaml", "defaults: {data: models/d.npz, batch_sizes: []}\nmodels: [{model: models/a.onnx}]\n")
     assert run("zoo", "zoo.yaml", "-o", "out")[0] == 0
     assert run("zoo", "none.yaml")[0] == 2
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<title>INT8 calibration of the models in zoo.yaml</title>" in page
 
 
 @pytest.mark.slow(reason="starts a Ray cluster")

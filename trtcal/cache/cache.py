@@ -16,8 +16,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from trtcal.errors import CacheError, CacheFormatError
+from trtcal.errors import CacheError, CacheFormatError, NoScaleError
 from trtcal.files import atomic
+from trtcal.files.brief import brief
 
 ALGORITHMS = ("EntropyCalibration2", "MinMaxCalibration", "EntropyCalibration", "LegacyCalibration")
 """The names that TensorRT's four calibrators write into the header."""
@@ -30,10 +31,11 @@ _CANONICAL_HEX = re.compile(r"0|[1-9a-f][0-9a-f]{0,7}")
 
 
 @dataclass(frozen=True, eq=False)
-class CalibrationCache:
+class CalibrationCache(Mapping[str, np.float32]):
     """Scales per tensor and the header they stand under; two are equal if they write the same bytes.
 
-    Any scale that float32 can hold may be present, 0, inf and nan too: TensorRT writes them.
+    It maps tensors to their scales: ``len(cache)``, ``cache["tensor"]``, ``for name in cache``. Any scale that float32
+    can hold may be present, 0, inf and nan too: TensorRT writes them.
     Raises CacheError where the header or a name cannot be written to a cache and read back.
     """
 
@@ -116,14 +118,28 @@ class CalibrationCache:
         return f"TRT-{self.version}-{self.algorithm}" if self.algorithm else self.version
 
     def amax(self, name: str) -> np.float32:
-        """Tensor name -> the |x| that maps to 127, rounded to float32; CacheError where it has no scale."""
-        if name not in self.scales:
-            close = difflib.get_close_matches(name, self.scales, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise CacheError(f"the cache has no scale for tensor {name!r} among its {len(self.scales)}{hint}")
+        """Tensor name -> the |x| that maps to 127, rounded to float32; NoScaleError where it has no scale."""
         # Inf from a scale near float32's largest value and nan from a nan are the answer, not a mishap.
         with np.errstate(over="ignore", invalid="ignore"):
-            return self.scales[name] * np.float32(127)
+            return self[name] * np.float32(127)
+
+    def __getitem__(self, name: str) -> np.float32:
+        if name not in self.scales:
+            close = difflib.get_close_matches(str(name), self.scales, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise NoScaleError(f"the cache has no scale for tensor {name!r} among its {len(self.scales)}{hint}")
+        return self.scales[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.scales
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scales)
+
+    def __len__(self) -> int:
+        return len(self.scales)
+
+    __repr__ = brief
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CalibrationCache) and self.format() == other.format()

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from trtcal.cache.cache import ALGORITHMS, CalibrationCache, dotted_version, header_number, version_number
+from trtcal.cache.provenance import Provenance
 from trtcal.errors import CacheError
+from trtcal.files.brief import few
 from trtcal.model.nodes import op_name
 from trtcal.model.open import Model, Source, open_model
 from trtcal.model.topology import Graph
@@ -53,23 +55,32 @@ class Difference(NamedTuple):
     """second / first, 1.0 where both are the same even if that is 0, inf or nan; None if one is missing."""
 
 
-def check(cache: CalibrationCache, *, model: Source | None = None, trt_version: str | None = None) -> list[Finding]:
+def check(
+    cache: CalibrationCache,
+    *,
+    model: Source | None = None,
+    trt_version: str | None = None,
+    made_from: Provenance | None = None,
+) -> list[Finding]:
     """Cache, its model and the TensorRT it is for, as far as known -> findings, errors first.
 
+    That the cache is of another model, as its names tell, or what it was ``made_from``, comes before all else.
     Tensors that the model has and the cache has not are told apart: one that an INT8-capable layer reads is
     a warning, others cost nothing. Raises ValueError for a ``trt_version`` that is none.
     """
     model = None if model is None else open_model(model)
-    found = [*_header(cache, trt_version), *(Finding("warning", None, note) for note in cache.tolerated)]
+    found = [] if model is None else list(_origin(cache, model, made_from))
+    of_another = any(finding.severity == "error" for finding in found)
+    found += [*_header(cache, trt_version), *(Finding("warning", None, note) for note in cache.tolerated)]
     if not cache.scales:
         found.append(Finding("error", None, "holds no tensors, so nothing would be INT8; calibrate again"))
     reversed_bytes = list(_byte_order(cache))
     if reversed_bytes:  # then no single value means anything
         found += reversed_bytes
     else:
-        beyond = [] if model is None else list(_beyond_bounds(cache, model))
+        beyond = [] if model is None or of_another else list(_beyond_bounds(cache, model))
         found += [*_values(cache), *(beyond or _large(cache))]
-    if model is not None:
+    if model is not None and not of_another:
         found += _fit(cache, model)
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -216,20 +227,44 @@ def _large(cache: CalibrationCache) -> Iterator[Finding]:
 # --- the model ----------------------------------------------------------------------------------------
 
 
+def another_model(names: Iterable[str], model: Model) -> str | None:
+    """Tensors of a cache, and a model -> in words that it is of another model, where most of its names are."""
+    graph, calibrated = model.proto.graph, model.calibrated
+    constants = {f"{tensor.name}_output" for tensor in graph.initializer}
+    known = {*calibrated.order, *constants, *(output for node in graph.node for output in node.output)}
+    known |= {value.name for value in (*graph.input, *graph.initializer)}
+    named = [name for name in names if not _MADE_UP.fullmatch(name)]
+    unknown = [name for name in named if name not in known]
+    if len(unknown) <= len(named) / 2:
+        return None
+    return (
+        f"is of another model, or of an export with other names (trtcal cache rename): {model.short_name} lacks "
+        f"{len(unknown)} of its {len(named)} tensor{'s' * (len(named) != 1)}: {few([repr(name) for name in unknown])}"
+    )
+
+
+def of_another_version(made_from: Provenance | None, model: Model) -> str | None:
+    """What a cache was made from, if that is known, and a model -> in words that it is another one; None if not."""
+    if made_from is None or made_from.model_sha256 == model.sha256:
+        return None
+    return f"was made from another model, or another version of it: {made_from.model}"
+
+
+def _origin(cache: CalibrationCache, model: Model, made_from: Provenance | None) -> Iterator[Finding]:
+    said = another_model(cache.scales, model)
+    if said is not None:
+        yield Finding("error", None, said)
+    else:
+        said = of_another_version(made_from, model)
+        if said is not None:
+            yield Finding("warning", None, said)
+
+
 def _fit(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
     calibrated, graph = model.calibrated, Graph(model.proto)
     known = graph.tensors | {f"{name}_output" for name in graph.constants} | set(calibrated.order)
     named = [name for name in cache.scales if not _MADE_UP.fullmatch(name)]
-    unknown = [name for name in named if name not in known]
-    if len(unknown) > len(named) / 2:
-        yield Finding(
-            "error",
-            None,
-            f"the model lacks {len(unknown)} of its {len(named)} tensors, as {unknown[0]!r}: the cache is of another "
-            f"model, or of an export with other names (trtcal cache rename)",
-        )
-        return
-    for name in unknown:
+    for name in (name for name in named if name not in known):
         yield Finding("warning", name, "the model has no such tensor")
     for name in sorted(cache.scales.keys() - set(named) - known):
         yield Finding("note", name, "a name that TensorRT makes up; no model can confirm it")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trtcal.cache.cache import CalibrationCache
+from trtcal.files.brief import brief
 from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
@@ -60,6 +61,8 @@ class Calibration:
     hidden: int
     unusable_thresholds: Mapping[str, str] = field(default_factory=dict)
     usable_methods: tuple[str, ...] = ()
+
+    __repr__ = brief
 
 
 def calibrate(

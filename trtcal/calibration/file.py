@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trtcal.cache.cache import CalibrationCache
+from trtcal.cache.doctor import another_model, of_another_version
 from trtcal.cache.formats import CACHE, load
 from trtcal.cache.provenance import (
     FORMAT,
@@ -28,6 +29,7 @@ from trtcal.calibration.calibrate import TRT_VERSION, from_stats, on_fine_grid, 
 from trtcal.calibration.statistics import StatisticsFile
 from trtcal.errors import CacheError, OutputError
 from trtcal.files.atomic import write_bytes
+from trtcal.files.brief import brief
 from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.model.overwriting import check_distinct, check_output, json_of, only_writer
 from trtcal.passes.collect import load_checkpoint, save_checkpoint
@@ -62,6 +64,8 @@ class CacheFile:
     hidden: int
     unusable_thresholds: Mapping[str, str] = field(default_factory=dict)
     usable_methods: tuple[str, ...] = ()
+
+    __repr__ = brief
 
 
 def calibrate_to_file(
@@ -259,11 +263,18 @@ def check_cache_output(
 
 
 def ranges_for(model: Model, path: str | os.PathLike[str]) -> Mapping[str, np.float32]:
-    """Model and a file of ranges in any format -> its scales; a warning where they were made from another model."""
+    """Model and a file of ranges in any format -> its scales; a warning where they are of another model.
+
+    CacheError where the model has not one of the tensors.
+    """
     scales = load(path)[0].scales
+    said = another_model(scales, model)
+    if said is not None and not any(name in model.calibrated.sources for name in scales):
+        raise CacheError(f"{os.fspath(path)}: {said}")
     made = read_sidecar(path)
-    if made is not None and made[0].model_sha256 != model.sha256:
-        logger.warning("%s: was made from another model, or another version of it: %s", path, made[0].model)
+    said = said or of_another_version(None if made is None else made[0], model)
+    if said is not None:
+        logger.warning("%s: %s", os.fspath(path), said)
     return scales
 
 

@@ -42,6 +42,20 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
+class _Once:
+    """Lets each warning and error through once: a model that is opened for two purposes need not be warned of twice."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """A record -> is it to be shown?"""
+        text = record.getMessage()
+        new = record.levelno < logging.WARNING or text not in self._said
+        self._said.add(text)
+        return new
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"trtcal {__version__}")
@@ -73,6 +87,7 @@ def options(
     """Set up what all commands share."""
     level = logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     handler = logging.StreamHandler()
+    handler.addFilter(_Once())
     handler.setFormatter(terminal.LineFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("numba").setLevel(logging.WARNING)

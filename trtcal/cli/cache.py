@@ -13,6 +13,7 @@ import typer
 from trtcal.cli.common import AsJson, Output, print_out
 from trtcal.cli.tables import Command
 from trtcal.files import terminal
+from trtcal.files.brief import few
 
 if TYPE_CHECKING:
     from trtcal.cache.cache import CalibrationCache
@@ -87,11 +88,14 @@ def cache_check(
     """
     from trtcal.cache.doctor import SEVERITIES, check
     from trtcal.cache.formats import load
+    from trtcal.cache.provenance import read_sidecar
 
     cache, format = load(file)
     if trt_version is not None and format != "tensorrt":
         raise ValueError(f"{file}: a file in the format {format} has no header to hold against --trt-version")
-    findings = check(cache, model=model, trt_version=trt_version)
+    sidecar = None if model is None else read_sidecar(file)
+    made_from = None if sidecar is None else sidecar[0]
+    findings = check(cache, model=model, trt_version=trt_version, made_from=made_from)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES}
     if as_json:
         listed = [{"severity": f.severity, "tensor": f.tensor, "message": f.message} for f in findings]
@@ -307,8 +311,7 @@ def _grouped(findings: Iterable[Finding]) -> list[str]:
 
 
 def _few(names: list[str]) -> str:
-    more = len(names) - MANY
-    return ", ".join(names[:MANY]) + (f" and {more} more (--json lists all)" if more > 0 else "")
+    return few(names, MANY, " (--json lists all)")
 
 
 def difference_lines(rows: list[Difference], first: str, second: str) -> list[str]:

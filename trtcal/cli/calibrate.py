@@ -22,6 +22,7 @@ from trtcal.cli.common import (
 )
 from trtcal.cli.tables import Command
 from trtcal.files import terminal
+from trtcal.files.brief import few
 
 if TYPE_CHECKING:
     from trtcal.calibration.file import CacheFile
@@ -166,16 +167,19 @@ def _summary(result: CacheFile) -> str:
     else:
         lines = [f"{result.path}: {tensors}"]
     if result.unusable:
-        lines.append(f"{len(result.unusable)} tensors have no range and stay in floating point:")
+        verb = "tensor has no range and stays" if len(result.unusable) == 1 else "tensors have no range and stay"
+        lines.append(f"{len(result.unusable)} {verb} in floating point:")
         lines += [f"  {name}: {reason}" for name, reason in list(result.unusable.items())[:5]]
         lines += [f"  ... and {len(result.unusable) - 5} more (--json lists all)"] * (len(result.unusable) > 5)
     zero = _zero(result)
     if zero:
         verb = "tensor is" if len(zero) == 1 else "tensors are"
-        lines.append(f"{len(zero)} {verb} zero in every sample, with scale 0 as TensorRT has it: {', '.join(zero[:3])}")
+        shown = few(zero, more=" (--json lists all)")
+        lines.append(f"{len(zero)} {verb} zero in every sample, with scale 0 as TensorRT has it: {shown}")
     if result.hidden:
         where = "If, Loop, Scan or a function for another opset"
-        lines.append(f"{result.hidden} tensors inside {where} cannot be seen and have no range")
+        inside = "tensor" if result.hidden == 1 else "tensors"
+        lines.append(f"{result.hidden} {inside} inside {where} cannot be seen and get no range")
     lines += _pixels(result)
     if result.clipped:
         noun = "tensor is" if len(result.clipped) == 1 else "tensors are"

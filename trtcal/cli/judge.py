@@ -219,7 +219,7 @@ def _open(
         return predict, "", ()
     if found.int8 < found.candidates:
         reasons = [f"{tensor}: {why}" for tensor, why in found.skipped if why != CONSTANT]
-        first = "; ".join(reasons[:2])
+        first = "; ".join(reasons[:2]) + (f"; and {len(reasons) - 2} more" if len(reasons) > 2 else "")
         missing = found.candidates - found.int8
         logger.warning("%s: %d of %d layers stay in float: %s", cache, missing, found.candidates, first)
     return predict, f"{found.int8} of {found.candidates} layers", found.skipped

@@ -45,7 +45,8 @@ def zoo(
             if bar is not None:
                 bar(done, total, name)
 
-        outcomes = run_zoo(rows, output, title=models.stem, force=force, executor=executor, progress=progress)
+        title = f"INT8 calibration of the models in {models.name}"
+        outcomes = run_zoo(rows, output, title=title, force=force, executor=executor, progress=progress)
     if as_json:
         print_out(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2))
     for outcome in outcomes:

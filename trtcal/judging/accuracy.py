@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.errors import DataError, ModelError, NonFiniteError
+from trtcal.files.brief import brief
 from trtcal.judging.metrics import METRICS, Metric, Outputs, class_scores
 from trtcal.model.open import Source, open_model
 from trtcal.model.runner import Optimization, Runner
@@ -69,6 +70,8 @@ class Accuracy:
     scores: Mapping[str, Score]
     samples: tuple[str, ...]
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True, eq=False)
 class OutputAgreement:
@@ -94,6 +97,8 @@ class Agreement:
 
     outputs: Mapping[str, OutputAgreement]
     samples: tuple[str, ...]
+
+    __repr__ = brief
 
 
 def simulate(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trtcal.errors import DataError, ModelError
+from trtcal.files.brief import brief
 from trtcal.judging.accuracy import (
     TOP1,
     Agreement,
@@ -55,6 +56,8 @@ class Evaluation:
     reference: Mapping[str, Score]
     changes: Mapping[str, Score]
     agreement: Agreement | None
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Nothing -> plain data for JSON, where inf and nan are text and null."""

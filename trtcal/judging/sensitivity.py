@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.errors import DataError
+from trtcal.files.brief import brief
 from trtcal.judging.accuracy import Labels, Reference, Score
 from trtcal.judging.evaluation import blaming_batch_size, for_batches, for_metric, plain
 from trtcal.judging.metrics import Metric
@@ -83,6 +84,8 @@ class Sensitivity:
     layers: tuple[LayerDamage, ...]
     curve: tuple[Step, ...]
     ended: str
+
+    __repr__ = brief
 
     def recovered(self, trial: Trial) -> float:
         """A trial -> the share of INT8's loss that it does not have; nan where INT8 loses nothing."""

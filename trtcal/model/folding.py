@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trtcal.errors import ModelError
+from trtcal.files.brief import few
 from trtcal.model.nodes import array_of, reads
 from trtcal.model.runner import OrtRunner
 from trtcal.model.topology import Graph
@@ -59,5 +60,5 @@ def _computed(
         with OrtRunner(part, threads=1, folder=folder, name="the model", libraries=libraries) as runner:
             return runner({})
     except ModelError as error:
-        what = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        what = few([repr(name) for name in names])
         raise ModelError(f"{what}: cannot be computed from the constants they depend on: {error}") from error

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from trtcal.errors import ModelError
+from trtcal.files.brief import few
 from trtcal.model.batch_axis import (
     Axes,
     batch_size,
@@ -416,7 +417,7 @@ class ByRow:
             rows.append(np.moveaxis(array, axis, 0) if counts and axis is not None else array[None])
         shapes = {array.shape for array in rows}
         if len(shapes) > 1:
-            found = ", ".join(map(str, sorted(shapes)[:3]))
+            found = few([str(shape) for shape in sorted(shapes)])
             raise ModelError(f"{self._model.name}: output {name!r} has other shapes for other samples ({found})")
         return np.concatenate(rows)
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trtcal.errors import ModelError
+from trtcal.files.brief import few
 from trtcal.model.batch_axis import Size, batch_axes, fed_values, sizes_of
 from trtcal.model.nodes import op_name, reads
 from trtcal.model.open import Model, single_rows
@@ -411,9 +412,7 @@ def _content(row: Row) -> tuple[bytes, ...]:
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:SHOWN])
-    more = len(names) - SHOWN
-    return shown if more <= 0 else f"{shown} and {more} more"
+    return few([repr(name) for name in names], SHOWN)
 
 
 def _depend(names: Sequence[str]) -> str:

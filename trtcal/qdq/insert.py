@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtcal.errors import ModelError
+from trtcal.files.brief import brief, few
 from trtcal.model.constants import lifted
 from trtcal.model.folding import fixed_values
 from trtcal.model.nodes import (
@@ -65,6 +66,8 @@ class QdqResult:
     weights: tuple[str, ...]
     layers: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+
+    __repr__ = brief
 
 
 def insert_qdq(
@@ -126,7 +129,7 @@ def unknown_tensors(graph: Graph, scales: Collection[str]) -> list[str]:
     if scales and len(unknown) == len(scales):
         raise ModelError(
             f"none of the {len(scales)} ranges is for a tensor of this model: the first is for "
-            f"{unknown[0]!r}, while the model has {', '.join(map(repr, sorted(graph.tensors)[:3]))}, ...; "
+            f"{unknown[0]!r}, while the model has {few([repr(name) for name in sorted(graph.tensors)])}; "
             f"take the cache of this very model"
         )
     return unknown

@@ -15,6 +15,7 @@ import numpy as np
 
 from trtcal.errors import StatsError
 from trtcal.files.atomic import write_bytes
+from trtcal.files.brief import brief
 from trtcal.files.npy import archive_headers
 from trtcal.ranges.growth import GROWTH
 from trtcal.ranges.histogram import FINE_BINS, NUM_BINS, Histogram
@@ -56,6 +57,7 @@ class TensorStats:
         )
 
     __hash__ = None  # type: ignore[assignment]
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class ActivationStats:
     tensors: Mapping[str, TensorStats]
     growth: str = "double"
     batches: int = 0
+
+    __repr__ = brief
 
     def merged(self, other: ActivationStats) -> ActivationStats:
         """Statistics of both sets of samples, on the batch-invariant grid alone; StatsError for different tensors."""

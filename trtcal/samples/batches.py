@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_che
 import numpy as np
 
 from trtcal.errors import DataError, TrtcalError
+from trtcal.files.brief import few
 from trtcal.samples.spread import spread
 
 logger = logging.getLogger(__name__)
@@ -486,7 +487,8 @@ def _ordered(source: Samples, order: Order | Sequence[int], seed: int) -> list[i
     if not isinstance(order, str):
         chosen = [int(index) for index in order]
         if not chosen or min(chosen) < 0 or max(chosen) >= available:
-            raise ValueError(f"order must name samples 0..{available - 1}, got {chosen[:5]} and so on")
+            given = few([str(index) for index in chosen], 5)
+            raise ValueError(f"order must name samples 0..{available - 1}, got {given or 'none'}")
         return chosen
     if order == "sorted":
         return sorted(range(available), key=lambda index: source.name(index).encode("utf-8", "surrogateescape"))

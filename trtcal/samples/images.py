@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from trtcal.errors import DataError
+from trtcal.files.brief import few
 from trtcal.files.folders import LocalFolder, seen
 from trtcal.files.remote import Remote
 from trtcal.samples.batches import key_of
@@ -95,7 +96,7 @@ class ImageFolder:
         classes = f" of {len(there)} classes" if there else ""
         if self._classes:
             numbered = [f"{number} {self._classes[number]}" for number in there]
-            classes += f" ({', '.join(numbered if len(numbered) <= SHOWN else [*numbered[:SHOWN], '...'])})"
+            classes += f" ({few(numbered, SHOWN)})"
         return f"{len(self)} pictures{classes} in {self._folder}"
 
     def _digests(self, names: Sequence[str]) -> Iterator[str]:

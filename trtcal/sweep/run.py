@@ -16,6 +16,7 @@ from trtcal.cache.provenance import installed_versions
 from trtcal.calibration.file import statistics_key
 from trtcal.errors import ModelError, OutputError
 from trtcal.files.atomic import write_bytes
+from trtcal.files.brief import brief
 from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.model.overwriting import check_output, json_of, only_writer
 from trtcal.passes.collect import load_checkpoint
@@ -47,6 +48,8 @@ class SweepRun:
     model: str  # its name
     data: str
     rows: Sequence[Mapping[str, Any]]  # of trials.csv
+
+    __repr__ = brief
 
 
 def run_sweep(

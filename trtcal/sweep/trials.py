@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from trtcal.errors import SettingError, StatsError
+from trtcal.files.brief import brief
 from trtcal.ranges.clipping import in_words, unusable_among
 from trtcal.ranges.growth import growth_rule
 from trtcal.ranges.histogram import Histogram
@@ -57,6 +58,8 @@ class Measures:
     js: np.ndarray
     emd: np.ndarray
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
@@ -90,6 +93,8 @@ class Trial:
     error: str | None = None
     unusable: str | None = None
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
@@ -111,6 +116,8 @@ class Sweep:
     partial: str = "pad"
     metric: str = "top1"
     notes: tuple[str, ...] = field(default=())
+
+    __repr__ = brief
 
 
 def relative_change(sweep: Sweep, trial: Trial) -> np.ndarray:

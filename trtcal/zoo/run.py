@@ -54,7 +54,7 @@ def run_zoo(
     rows: Sequence[Row],
     folder: str | Path,
     *,
-    title: str = "Zoo",
+    title: str = "INT8 calibration of many models",
     force: bool = False,
     executor: Executor | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
