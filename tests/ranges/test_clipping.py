@@ -34,6 +34,13 @@ def test_of_an_input_one_hundredth_is_enough(share: float, usable: bool) -> None
     assert why_unusable(hist, 0.5) is None
 
 
+def test_what_is_clipped_by_less_than_a_step_is_as_good_as_rounded() -> None:
+    """A tenth of white pixels, 1.0, as photographs have them."""
+    pixels = fine(np.concatenate([np.random.default_rng(0).uniform(0, 0.9, 900), np.ones(100)]))
+    assert why_unusable(pixels, 0.993, is_input=True) is None
+    assert why_unusable(pixels, 0.98, is_input=True) == "clips 10.0% of this input"
+
+
 def test_zeros_are_not_clipped_and_say_nothing_for_a_threshold() -> None:
     """What a ReLU leaves: 90% zeros. All else clipped is the tensor gone, although it is a tenth of the elements."""
     relu = mostly(0.9, 0.1)

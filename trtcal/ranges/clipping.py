@@ -14,13 +14,15 @@ CLIPS_MUCH = (
     0.01  # share of a tensor's elements; above it a threshold deserves a look, and that of an input is unusable
 )
 LOST = 0.25  # share above which any threshold is unusable
+STEP = 1 / 127  # of a threshold: what lies no further above it is hardly worse off than what is rounded
 
 
 def why_unusable(hist: Histogram, amax: float, *, is_input: bool = False) -> str | None:
     """Histogram of |x|, its threshold, whether it is of what the model is fed -> why it is unusable; None if it is not.
 
     A threshold is unusable where it clips more than a quarter of all elements, or of a model's input more than one
-    hundredth. Zeros are never clipped: where more than one hundredth is, a quarter of the elements outside the first
+    hundredth, by more than one step of INT8: white pixels a little above the threshold are as good as rounded.
+    Zeros are never clipped: where more than one hundredth is, a quarter of the elements outside the first
     bin is enough, so that a tensor of mostly zeros does not lose all else unseen. Below one hundredth that is not
     asked, since zeros beside a few values look there like small values beside a few outliers.
     """
@@ -47,9 +49,9 @@ def unusable_among(
 def _shares(hist: Histogram, amax: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Histogram, thresholds (n,) -> the share clipped of all elements, and of those outside the first bin, (n,) each.
 
-    Clipped are those in bins that lie wholly above, as `Histogram.clipped` counts them.
+    Clipped are those in bins that lie wholly more than a step above it.
     """
-    amax = np.asarray(amax, np.float64)
+    amax = np.asarray(amax, np.float64) * (1 + STEP)
     if not hist.total or not hist.limit:
         return np.zeros(amax.shape), np.zeros(amax.shape)
     above = np.append(np.cumsum(hist.counts[::-1])[::-1], 0)
