@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trtcal import __version__
-from trtcal.errors import CacheError, CacheFormatError
+from trtcal.errors import CacheError, CacheFormatError, OutputError
 from trtcal.files import atomic
 from trtcal.model.open import LIBRARIES
 from trtcal.model.read import sha256_of
 from trtcal.samples.batches import Batches, declared_length
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Number of the sidecar's layout; rises when an older trtcal would misread a newer file."""
@@ -267,6 +270,17 @@ def save_with_sidecar(
         put_cache()
 
 
+def add_finding(path: str | os.PathLike[str], name: str, value: Any) -> None:
+    """Cache with its sidecar -> the same with one more finding; where that cannot be written, a warning."""
+    sidecar = sidecar_path(path)
+    try:
+        content = json.loads(sidecar.read_bytes())
+        content["findings"][name] = value
+        atomic.write_bytes(sidecar, _dump(content))
+    except (OSError, OutputError) as error:
+        logger.warning("%s: %s is not noted in it: %s", sidecar, name, error)
+
+
 def read_sidecar(path: str | os.PathLike[str]) -> tuple[Provenance, dict[str, Any]] | None:
     """Cache -> its origin and what was found while it was made; None where no sidecar vouches for this very file."""
     try:
@@ -294,6 +308,20 @@ def _are_findings(value: object) -> bool:
         and isinstance(why, dict)
         and isinstance(methods, list)
         and all(isinstance(text, str) for text in (*why.values(), *methods))
+        and _is_closing(value.get("closing", {}))
+    )
+
+
+def _is_closing(value: object) -> bool:
+    if not isinstance(value, dict) or not value:
+        return value == {}
+    if "left_out" in value:
+        return isinstance(value["left_out"], str)
+    samples, sqnr_db, agreement = (value.get(name) for name in ("samples", "sqnr_db", "agreement"))
+    return (
+        isinstance(samples, int)
+        and (isinstance(sqnr_db, float) or sqnr_db in ("inf", "-inf"))
+        and (agreement is None or (isinstance(agreement, float) and 0 <= agreement <= 1))
     )
 
 

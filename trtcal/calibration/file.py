@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from trtcal.cache.formats import CACHE, load
 from trtcal.cache.provenance import (
     FORMAT,
     Provenance,
+    add_finding,
     check,
     origin,
     read_sidecar,
@@ -45,13 +47,24 @@ from trtcal.spec import built_in_batch_size
 logger = logging.getLogger(__name__)
 
 
+class Closing(Protocol):
+    """What looks at a cache when it is written; ``always`` where one that is up to date shall be looked at as well."""
+
+    @property
+    def always(self) -> bool:
+        """Also where it costs more than the calibration?"""
+
+    def __call__(self, cache: CalibrationCache, seconds_per_sample: float | None, /) -> Mapping[str, Any]:
+        """A cache, and what a sample of the pass took (None: there was none) -> plain data, kept in the sidecar."""
+
+
 @dataclass(frozen=True)
 class CacheFile:
     """What came of :func:`calibrate_to_file`.
 
     ``reused`` says that the cache on disk already was what the run would have made; otherwise ``reasons`` say
     why it was not. ``unusable``, ``clipped``, ``hidden``, ``unusable_thresholds`` and ``usable_methods`` are those of
-    `Calibration`.
+    `Calibration`. ``closing`` is what was found of the finished cache, when it was made.
     """
 
     path: Path
@@ -64,6 +77,7 @@ class CacheFile:
     hidden: int
     unusable_thresholds: Mapping[str, str] = field(default_factory=dict)
     usable_methods: tuple[str, ...] = ()
+    closing: Mapping[str, Any] = field(default_factory=dict)
 
     __repr__ = brief
 
@@ -83,6 +97,7 @@ def calibrate_to_file(
     executor: Executor | None = None,
     progress: Progress | None = None,
     announce: Callable[[str], None] = lambda line: None,
+    closing: Closing | None = None,
 ) -> CacheFile:
     """Model and batches -> cache at ``path`` with the sidecar that says what it was made from.
 
@@ -95,7 +110,8 @@ def calibrate_to_file(
     settings, or that does not say what it is of, only with ``force``. The pass runs on the ``executor`` (default:
     here, one sample per core at once). ``announce`` hears before the run why it is needed, and what it will replace.
     Unusable thresholds (:mod:`trtcal.ranges.clipping`) are a warning; where it is ``strict`` they are a CacheError
-    instead, no cache is written, and a run by another method goes on from what was gathered.
+    instead, no cache is written, and a run by another method goes on from what was gathered. ``closing`` looks at the
+    cache when it is written; what it says changes nothing in it.
 
     Raises OutputError where the path cannot be written or another run is writing it, and what
     :func:`trtcal.calibration.calibrate.calibrate` raises.
@@ -132,7 +148,8 @@ def calibrate_to_file(
     if kept is not None:
         known = CacheFile(path, CalibrationCache.load(path), made_from, True, (), **_found(kept[1]))
         _shout(known, strict)
-        return known
+        asked = closing is not None and closing.always and "samples" not in known.closing
+        return _closed(known, closing if asked else None, None)
     reasons = reuse.reasons or ("asked to by force" if force else "its statistics are not kept yet",)
     # Found out before a long pass, not after it.
     check_cache_output(path, force=force)
@@ -146,9 +163,11 @@ def calibrate_to_file(
             announce(f"{path}: calibrating again: {'; '.join(reasons)}")
         if replaced is not None:
             announce(f"{stats}: its statistics will be replaced: {replaced}")
+        clock: _Clock | None = None
         try:
             if gathered is None:
-                gathered = _statistics(model, batches, growth, key, path, executor or Here(), progress, announce)
+                clock = _Clock(progress)
+                gathered = _statistics(model, batches, growth, key, path, executor or Here(), clock, announce)
             else:
                 announce(f"{stats}: statistics of these samples are already there; the model need not run")
         except KeyboardInterrupt:
@@ -175,7 +194,7 @@ def calibrate_to_file(
         save_with_sidecar(made.cache.format(), made_from, path, findings)
         with suppress(OSError):
             partial_path(path).unlink(missing_ok=True)  # last of all: what failed before can go on from it
-    return new
+        return _closed(new, closing, None if clock is None else clock.seconds_per_sample)
 
 
 def partial_path(path: str | Path) -> Path:
@@ -191,7 +210,38 @@ def _found(findings: Mapping[str, Any]) -> dict[str, Any]:
         "hidden": findings.get("hidden", 0),
         "unusable_thresholds": findings.get("unusable_thresholds", {}),
         "usable_methods": tuple(findings.get("usable_methods", ())),
+        "closing": findings.get("closing", {}),
     }
+
+
+class _Clock:
+    """Progress of a pass, which learns from it what a sample takes once all is loaded and compiled."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._began = progress, (0, time.monotonic())
+        self._seen: list[tuple[int, float]] = []
+
+    def __call__(self, done: int) -> None:
+        self._seen = [*self._seen[:1], (done, time.monotonic())]
+        if self._progress is not None:
+            self._progress(done)
+
+    @property
+    def seconds_per_sample(self) -> float | None:
+        """From the first that was told of to the last, or where there was but one, from the beginning."""
+        if not self._seen:
+            return None
+        (first, began), (last, ended) = self._seen[0] if len(self._seen) > 1 else self._began, self._seen[-1]
+        return (ended - began) / max(last - first, 1)
+
+
+def _closed(file: CacheFile, closing: Closing | None, seconds_per_sample: float | None) -> CacheFile:
+    """The file, looked at, and the sidecar says what was found."""
+    if closing is None:
+        return file
+    found = closing(file.cache, seconds_per_sample)
+    add_finding(file.path, "closing", found)
+    return replace(file, closing=found)
 
 
 def _shout(file: CacheFile, strict: bool) -> None:

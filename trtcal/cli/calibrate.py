@@ -97,6 +97,14 @@ def calibrate(
             "tensor, or a hundredth of an input.",
         ),
     ] = False,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="Compare INT8 by the cache with FP32 on 16 samples at the end.",
+            show_default="where that costs less than the calibration",
+        ),
+    ] = None,
     ray: OnRay = False,
     ray_address: RayAddress = None,
     ray_cpus: RayCpus = None,
@@ -107,6 +115,7 @@ def calibrate(
     from trtcal.cache.provenance import sidecar_path
     from trtcal.calibration.file import calibrate_to_file
     from trtcal.model.overwriting import refuse_input
+    from trtcal.sweep.closing import Closing
 
     for written in (output, sidecar_path(output), stats):
         if written is not None:
@@ -132,6 +141,7 @@ def calibrate(
             executor=executor,
             progress=progress,
             announce=say,
+            closing=None if check is False else Closing(onnx, batches, always=check is True),
         )
     if as_json:
         print_out(json.dumps(_as_json(result), indent=2))
@@ -160,6 +170,7 @@ def demo(
 
 def _summary(result: CacheFile) -> str:
     from trtcal.ranges.thresholds import method as threshold_method
+    from trtcal.sweep.closing import in_words
 
     tensors = f"{len(result.cache.scales)} tensors by {result.provenance.method}, {result.cache.header}"
     if result.reused:
@@ -193,6 +204,7 @@ def _summary(result: CacheFile) -> str:
             if name in result.clipped
         ]
         lines += filter(None, [threshold_method(result.provenance.method).warning])
+    lines += filter(None, [in_words(result.closing)])
     return terminal.lines(lines)
 
 
@@ -217,6 +229,7 @@ def _as_json(result: CacheFile) -> dict[str, Any]:
         "clipped": dict(result.clipped),
         "unusable_thresholds": dict(result.unusable_thresholds),
         "usable_methods": list(result.usable_methods),
+        "closing": dict(result.closing),
         "zero": _zero(result),
         "hidden": result.hidden,
         "provenance": json.loads(result.provenance.to_json()),
