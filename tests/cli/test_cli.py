@@ -344,8 +344,8 @@ def test_what_a_sweep_advises_takes_its_statistics_where_they_serve(
     monkeypatch.setattr(sweep_run, "recommend", lambda *given: replace(advise(*given), options=options))
     grid = ("--batch-sizes", "2,4", "--orders", "given", "--no-accuracy", "-o", "s")
     err = run("sweep", "m.onnx", "--data", "x.npy", "-b", "4", *grid)[2]
-    (line,) = (line for line in err.splitlines() if line.startswith("next, "))
-    trtcal, *command = shlex.split(line.split("here: ")[1])
+    (line,) = (line for line in err.splitlines() if line.startswith("next: "))
+    trtcal, *command = shlex.split(line.removeprefix("next: "))
     assert (trtcal, "s/stats.npz" in command) == ("trtcal", served)
     before = (folder / "s" / "stats.npz").read_bytes()
     code, _, err = run(*command)
@@ -386,12 +386,13 @@ def test_the_command_that_a_sweep_names_does_what_its_headline_says(run: Run, fo
     command = ["sweep", "m.onnx", "--data", "x.npy", "-o", "s", "--batch-sizes", "1,4", "--orders", "given"]
     code, _, err = run(*command, "--growths", "double")
     assert code == 0
-    (line,) = (line for line in err.splitlines() if line.startswith("next, "))
+    (line,) = (line for line in err.splitlines() if line.startswith("next: trtcal "))
     assert line.endswith(" -o model.cache")
-    words = line.partition(": trtcal ")[2].split()
+    words = line.removeprefix("next: trtcal ").split()
     assert run(*words)[0] == 0
-    size = json.loads((folder / "s" / "trials.json").read_bytes())["recommendation"]["batch_size"]
-    assert json.loads((folder / "model.cache.json").read_bytes())["provenance"]["batch_size"] == size
+    advice = json.loads((folder / "s" / "trials.json").read_bytes())["recommendation"]
+    assert json.loads((folder / "model.cache.json").read_bytes())["provenance"]["method"] == advice["method"]
+    assert advice["method"] in advice["headline"]
 
 
 def test_a_sweep_judged_by_something_else_is_not_resumed(run: Run, folder: Path) -> None:

@@ -29,6 +29,43 @@ def test_numbers_and_lists_may_be_text_and_anything_iterable_is_a_tuple() -> Non
     assert SampleOptions(data="x", shape=None) == SampleOptions(data="x")  # type: ignore[arg-type]
 
 
+def test_every_option_that_is_set_is_among_the_arguments_and_makes_the_same_options() -> None:
+    whole = SampleOptions(
+        data="a b/-x.npy",
+        batch_size=4,
+        preset="imagenet",
+        resize="stretch",
+        resize_to=9,
+        crop="none",
+        interpolation="box",
+        color="BGR",
+        scale=1 / 255,
+        mean=(-0.1, 1e-7, 3.0),
+        std=(0.1 + 0.2,),
+        pad_value=0,
+        layout="HWC",
+        labels="-l.csv",
+        shape=("x:3x8x8", "y:2"),
+        batch_axis=("x=1", "y=none"),
+        input=("-a=-1", "b=2"),
+        samples=5,
+        order="shuffled",
+        seed=3,
+        partial="wrap",
+    )
+    values: dict[str, list[str]] = {}
+    words = iter(whole.arguments())
+    for word in words:
+        name, equals, value = word.partition("=")
+        values.setdefault(name, []).append(value if equals else next(words))
+    fields_of = {f"--{item.name.replace('_', '-')}": item for item in fields(SampleOptions)}
+    assert values.keys() == fields_of.keys()
+    many = ("shape", "batch_axis", "input")
+    read = {fields_of[name].name: found for name, found in values.items()}
+    assert SampleOptions(**{name: found if name in many else found[0] for name, found in read.items()}) == whole
+    assert SampleOptions(data="x.npy").arguments() == ["--data", "x.npy"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

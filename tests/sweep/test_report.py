@@ -359,6 +359,19 @@ def limit_of(content: dict[str, Any], tensor: str, **wanted: Any) -> str:
 
 
 @in_browser
+def test_the_page_shows_the_very_command_and_none_where_there_is_none(show: Show, content: dict[str, Any]) -> None:
+    command = (
+        "trtcal calibrate 'a <b>.onnx' --data '$(x)' --method mse --stats s/stats.npz -o model.cache" + " --x y" * 99
+    )
+    content["recommendation"]["command"] = command
+    page = show(content)
+    assert text(page, ".next") == f"Next: {command}"
+    assert text(page, ".next code") == command
+    content["recommendation"] |= {"command": "", "options": []}
+    assert texts(show(content), ".next") == []
+
+
+@in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_opens_without_a_complaint_and_asks_for_nothing(
     show: Show, content: dict[str, Any], scheme: str

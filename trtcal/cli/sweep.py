@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,6 +98,7 @@ def sweep(
             force=force,
             executor=executor,
             progress=progress,
+            options=options,
         )
     if mlflow:
         say(f"MLflow run {tracking.log_sweep(run)}")
@@ -115,33 +114,20 @@ def sweep(
             "order_matters": advice.order_matters,
             "control_flat": advice.control_flat,
             "evidence": list(advice.evidence),
+            "method": advice.method,
+            "decided_by": advice.decided_by,
             "options": list(advice.options),
+            "command": advice.command,
         }
         print_out(json.dumps(summary, indent=2))
         return
     say(terminal.lines([advice.headline, *(f"- {sentence}" for sentence in (*advice.evidence, *run.sweep.notes))]))
-    if advice.options:
-        more = _rest_of(advice.options, batches.batch_size, run.folder / "stats.npz")
-        file = f"./{model}" if str(model).startswith("-") else str(model)
-        command = shlex.join(["trtcal", "calibrate", file, "--data", data, *advice.options, *more])
-        say(terminal.line(f"next, with the other options for data as they were here: {command} -o model.cache"))
+    if advice.command:
+        say(terminal.line(f"next: {advice.command}"))
     say(f"{run.folder}: report.html, trials.csv, trials.json, stats.npz")
     if all(trial.error is not None for trial in run.sweep.trials):
         say(f"every trial failed, the first one with {run.sweep.trials[0].error}")
         raise typer.Exit(1)
-
-
-def _rest_of(options: Sequence[str], batch_size: int, stats: Path) -> list[str]:
-    """Options of a calibration that is advised -> those of the sweep's pass, and its statistics where they serve."""
-    from trtcal.calibration.calibrate import on_fine_grid
-    from trtcal.ranges.growth import growth_rule
-
-    given = {"--growth": "double", **dict(zip(options[::2], options[1::2], strict=True))}
-    rest = [] if "--batch-size" in given else ["--batch-size", str(batch_size)]
-    same = given.get("--batch-size", str(batch_size)) == str(batch_size) and growth_rule(given["--growth"]).tensorrt
-    if same or on_fine_grid(given["--method"], given["--growth"]):
-        rest += ["--stats", str(stats)]
-    return rest
 
 
 def _judge(

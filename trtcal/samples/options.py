@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from trtcal.errors import DataError
-from trtcal.files.settings import flag, option, take_values
+from trtcal.files.settings import flag, is_joined, option, take_values
 
 if TYPE_CHECKING:  # a command line reads the options before anything heavy is wanted
     from trtcal.samples.batches import Batches, Samples, Stream
@@ -146,6 +146,22 @@ class SampleOptions:
             refuse_unlabelled(self.labels, names, classes)
         return batches
 
+    def arguments(self) -> list[str]:
+        """Nothing -> the options of a command line that make these; those at their defaults are left out.
+
+        URLs are without passwords and signatures, see `trtcal.files.remote.shown`.
+        """
+        found: list[str] = []
+        for item in fields(SampleOptions):
+            value = getattr(self, item.name)
+            if value == item.default:
+                continue
+            several = value if isinstance(value, tuple) else (value,)
+            texts = [_text(one) for one in several]
+            for text in [",".join(texts)] if is_joined(item) else texts:
+                found += [f"{flag(item.name)}={text}"] if text.startswith("-") else [flag(item.name), text]
+        return found
+
     def _batch_size(self, inputs: Sequence[InputSpec], source: Samples | Stream) -> tuple[int, str]:
         """How many samples are in a batch that calibrates, and words for why, if nobody has said how many."""
         if self.batch_size is not None:
@@ -173,6 +189,14 @@ class SampleOptions:
         if self.preset == "raw" and not changes and self.layout is None and holds_arrays(self.data):
             return None  # that is what arrays are anyway
         return image_preprocess(inputs, self.preset, layout=self.layout, **changes)
+
+
+def _text(value: str | float) -> str:
+    from trtcal.files.remote import is_url, shown
+
+    if isinstance(value, float):
+        return repr(value)
+    return shown(str(value)) if is_url(str(value)) else str(value)
 
 
 KNOBS = tuple(

@@ -17,6 +17,7 @@ from trtcal.calibration.file import statistics_key
 from trtcal.errors import ModelError, OutputError
 from trtcal.files.atomic import write_bytes
 from trtcal.files.brief import brief
+from trtcal.files.remote import is_url, shown
 from trtcal.model.open import FloatRunner, Model, Source, open_model
 from trtcal.model.overwriting import check_output, json_of, only_writer
 from trtcal.passes.collect import load_checkpoint
@@ -25,9 +26,11 @@ from trtcal.passes.executor import Executor, Here
 from trtcal.passes.second_pass import ExactCounts, count_exactly
 from trtcal.passes.sharing import resolved
 from trtcal.ranges.stats import ActivationStats
-from trtcal.samples.batches import Batches
+from trtcal.samples.batches import Batches, Samples
+from trtcal.samples.options import SampleOptions
 from trtcal.sweep import report
 from trtcal.sweep import store as sweepfile
+from trtcal.sweep.command import calibrate_command
 from trtcal.sweep.drift import Looks
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.journal import Journal
@@ -65,6 +68,7 @@ def run_sweep(
     force: bool = False,
     executor: Executor | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    options: SampleOptions | None = None,
 ) -> SweepRun:
     """Model and batches -> ``trials.csv``, ``trials.json`` and ``stats.npz`` in ``folder``, and what they say.
 
@@ -73,6 +77,7 @@ def run_sweep(
     ``judged_on`` on which samples (said to people), and the plan's metric what its accuracy is (more is better). With
     ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. The pass and the
     judgements run on the ``executor`` (default: here, one sample per core at once), the second pass of ``exact`` here.
+    With the ``options`` that the batches are made by, and a model from a file, the recommendation has its command.
 
     Raises OutputError where the folder cannot be used, holds something else, or a sweep that neither ``resume`` goes
     on with nor ``force`` replaces, or one that is under way; ModelError where no tensor has a range to compare; and
@@ -136,6 +141,8 @@ def run_sweep(
         enough = enough_samples(pass_.drift)
         if enough is not None:
             advice = replace(advice, evidence=(*advice.evidence, enough))
+        if options is not None and model.path is not None:
+            advice = _with_command(advice, model.path, options, batches, folder, plan)
         from trtcal.samples.contact_sheet import thumbnails  # Pillow loads slowly
 
         undo = getattr(getattr(batches.source, "preprocess", None), "undo", None)
@@ -155,6 +162,29 @@ def run_sweep(
         report.write(folder, content)
         journal.path.unlink(missing_ok=True)
     return SweepRun(folder, result, advice, plan, **named, rows=rows)
+
+
+def _with_command(
+    advice: Recommendation, model: Path, options: SampleOptions, batches: Batches, folder: Path, plan: SweepPlan
+) -> Recommendation:
+    command = calibrate_command(
+        model,
+        options,
+        advice.options,
+        folder,
+        batches.batch_size,
+        labelled_apart=plan.eval_data is not None,
+        can_shuffle=options.samples is None and isinstance(batches.source, Samples),
+    )
+    said, repeats = advice.evidence, advice.options
+    if repeats and not command:
+        repeats = ()
+        said += (
+            "No command repeats that: a calibration shuffles all samples of a folder or file, and no part of them.",
+        )
+    if command and any(is_url(value) and shown(value) != value for value in (options.data, options.labels or "")):
+        said += ("The command leaves out the secrets in the URL of the data; give the whole URL.",)
+    return replace(advice, command=command, options=repeats, evidence=said)
 
 
 def _judged_on(batches: Batches, judged: Batches) -> str:

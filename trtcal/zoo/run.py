@@ -157,6 +157,7 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
             resume=same,
             force=not same and (folder / "sweep" / "settings.json").exists(),
             executor=executor,
+            options=row,
         )
         failed = [trial.error for trial in run.sweep.trials if trial.error is not None]
         if len(failed) == len(run.sweep.trials):

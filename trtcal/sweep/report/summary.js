@@ -73,8 +73,16 @@ function scoreTile() {
   );
 }
 
+/** The command that the headline leads to; an older file has its options alone. */
+function next(command, options) {
+  if (command) return [el("p", { class: "next" }, "Next: ", el("code", {}, visible(command)))];
+  if (!options?.length) return [];
+  const line = `trtcal calibrate ${short(DATA.model, 80)} --data … ${options.join(" ")} -o model.cache`;
+  return [el("p", { class: "next" }, "Next, with the other options for data as they were: ", el("code", {}, line))];
+}
+
 function drawFindings() {
-  const { headline, batch_size: size, order_matters: order, evidence, options } = DATA.recommendation;
+  const { headline, batch_size: size, order_matters: order, evidence, options, command } = DATA.recommendation;
   const arm = control();
   const worst = TENSORS[0];
   const verdict = [
@@ -102,16 +110,7 @@ function drawFindings() {
       `${plural(DATA.tensors.length, "tensor")}, ${plural(DATA.trials.length, "trial")}`,
     ),
     el("h1", {}, short(headline, 600)),
-    ...(options?.length
-      ? [
-          el(
-            "p",
-            { class: "next" },
-            "Next, with the other options for data as they were: ",
-            el("code", {}, `trtcal calibrate ${short(DATA.model, 80)} --data … ${options.join(" ")} -o model.cache`),
-          ),
-        ]
-      : []),
+    ...next(command, options),
     el("div", { class: "tiles" }, verdict),
     el(
       "ul",
