@@ -8,6 +8,7 @@ import pytest
 from models import conv_model, images, make_model, save
 from onnx import TensorProto, helper
 
+from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import ModelError
 from trtcal.model.batch_axis import set_batch_size
 from trtcal.model.calibrated import with_outputs
@@ -91,6 +92,21 @@ def test_weights_are_no_tensors_but_operands_are(tmp_path: Path) -> None:
     assert graph.constants["f_output"].tolist() == [3, 4, 5]
     assert graph.visible == ("x", "n", "z", "y")
     assert graph.constants["k_output"].tolist() == [2.0]
+
+
+def test_a_tensor_that_is_called_as_the_output_of_a_constant_keeps_its_own_range() -> None:
+    """It got that of the constant."""
+    model = make_model(
+        [node("Mul", ["x", "c"], ["c_output"]), node("Relu", ["c_output"], ["y"])],
+        {"x": ["N", 4]},
+        ["y"],
+        {"c": np.full(4, 100, np.float32)},
+    )
+    graph = open_model(model).calibrated
+    assert graph.order == graph.visible == ("x", "c_output", "y")
+    assert graph.constants == {}
+    found = calibrate(model, [{"x": np.full((2, 4), 0.5, np.float32)}], "minmax").cache.scales
+    assert found["c_output"] == found["y"] == np.float32(50) / np.float32(127)
 
 
 def test_tensors_in_subgraphs_are_counted_and_stay_hidden(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def calibration_graph(
             f"calibration needs the floating-point model"
         )
     held = constants_of(model.graph)
+    tensors = {name for node in model.graph.node for name in node.output} | {value.name for value in model.graph.input}
     order = [spec.name for spec in model_inputs(model) if np.issubdtype(spec.dtype, np.floating)]
     visible = list(order)
     carried: dict[str, str] = {}
@@ -104,7 +105,7 @@ def calibration_graph(
                 continue
             # TensorRT makes a Constant layer named like the initializer; this is how it names the output.
             key = f"{tensor.name or read}_output"
-            if key not in constants:
+            if key not in constants and key not in tensors:  # whose own range it would take
                 constants[key] = _float32(array_of(tensor, folder))
                 order.append(key)
         carries = _carries_scale(node) and node.input[0] and node.input[0] not in held
