@@ -41,6 +41,8 @@ class EngineJudge(CpuJudge):
     be for the next. ``memory``: as `calibrators.memory.open_memory` takes it.
     """
 
+    stepwise = False  # an engine is built for a whole judgement
+
     def __init__(
         self,
         model: Source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import MISSING, Field, fields
@@ -16,7 +17,7 @@ import typer
 from trtcal.files import terminal
 from trtcal.files.settings import flag, is_joined
 from trtcal.samples.options import SampleOptions
-from trtcal.sweep.plan import EXCLUDE, SweepPlan
+from trtcal.sweep.plan import EXCLUDE, QUICK, SweepPlan
 
 if TYPE_CHECKING:
     from trtcal.judging.accuracy import Labels
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from trtcal.passes.executor import Executor
     from trtcal.samples.batches import Batches
     from trtcal.spec import InputSpec
+
+EVERY_SECONDS = 30  # between lines about progress where there is no terminal
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The floating-point model.")]
@@ -177,6 +180,9 @@ def takes_samples(
             try:
                 if "onnx" in own and is_engine(values["model"]):
                     raise ValueError(f"{values['model']}: is a TensorRT engine; give the ONNX model")
+                if values.get("quick"):
+                    chosen = {name for name in QUICK if _is_given(values["context"], name)}
+                    values = {**values, **{name: QUICK[name] for name in QUICK.keys() - chosen}}
                 plan = SweepPlan(**{name: values[name] for name in planned}) if planned else None
                 options = SampleOptions(**fixed, **{name: values[name] for name in shared})
                 with redirect_stdout(sys.stderr), _opened(values["model"], options) as (inputs, opened):
@@ -198,6 +204,12 @@ def takes_samples(
         return run
 
     return decorate
+
+
+def _is_given(context: Any, name: str) -> bool:
+    """Was a parameter given on the command line, and is its value not the default?"""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 @contextmanager
@@ -251,10 +263,10 @@ class Output:
             terminal.put(terminal.lines(text.split("\n")), sys.stderr)
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Any]:
-        """A bar where a person watches, nothing where the output goes to a file."""
+    def progress(self, label: str, total: int, *, lines: bool = False) -> Iterator[Any]:
+        """A bar where a person watches; in a file nothing, or with ``lines`` one every 30 seconds."""
         if self.quiet or sys.stderr is None or not sys.stderr.isatty():
-            yield None
+            yield self._lines(label) if lines and not self.quiet else None
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -263,6 +275,19 @@ class Output:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=total)
             yield lambda done, total=None, label=None: bar.update(task, completed=done, total=total, description=label)
+
+    def _lines(self, label: str, clock: Callable[[], float] = time.monotonic) -> Callable[..., None]:
+        """What takes the place of a bar: a line every 30 seconds."""
+        last = start = clock()
+
+        def tell(done: int, total: int | None = None, label: str = label) -> None:
+            nonlocal last
+            if clock() - last >= EVERY_SECONDS:
+                last = clock()
+                of = f" of {total} ({done / total:.0%})" if total else ""
+                self(f"{label}: {done}{of}, {round(last - start)} s so far")
+
+        return tell
 
 
 def scoring(

@@ -21,7 +21,10 @@ from trtcal.cli.common import (
     takes_samples,
 )
 from trtcal.cli.tables import Command
+from trtcal.errors import SettingError
 from trtcal.files import terminal
+from trtcal.files.settings import duration
+from trtcal.sweep.plan import QUICK, QUICK_SAMPLES
 
 if TYPE_CHECKING:
     from trtcal.model.open import Model as OpenModel
@@ -38,6 +41,7 @@ def register(app: typer.Typer) -> None:
 
 @takes_samples(order="given", seed=0)
 def sweep(
+    context: typer.Context,
     model: Model,
     data: str,
     onnx: OpenModel,
@@ -46,6 +50,21 @@ def sweep(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the report and the trials.")
     ] = Path("sweep"),
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help=f"A first look: {QUICK_SAMPLES} samples, one order, batch sizes {QUICK['batch_sizes']}, unless given.",
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Begin no judgement after this time, such as 90s, 5m or 1h, and say what is judged; --resume goes on.",
+            show_default=False,
+        ),
+    ] = None,
     engine: Annotated[
         bool,
         typer.Option("--engine", help="Judge by TensorRT engines, one built for every distinct set of ranges."),
@@ -64,11 +83,14 @@ def sweep(
     """Show what the calibration batch size and the order of the samples do to histograms and accuracy."""
     from trtcal.samples.options import open_both
     from trtcal.sweep import tracking
+    from trtcal.sweep.cpu_judge import CpuJudge
     from trtcal.sweep.run import run_sweep
 
     if mlflow:
         tracking.require()
-    batches, judged = open_both(options, onnx.inputs, plan.eval_data, plan.eval_samples)
+    time_given = None if budget is None else _duration(budget)
+    at_most = QUICK_SAMPLES if quick else None
+    batches, judged = open_both(options, onnx.inputs, plan.eval_data, plan.eval_samples, at_most=at_most)
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
     judge, judge_key = None, ""
@@ -80,7 +102,11 @@ def sweep(
     if plan.accuracy:
         timings = output / "timing.cache" if engine else None
         judge, judge_key = _judge(onnx, judged, options.labels, plan, timings)
-    with executor_for(workers, ray, ray_address, ray_cpus) as executor, say.progress("sweeping", 1) as bar:
+    with executor_for(workers, ray, ray_address, ray_cpus) as executor, say.progress("sweeping", 1, lines=True) as bar:
+        if isinstance(judge, CpuJudge) and judge.stepwise:
+            judge.workers = executor.within_task.workers
+        here = not engine and executor.within_task is executor
+        say(_estimate(onnx, batches, judged if plan.accuracy else None, plan, executor.workers if here else None))
 
         def progress(stage: str, done: int, total: int) -> None:
             if bar is not None:
@@ -97,6 +123,7 @@ def sweep(
             resume=resume,
             force=force,
             executor=executor,
+            budget=time_given,
             progress=progress,
             options=options,
         )
@@ -128,6 +155,24 @@ def sweep(
     if all(trial.error is not None for trial in run.sweep.trials):
         say(f"every trial failed, the first one with {run.sweep.trials[0].error}")
         raise typer.Exit(1)
+
+
+def _duration(text: str) -> float:
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise SettingError(f"--budget: {error}") from error
+
+
+def _estimate(model: OpenModel, batches: Batches, judged: Batches | None, plan: SweepPlan, workers: int | None) -> str:
+    """What the sweep is going to do, and about how long that takes with so many ``workers``; None: nobody knows."""
+    from trtcal.sweep import estimate
+
+    doing = estimate.work(plan, batches, judged)
+    if workers is None:
+        return estimate.said(doing, None)
+    about = estimate.seconds(plan, batches, doing, estimate.probe(model, batches), workers)
+    return estimate.said(doing, about)
 
 
 def _judge(

@@ -38,6 +38,7 @@ class Cluster:
             raise ValueError(f"a task needs some of a CPU and no negative number of GPUs, got {cpus} and {gpus}")
         self.address, self.cpus, self.gpus = address, cpus, gpus
         self._ours = False  # to shut down at the end
+        self._last: tuple[Callable[[Any], Any], Shared] | None = None  # what was spread last
 
     def __enter__(self) -> Cluster:
         ray = _ray()
@@ -62,6 +63,7 @@ class Cluster:
         if self._ours:
             _ray().shutdown()
             self._ours = False
+        self._last = None
 
     @property
     def threads(self) -> int:
@@ -90,10 +92,13 @@ class Cluster:
     def spread(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Generator[tuple[int, Any], None, None]:
         """Call a function on each item, each as a task -> number of the item and what came of it, as they end.
 
-        The function travels once and is kept by the worker processes, so it may hold on to what is slow to make. An
-        exception is what came of that item; a task whose worker dies is tried again, three times.
+        The function travels once and is kept by the worker processes, so it may hold on to what is slow to make, and
+        does until another one is spread. An exception is what came of that item; a task whose worker dies is tried
+        again, three times.
         """
-        shared, call = self.share(function), self.remote(_call)
+        if self._last is None or self._last[0] != function:
+            self._last = function, self.share(function)
+        shared, call = self._last[1], self.remote(_call)
 
         def start(item: Any) -> Callable[[], Any]:
             return lambda: call.remote(shared, item)

@@ -58,6 +58,14 @@ def size_in_bytes(text: str, unit: str | None = None) -> int:
     return int(float(match[1]) * 1024 ** {"K": 1, "M": 2, "G": 3}[letter])
 
 
+def duration(text: str) -> float:
+    """A time such as 90s, 5m or 1.5h -> seconds; ValueError for anything else, and for none."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smh])", text.strip(), re.IGNORECASE)
+    if match is None or not float(match[1]):
+        raise ValueError(f"expected a time such as 90s, 5m or 1.5h, got {text!r}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2].lower()]
+
+
 _KINDS: dict[str, tuple[type, str, str, str]] = {
     "str": (str, "text", "names", "a,b"),
     "int": (int, "a whole number", "whole numbers", "1,4,16"),

@@ -212,20 +212,24 @@ def open_both(
     inputs: Sequence[InputSpec],
     eval_data: str | None = None,
     eval_samples: int | None = None,
+    *,
+    at_most: int | None = None,
 ) -> tuple[Batches, Batches]:
     """Options, and what else to evaluate on -> batches to calibrate with, and batches to evaluate on.
 
     ``eval_data`` is opened with the same options, and the labels are then those of its samples; without it, the
-    calibration samples serve. Of either, ``eval_samples`` so many, spread over them. An evaluation leaves no sample
+    calibration samples serve. Of either, ``eval_samples`` so many, spread over them; of all of them ``at_most`` so many
+    where the options do not say how many. An evaluation leaves no sample
     out and takes none twice, so its last batch is padded, whatever ``partial`` says of those that calibrate.
     """
     if eval_data is None:
-        batches = options.open(inputs, calibrating=True)
+        batches = options.open(inputs, at_most=at_most, calibrating=True)
         usual = options.batch_size is not None or batches.batch_size == BATCH_SIZE
         judged = batches if usual else batches.in_batches_of(BATCH_SIZE)
         return batches, judged if eval_samples is None else judged.part(eval_samples)
     evaluated = replace(options, data=eval_data, samples=eval_samples, order="given", partial="pad")
-    return replace(options, labels=None).open(inputs, calibrating=True), evaluated.open(inputs)
+    calibrating = replace(options, labels=None).open(inputs, at_most=at_most, calibrating=True)
+    return calibrating, evaluated.open(inputs, at_most=at_most)
 
 
 def fix_shapes(inputs: Sequence[InputSpec], shapes: Sequence[str]) -> tuple[InputSpec, ...]:

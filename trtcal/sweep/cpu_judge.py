@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,19 +20,12 @@ from trtcal.passes.sharing import resolved
 from trtcal.qdq.insert import MIN_OPSET, fitting
 from trtcal.qdq.reached import int8_outputs
 from trtcal.qdq.weights import decibels
-from trtcal.samples.batches import Batches
+from trtcal.samples.batches import Batches, Samples
 from trtcal.samples.held import Held
+from trtcal.sweep.judge import Step
 from trtcal.sweep.trials import Judgement
 
 FIRST = 16  # samples, after which sets of ranges are compared for the first time
-
-
-class Step(NamedTuple):
-    """A set of ranges, what is known of it, and the number of batches to judge it on in all."""
-
-    amax: Mapping[str, np.float32]
-    so_far: Comparison | None
-    batches: int
 
 
 class CpuJudge:
@@ -44,8 +36,11 @@ class CpuJudge:
     the lowest of them all. Where there is none, neither is known. So many batches run at once as there are ``workers``
     (default: one per core).
 
+    It can stop after a part of the samples (`Stepwise`), unless a class made from it says that it is not ``stepwise``.
     Samples are taken in the order of `Batches.first_spread`, so that what the first of them say is said of all.
     """
+
+    stepwise = True
 
     def __init__(
         self,
@@ -74,7 +69,7 @@ class CpuJudge:
 
     def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
         """Tensor -> amax; how the model performs with these on all samples, in the order of the batches."""
-        judgement, _ = self.go_on(Step(amax, None, len(self.batches)))
+        judgement, _ = self.go_on(Step(amax, None, self.batches.num_samples))
         return replace(
             judgement,
             accuracy=self._as_given(judgement.accuracy),
@@ -83,10 +78,13 @@ class CpuJudge:
         )
 
     def steps(self) -> list[int]:
-        """Nothing -> after how many batches sets of ranges are to be compared: a few, twice as many, ..., all."""
-        total, size = len(self.batches), self.batches.batch_size
-        few, found = -(-FIRST // size), []
-        while few < total:
+        """Nothing -> after how many samples sets of ranges are to be compared: a few, twice as many, ..., all.
+
+        Of a stream all at once, since its first samples may be of one kind.
+        """
+        total, size = self.batches.num_samples, self.batches.batch_size
+        few, found = -(-FIRST // size) * size, []
+        while few < total and isinstance(self.batches.source, Samples):
             found.append(few)
             few *= 2
         return [*found, total]
@@ -97,8 +95,10 @@ class CpuJudge:
         Values per sample are in the order in which these are taken. None where the metric wants all outputs at once:
         such a comparison begins anew.
         """
-        reference = self._ready_reference()
-        comparison = step.so_far or reference.begin()
+        reference, size = self._ready_reference(), self.batches.batch_size
+        whole = step.samples >= self.batches.num_samples
+        batches = len(self.batches) if whole else -(-step.samples // size)
+        comparison: Comparison = step.so_far or reference.begin()
         scales = {
             name: value / np.float32(127)
             for name, value in carried(self._sources, step.amax).items()
@@ -106,8 +106,8 @@ class CpuJudge:
         }
         compared = self.reached(scales) & reference.floating
         with self.quantized(scales) as runner:
-            reference.go_on(comparison, runner, step.batches, outputs=compared, workers=self.workers)
-        found, score = comparison.result(whole=step.batches >= len(self.batches))
+            reference.go_on(comparison, runner, batches, outputs=compared, workers=self.workers)
+        found, score = comparison.result(whole=whole)
         outputs = {  # FP32's zeros say nothing
             name: output for name, output in found.outputs.items() if output.sqnr_db != -np.inf
         }

@@ -18,20 +18,27 @@ logger = logging.getLogger(__name__)
 class Journal:
     """A file of judgements under a key that says of what and by what they are.
 
-    ``done``: bytes of the thresholds (float32, in the order of the tensors) -> judgement; what the file had under this
-    key where ``resume`` is set, else nothing. The file begins anew with these. OutputError if it cannot be written.
+    ``known``: bytes of the thresholds (float32, in the order of the tensors) -> their judgements, on more samples each;
+    what the file had under this key where ``resume`` is set, else nothing. The file begins anew with these.
+    OutputError if it cannot be written.
     """
 
     def __init__(self, path: str | Path, key: str, *, resume: bool) -> None:
         self.path = Path(path)
-        self.done: dict[bytes, Judgement] = {}
+        self.known: dict[bytes, list[Judgement]] = {}
         content = first = json.dumps({"key": key}).encode() + b"\n"
         if resume and self.path.is_file():
             old = self.path.read_bytes()
             if old.startswith(first):
                 content = old[: old.rfind(b"\n") + 1]  # a line that was being written is not taken
-                self.done = sweepfile.read_journal(content[len(first) :])
+                for amax, judgement in sweepfile.read_judgements(content[len(first) :]):
+                    self.known.setdefault(amax, []).append(judgement)
         write_bytes(self.path, content)
+
+    @property
+    def done(self) -> dict[bytes, Judgement]:
+        """Bytes of the thresholds -> the last judgement of them."""
+        return {amax: judgements[-1] for amax, judgements in self.known.items()}
 
     def note(self, amax: np.ndarray, judgement: Judgement) -> None:
         """Add one to the file."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +19,29 @@ Judge = Callable[[Mapping[str, np.float32]], Judgement]
 
 Spread = Callable[[Judge, Sequence[Mapping[str, np.float32]]], Iterable[tuple[int, Judgement | Exception]]]
 """Judge and sets of ranges -> the number of each and what came of it, as they end: an executor's ``spread``."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A set of ranges, what is known of it from fewer samples, and on how many to judge it in all."""
+
+    amax: Mapping[str, np.float32]
+    so_far: Any
+    samples: int
+
+
+class Stepwise(Protocol):
+    """A judge that can stop after a part of the samples, and go on."""
+
+    def steps(self) -> Sequence[int]:
+        """Nothing -> after how many samples sets of ranges are to be compared; the last is all of them."""
+
+    def go_on(self, step: Step) -> tuple[Judgement, Any]:
+        """A set of ranges -> how the model performs with it on the first samples, and with what to go on."""
+
+
+StepSpread = Callable[[Callable[[Step], Any], Sequence[Step]], Iterable[tuple[int, Any]]]
+"""As :data:`Spread`, of a `Stepwise` judge's steps."""
 
 
 def judged(

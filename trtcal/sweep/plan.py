@@ -12,6 +12,12 @@ from trtcal.files.settings import option, take_values
 GRID = ("batch_sizes", "orders", "seeds", "methods", "growths", "exact")
 """Fields that decide the trials; how these are evaluated, the key of the judge tells by content."""
 
+QUICK = {"batch_sizes": "1,8,32", "orders": "given"}
+"""What ``trtcal sweep --quick`` compares, unless it is told otherwise."""
+
+QUICK_SAMPLES = 32
+"""With how many samples it calibrates, and on how many it judges."""
+
 EXCLUDE = "Layers that stay in float: name, op type or output, or a pattern such as '/head/*'. Repeatable."
 
 
@@ -22,8 +28,9 @@ class SweepPlan:
     ``batch_sizes``, ``orders``, ``growths`` and ``methods`` are compared with each other, shuffled samples in as many
     orders as there are ``seeds``, and counted, not replayed, where ``exact``. With ``accuracy`` the model runs as INT8,
     without the layers in ``exclude``, on ``eval_samples`` of ``eval_data`` (None: all; the calibration samples), scored
-    by ``metric``. No methods stand for all of them. Values of the grid may be given as text, ``"1,4,16"``. Raises
-    ValueError for a name that is none and a number below 1.
+    by ``metric``; on fewer, with ``race``, where these show that others are better. No methods stand for all of them.
+    Values of the grid may be given as text, ``"1,4,16"``. Raises ValueError for a name that is none and a number below
+    1.
     """
 
     batch_sizes: tuple[int, ...] = option(
@@ -62,6 +69,7 @@ class SweepPlan:
     eval_samples: int | None = option(
         "Judge by so many of them, spread over all and over their classes.", "N", least=1, otherwise="all"
     )
+    race: bool = option("Judge on all samples only what a few of them do not show to be worse.", default=True)
     exclude: tuple[str, ...] = option(EXCLUDE, "NAME|OPTYPE|PATTERN", default=())
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from trtcal.sweep.emulation import RULES
 from trtcal.sweep.journal import Journal
 from trtcal.sweep.judge import Judge, judged
 from trtcal.sweep.plan import SweepPlan
+from trtcal.sweep.race import LATE, raced
 from trtcal.sweep.recommend import Recommendation, enough_samples, recommend
 from trtcal.sweep.trials import Configuration, Sweep, configurations, limits_of, sweep, uneven_samples, usable
 
@@ -67,6 +69,7 @@ def run_sweep(
     resume: bool = False,
     force: bool = False,
     executor: Executor | None = None,
+    budget: float | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
     options: SampleOptions | None = None,
 ) -> SweepRun:
@@ -77,12 +80,15 @@ def run_sweep(
     ``judged_on`` on which samples (said to people), and the plan's metric what its accuracy is (more is better). With
     ``resume``, statistics and judgements of an interrupted run with the same settings are taken up. The pass and the
     judgements run on the ``executor`` (default: here, one sample per core at once), the second pass of ``exact`` here.
+    When ``budget`` seconds have passed no judgement is begun any more; what there is until then is told, and ``resume``
+    goes on with it.
     With the ``options`` that the batches are made by, and a model from a file, the recommendation has its command.
 
     Raises OutputError where the folder cannot be used, holds something else, or a sweep that neither ``resume`` goes
     on with nor ``force`` replaces, or one that is under way; ModelError where no tensor has a range to compare; and
     what a calibration raises.
     """
+    start = time.monotonic()
     folder = Path(folder)
     executor = executor or Here()
     plan = plan or SweepPlan()
@@ -125,14 +131,8 @@ def run_sweep(
             )
             written.result()
         if judge is not None:
-            result = judged(
-                result,
-                judge,
-                done=journal.done,
-                note=journal.note,
-                spread=executor.spread,
-                progress=lambda done, total: progress("judging", done, total),
-            )
+            deadline = None if budget is None else start + budget
+            result = _judged(result, judge, plan, journal, executor, deadline, progress)
         if judge is not None and judged_on is not None:
             result = replace(result, notes=(_judged_on(batches, judged_on), *result.notes))
         if result.off is not None and not all(RULES[a.growth].fine for a in grid):
@@ -160,7 +160,8 @@ def run_sweep(
         )
         sweepfile.save(folder, rows, content)
         report.write(folder, content)
-        journal.path.unlink(missing_ok=True)
+        if not any(trial.dropped == LATE for trial in result.trials):  # else --resume goes on with it
+            journal.path.unlink(missing_ok=True)
     return SweepRun(folder, result, advice, plan, **named, rows=rows)
 
 
@@ -185,6 +186,35 @@ def _with_command(
     if command and any(is_url(value) and shown(value) != value for value in (options.data, options.labels or "")):
         said += ("The command leaves out the secrets in the URL of the data; give the whole URL.",)
     return replace(advice, command=command, options=repeats, evidence=said)
+
+
+def _judged(
+    result: Sweep,
+    judge: Judge,
+    plan: SweepPlan,
+    journal: Journal,
+    executor: Executor,
+    deadline: float | None,
+    progress: Callable[[str, int, int], None],
+) -> Sweep:
+    """The sweep with its judgements: in a race where the judge can stop after a part of the samples."""
+
+    def told(done: int, total: int) -> None:
+        progress("judging", done, total)
+
+    if getattr(judge, "stepwise", False):
+        steps: Any = judge
+        return raced(
+            result,
+            steps,
+            race=plan.race,
+            known=journal.known,
+            note=journal.note,
+            spread=executor.spread,
+            progress=told,
+            deadline=deadline,
+        )
+    return judged(result, judge, done=journal.done, note=journal.note, spread=executor.spread, progress=told)
 
 
 def _judged_on(batches: Batches, judged: Batches) -> str:

@@ -54,6 +54,7 @@ COLUMNS = (
     *("accuracy", "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db"),
     *("doublings_max", "doublings_mean", "fell_back", "approximate", "unusable", "error"),
     *("sqnr_db_low", "sqnr_db_high"),
+    *("judged_samples", "dropped", "judged_as"),
 )
 
 
@@ -80,6 +81,9 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                 "unusable": trial.unusable,
                 "error": trial.error,
                 **_in_decibels(judged.noise, intervals),
+                "judged_samples": judged.samples,
+                "dropped": trial.dropped,
+                "judged_as": trial.judged_as,
             }
         )
     return table
@@ -229,14 +233,20 @@ def judgement_line(amax: np.ndarray, judged: Judgement) -> bytes:
         "accuracy": None if judged.accuracy is None else np.asarray(judged.accuracy, np.float64).tolist(),
         "agreement": None if judged.agreement is None else np.asarray(judged.agreement, np.float64).tolist(),
         "sqnr_db": judged.sqnr_db,
+        "samples": judged.samples,
         "noise": None if judged.noise is None else np.asarray(judged.noise, np.float64).tolist(),
     }
     return json.dumps(value).encode() + b"\n"
 
 
 def read_journal(data: bytes) -> dict[bytes, Judgement]:
-    """Journal -> judgement by the bytes of the ranges; whatever follows a broken line is not used."""
-    found: dict[bytes, Judgement] = {}
+    """Journal -> the last judgement by the bytes of the ranges; whatever follows a broken line is not used."""
+    return dict(read_judgements(data))
+
+
+def read_judgements(data: bytes) -> list[tuple[bytes, Judgement]]:
+    """Journal -> bytes of ranges and a judgement of them, as they came; whatever follows a broken line is not used."""
+    found: list[tuple[bytes, Judgement]] = []
     for line in data.splitlines():
         try:
             value = json.loads(line)
@@ -245,7 +255,8 @@ def read_journal(data: bytes) -> dict[bytes, Judgement]:
                 for per_sample in (value["accuracy"], value["agreement"], value.get("noise"))
             )
             sqnr_db = None if value["sqnr_db"] is None else float(value["sqnr_db"])
-            found[bytes.fromhex(value["amax"])] = Judgement(accuracy, agreement, sqnr_db, noise)
+            samples = None if value.get("samples") is None else int(value["samples"])
+            found.append((bytes.fromhex(value["amax"]), Judgement(accuracy, agreement, sqnr_db, noise, samples)))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             break
     return found

@@ -84,6 +84,8 @@ class Trial:
 
     ``amax`` is (tensors,) float32. ``error`` is the text of what went wrong while judging, None if nothing did.
     ``unusable`` says of which tensors the threshold is no range (:mod:`trtcal.ranges.clipping`), None where of none.
+    ``dropped`` says why it was judged on a part of the samples, or on none; ``judged_as``, which other trial's
+    judgement it has, since their thresholds hardly differ (:mod:`trtcal.sweep.race`).
     """
 
     configuration: Configuration
@@ -92,6 +94,8 @@ class Trial:
     judgement: Judgement | None = None
     error: str | None = None
     unusable: str | None = None
+    dropped: str | None = None
+    judged_as: str | None = None
 
     __repr__ = brief
 

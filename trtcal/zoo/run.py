@@ -146,12 +146,14 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
         result["stay_float"] = len(int8.skipped)
     if row.batch_sizes:
         rule = metrics[row.metric] if labels is not None else None
+        threads = (executor or Here()).within_task.workers
+        judge = CpuJudge(model, judged, labels, rule, row.exclude, workers=threads) if row.accuracy else None
         run = run_sweep(
             model,
             batches,
             folder / "sweep",
             row,
-            judge=CpuJudge(model, judged, labels, rule, row.exclude) if row.accuracy else None,
+            judge=judge,
             judge_key=key,
             judged_on=judged,
             resume=same,
