@@ -3,12 +3,14 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from trtcal import cli
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.formats import FORMATS
 from trtcal.calibration.calibrate import calibrate
-from trtcal.cli import tables
+from trtcal.cli import common, tables
 from trtcal.ranges.growth import GROWTH
 from trtcal.ranges.thresholds import METHODS
 from trtcal.samples.batches import Batches
@@ -129,6 +131,7 @@ def test_dynamic_sizes_are_fixed_by_shape(run: Run, folder: Path) -> None:
         (["contact-sheet", "m.onnx", "--data", "photos"], "imagenet"),
         (["sweep", "m.onnx", "--data", "x.npy", "--exclude", "nope"], "nope"),
         (["sweep", "m.onnx", "--data", "x.npy", "--batch-sizes", "a"], "--batch-sizes"),
+        (["sweep", "m.onnx", "--data", "x.npy", "--budget", "5"], "--budget: expected a time such as 90s, 5m or 1.5h"),
         (["sweep", "m.onnx", "--data", "x.npy", "--orders", "sideways"], "unknown order 'sideways'"),
         (["report", "empty"], "trials.json"),
     ],
@@ -471,3 +474,68 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.startswith("trtcal ")
+
+
+def test_a_sweep_says_before_it_starts_what_it_does_and_for_how_long(run: Run, folder: Path) -> None:
+    grid = ("--batch-sizes", "1,4", "--orders", "given")
+    code, out, err = run("sweep", "m.onnx", "--data", "x.npy", "-o", "s", *grid, "--json")
+    assert code == 0
+    json.loads(out)
+    assert re.search(r"about \d+ seconds?: 1 pass over 10 samples, at most \d+ sets of ranges on 10", err)
+
+
+def test_quick_is_a_smaller_grid_on_fewer_samples_unless_it_is_told(run: Run, folder: Path) -> None:
+    np.save(folder / "many.npy", images(70))
+
+    def quick(name: str, *more: object) -> dict[str, Any]:
+        code, _, err = run("sweep", "m.onnx", "--data", "many.npy", "-o", name, "--quick", *more)
+        assert code == 0, err
+        found: dict[str, Any] = json.loads((folder / name / "trials.json").read_bytes())
+        return found
+
+    def grid(content: dict[str, Any]) -> tuple[set[int], set[str], int, int]:
+        rows = content["arrangements"]
+        judged = max(trial["judged_samples"] for trial in content["trials"])
+        return {row["batch_size"] for row in rows}, {row["order"] for row in rows}, len(content["samples"]), judged
+
+    assert grid(quick("a")) == ({1, 8, 32}, {"given"}, 32, 32)
+    assert grid(quick("b", "--batch-sizes", "1,2,4,8,16,32,64", "--samples", 64)) == (
+        {1, 2, 4, 8, 16, 32, 64},
+        {"given"},
+        64,
+        64,
+    )
+    assert grid(quick("c", "--orders", "given,largest-last", "--eval-samples", 16))[1:] == (
+        {"given", "largest-last"},
+        32,
+        16,
+    )
+    assert json.loads((folder / "a" / "settings.json").read_bytes())["plan"]["batch_sizes"] == [1, 8, 32]
+
+
+def test_a_budget_ends_the_judging_says_so_and_is_resumed(run: Run, folder: Path) -> None:
+    np.save(folder / "many.npy", images(40))
+    command = ["sweep", "m.onnx", "--data", "many.npy", "-o", "s", "--batch-sizes", "1,4"]
+    code, _, err = run(*command, "--budget", "0.001s")
+    assert code == 0, err
+    assert re.search(r"The time given ended: of \d+ sets of ranges 0 are judged on all 40 samples", err)
+    assert (folder / "s" / "judgements.jsonl").exists()
+    code, _, err = run(*command, "--resume")
+    assert code == 0, err
+    assert "The time given ended" not in err
+    assert not (folder / "s" / "judgements.jsonl").exists()
+    assert run(*command[:-4], "-o", "t", *command[-2:])[0] == 0
+    assert (folder / "s" / "trials.csv").read_bytes() == (folder / "t" / "trials.csv").read_bytes()
+
+
+def test_progress_is_a_line_every_30_seconds_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    tell = common.Output()._lines("sweeping", clock=lambda: now)
+    for step in range(100):
+        now = 1.0 * step
+        tell(step, 100, "judging")
+    assert capsys.readouterr().err.splitlines() == [
+        "judging: 30 of 100 (30%), 30 s so far",
+        "judging: 60 of 100 (60%), 60 s so far",
+        "judging: 90 of 100 (90%), 90 s so far",
+    ]

@@ -29,10 +29,14 @@ from trtcal.errors import BackendError, DataError, NonFiniteError
 from trtcal.files.scripts import load_function
 from trtcal.model.open import FloatRunner, open_model
 from trtcal.passes import collect as collector
+from trtcal.passes.executor import Here
 from trtcal.ranges.stats import ActivationStats
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArrayFolder, ArraySource, ImageFolder, RayData
 from trtcal.spec import InputSpec
+from trtcal.sweep.cpu_judge import CpuJudge
+from trtcal.sweep.plan import SweepPlan
+from trtcal.sweep.run import run_sweep
 
 Open = Callable[[], Any]
 
@@ -394,6 +398,38 @@ def test_items_are_spread_and_what_goes_wrong_with_one_is_its_own(cluster: Clust
     found = dict(cluster.spread(load_function(f"{script}:function"), [1, 0, 5]))
     assert (found[0], found[2]) == (10, 2)
     assert isinstance(found[1], ZeroDivisionError)
+
+
+@on_ray
+def test_a_race_on_a_cluster_ends_as_it_does_here(cluster: Cluster, tmp_path: Path) -> None:
+    model = save(conv_model(), tmp_path / "m.onnx")
+    x = images(40) * np.random.default_rng(0).uniform(0.2, 3, (40, 1, 1, 1)).astype(np.float32)
+    plan = SweepPlan(batch_sizes=(1, 20), orders=("given", "largest-last"), methods=("entropy", "mse", "percentile:50"))
+    tables = []
+    for where, executor in (("here", Here(1)), ("ray", RayExecutor(cluster))):
+        batches = Batches(ArraySource({"image": x}), 4)
+        judge = CpuJudge(model, batches, workers=executor.within_task.workers)
+        run = run_sweep(model, batches, tmp_path / where, plan, judge=judge, executor=executor)
+        tables.append((run.folder / "trials.csv").read_text())
+    assert tables[0] == tables[1]
+    assert ",16," in tables[0]  # samples, of what was dropped
+
+
+@on_ray
+def test_a_function_travels_once_for_as_long_as_no_other_is_spread(cluster: Cluster) -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def call(self, item: int) -> int:
+            self.calls += 1
+            return self.calls
+
+    slow = Slow()
+    first = [found for _, found in cluster.spread(slow.call, range(8))]
+    second = [found for _, found in cluster.spread(slow.call, range(8))]
+    assert max(second) > max(first)  # what the workers hold is what they held
+    assert slow.calls == 0
 
 
 @on_ray

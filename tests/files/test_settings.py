@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trtcal.files.settings import flag, is_joined, option, size_in_bytes, take_values
+from trtcal.files.settings import duration, flag, is_joined, option, size_in_bytes, take_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +102,14 @@ def test_a_size_is_bytes(text: str, unit: str | None, size: int) -> None:
 def test_what_is_no_size_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="expected a size such as 512M or 2G, got"):
         size_in_bytes(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5m", 300), ("1.5 h", 5400), ("2M", 120)])
+def test_a_time_is_seconds(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["5", "soon", "-1m", "", "0s", "1d", "5m 3s"])
+def test_what_is_no_time_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected a time such as 90s, 5m or 1\.5h, got"):
+        duration(text)

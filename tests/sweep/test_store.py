@@ -66,7 +66,8 @@ def test_an_sqnr_with_noise_per_sample_has_an_interval_and_columns_at_the_end() 
     sqnr = float(-10 * np.log10(noise.mean()))
     by_noise = judged(sweep(STATS, GRID[:2]), lambda amax: Judgement(None, None, sqnr, noise))
     row = sweepfile.rows(by_noise)[0]
-    assert list(row)[-2:] == ["sqnr_db_low", "sqnr_db_high"] == list(sweepfile.COLUMNS)[-2:]
+    added = ["sqnr_db_low", "sqnr_db_high", "judged_samples", "dropped", "judged_as"]
+    assert list(row)[-5:] == added == list(sweepfile.COLUMNS)[-5:]
     low, high = bootstrap(noise)
     assert row["sqnr_db_low"] == pytest.approx(-10 * np.log10(high))
     assert row["sqnr_db_high"] == pytest.approx(-10 * np.log10(low))
@@ -145,3 +146,25 @@ def test_a_journal_holds_the_noise_of_each_sample_and_may_be_older_than_that() -
     del older["noise"]
     found = sweepfile.read_journal(json.dumps(older).encode())[amax.tobytes()]
     assert (found.noise, found.sqnr_db) == (None, 6.0)
+
+
+def test_a_journal_has_a_judgement_for_each_number_of_samples() -> None:
+    amax = np.array([1.5], np.float32)
+    lines = b"".join(sweepfile.judgement_line(amax, Judgement(None, np.ones(n), 6.0, None, n)) for n in (2, 4))
+    assert [(key, one.samples) for key, one in sweepfile.read_judgements(lines)] == [
+        (amax.tobytes(), 2),
+        (amax.tobytes(), 4),
+    ]
+    assert sweepfile.read_journal(lines)[amax.tobytes()].samples == 4
+
+
+def test_what_a_race_left_out_is_in_the_table() -> None:
+    made = sweep(STATS, GRID[:2], ("minmax",))
+    first = replace(made.trials[0], judgement=Judgement(None, np.ones(16), 6.0, None, 16), dropped="worse than mse")
+    second = replace(made.trials[1], judged_as="minmax, double, batches of 1, given")
+    table = sweepfile.rows(replace(made, trials=(first, second)))
+    lines = list(csv.DictReader(io.StringIO(sweepfile.to_csv(table).decode())))
+    assert [(row["judged_samples"], row["dropped"], row["judged_as"]) for row in lines] == [
+        ("16", "worse than mse", ""),
+        ("", "", "minmax, double, batches of 1, given"),
+    ]

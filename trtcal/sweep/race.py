@@ -212,10 +212,10 @@ class _Race:
         out = [made for made in self.sets.values() if made.dropped is not None]
         count = len(self.sets)
         if out:
-            few = sorted({made.samples for made in out})
+            few = " or ".join(map(str, sorted({made.samples for made in out})))
             notes.append(
-                f"Of {count} distinct sets of ranges {whole} were judged on all {total} samples; {len(out)} were "
-                f"dropped after {' or '.join(map(str, few))} (trials.csv says why; --no-race judges all)."
+                f"Of {count} distinct sets of ranges {whole} {'was' if whole == 1 else 'were'} judged on all {total} "
+                f"samples, and {len(out)} on {few}: trials.csv says why those were dropped (--no-race judges all)."
             )
         merged = sum(key != leader for key, leader in self.stands.items())
         if merged:
