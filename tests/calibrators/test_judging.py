@@ -50,7 +50,7 @@ def test_a_sweep_of_engines_that_compute_as_the_cpu_does_finds_what_the_cpu_find
     found = drive(
         tmp_path,
         """
-codes = run("sweep", *SWEEP, "-o", "engines", "--engine"), run("sweep", *SWEEP, "-o", "cpu")
+codes = run("sweep", *SWEEP, "-o", "engines", "--engine"), run("sweep", *SWEEP, "-o", "cpu", "--no-race")
 trials = [Path(folder, "trials.csv").read_text() for folder in ("engines", "cpu")]
 report(codes=codes, same=trials[0] == trials[1], trials=len(trials[0].splitlines()), errors="Error" in trials[0],
        key=json.loads(Path("engines/settings.json").read_text())["judged by"],

@@ -45,6 +45,9 @@ class Judge:
         right, noise = (values[: step.samples] for values in self.whole[key])
         return Judgement(right, None, float(-10 * np.log10(noise.mean())), noise, step.samples), step.samples
 
+    def as_given(self, judgement: Judgement) -> Judgement:
+        return judgement
+
     @property
     def cost(self) -> int:
         return sum(last - first for _, first, last in self.asked)
@@ -312,6 +315,22 @@ def test_sets_may_end_in_any_order() -> None:
     assert judgements(raced(PLAIN, Judge(PLAIN, by_batch_size), spread=backwards)) == judgements(
         raced(PLAIN, Judge(PLAIN, by_batch_size))
     )
+
+
+def test_judgements_on_all_samples_are_in_the_order_of_these_and_others_as_they_were_taken() -> None:
+    class Backwards(Judge):
+        def as_given(self, judgement: Judgement) -> Judgement:
+            assert judgement.samples == SAMPLES
+            assert judgement.accuracy is not None
+            return replace(judgement, accuracy=judgement.accuracy[::-1])
+
+    result, plain = (raced(PLAIN, kind(PLAIN, by_batch_size)) for kind in (Backwards, Judge))
+    for ours, other in zip(result.trials, plain.trials, strict=True):
+        assert ours.judgement is not None
+        assert other.judgement is not None
+        assert ours.judgement.accuracy is not None
+        turned = ours.judgement.accuracy[:: 1 if ours.dropped else -1]
+        np.testing.assert_array_equal(turned, other.judgement.accuracy)
 
 
 def test_progress_ends_at_what_was_to_be_done_and_never_goes_back() -> None:

@@ -69,13 +69,7 @@ class CpuJudge:
 
     def __call__(self, amax: Mapping[str, np.float32]) -> Judgement:
         """Tensor -> amax; how the model performs with these on all samples, in the order of the batches."""
-        judgement, _ = self.go_on(Step(amax, None, self.batches.num_samples))
-        return replace(
-            judgement,
-            accuracy=self._as_given(judgement.accuracy),
-            agreement=self._as_given(judgement.agreement),
-            noise=self._as_given(judgement.noise),
-        )
+        return self.as_given(self.go_on(Step(amax, None, self.batches.num_samples))[0])
 
     def steps(self) -> list[int]:
         """Nothing -> after how many samples sets of ranges are to be compared: a few, twice as many, ..., all.
@@ -128,12 +122,18 @@ class CpuJudge:
         judgement = Judgement(accuracy, agreement, sqnr_db, noise, len(found.samples))
         return judgement, None if comparison.holds_outputs else comparison
 
-    def _as_given(self, values: np.ndarray | None) -> np.ndarray | None:
-        if values is None or len(values) != len(self._places):  # one for the whole set
-            return values
-        given = np.empty_like(values)
-        given[self._places] = values
-        return given
+    def as_given(self, judgement: Judgement) -> Judgement:
+        """A judgement on all samples, as they were taken -> the same in the order of the batches."""
+
+        def given(values: np.ndarray | None) -> np.ndarray | None:
+            if values is None or len(values) != len(self._places):  # one for the whole set
+                return values
+            found = np.empty_like(values)
+            found[self._places] = values
+            return found
+
+        accuracy, agreement, noise = map(given, (judgement.accuracy, judgement.agreement, judgement.noise))
+        return replace(judgement, accuracy=accuracy, agreement=agreement, noise=noise)
 
     def reached(self, scales: Mapping[str, np.float32]) -> frozenset[str]:
         """Tensor -> scale; the outputs that depend on a layer which these make INT8."""

@@ -39,6 +39,9 @@ class Stepwise(Protocol):
     def go_on(self, step: Step) -> tuple[Judgement, Any]:
         """A set of ranges -> how the model performs with it on the first samples, and with what to go on."""
 
+    def as_given(self, judgement: Judgement) -> Judgement:
+        """A judgement on all samples, in the order in which they were taken -> in the order that they have."""
+
 
 StepSpread = Callable[[Callable[[Step], Any], Sequence[Step]], Iterable[tuple[int, Any]]]
 """As :data:`Spread`, of a `Stepwise` judge's steps."""

@@ -108,7 +108,8 @@ class _Race:
         clock: Callable[[], float],
     ) -> None:
         self.sweep, self.sets, self.stands = sweep, sets, stands
-        self.go_on, self.spread, self.note, self.progress = judge.go_on, spread, note, progress
+        self.go_on, self.as_given = judge.go_on, judge.as_given
+        self.spread, self.note, self.progress = spread, note, progress
         self.deadline, self.clock = deadline, clock
         # Where time runs out, something of everything is known: the orders that come by chance first.
         self.order = sorted(sets.values(), key=lambda made: _rank(made.trial))
@@ -190,6 +191,9 @@ class _Race:
 
     def result(self, total: int, late: bool) -> Sweep:
         trials, sweep = [], self.sweep
+        for made in self.sets.values():
+            if made.judgement is not None and made.samples == total:
+                made.judgement = self.as_given(made.judgement)
         for trial in sweep.trials:
             made = self.sets[self.stands[trial.amax.tobytes()]]
             if made.error is not None:

@@ -14,9 +14,9 @@
 * ``arrangements``: ``{"batch_size", "order", "seed", "growth", <measure>: per tensor, ...}``
 * ``trials``: ``{"arrangement": index, "method", "amax_change_max", "amax_change_median", "accuracy",
   "accuracy_low", "accuracy_high", "agreement", "agreement_low", "agreement_high", "sqnr_db", "fell_back",
-  "approximate", "unusable", "error", "sqnr_db_low", "sqnr_db_high",
-  "judged_samples", "dropped", "judged_as"}``; approximate is what was replayed and not
-  counted, unusable says of which tensors the threshold is no range
+  "approximate", "unusable", "error", "sqnr_db_low", "sqnr_db_high", "judged_samples", "dropped",
+  "judged_as"}``; approximate is what was replayed and not counted, unusable says of which tensors the threshold is no
+  range, dropped why a trial was judged on no more samples, judged_as which trial's judgement it has
 * ``drift``: method -> ``{"samples": [...], "change_median": [...], "change_max": [...]}``
 * ``thumbnails``: sample -> ``data:`` URL of a small picture, where samples are pictures
 * ``recommendation``: the fields of ``Recommendation``; ``notes``: sentences
