@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,8 @@ def sweep(
     time_given = None if budget is None else _duration(budget)
     at_most = QUICK_SAMPLES if quick else None
     batches, judged = open_both(options, onnx.inputs, plan.eval_data, plan.eval_samples, at_most=at_most)
+    if quick and options.samples is None and batches.num_samples < batches.accounting().available:
+        options = replace(options, samples=batches.num_samples)  # for the command that is advised
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
     judge, judge_key = None, ""
