@@ -309,6 +309,7 @@ def _are_findings(value: object) -> bool:
         and isinstance(methods, list)
         and all(isinstance(text, str) for text in (*why.values(), *methods))
         and _is_closing(value.get("closing", {}))
+        and isinstance(value.get("chosen", {}), dict)
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from trtcal.cache.formats import CACHE, load
 from trtcal.cache.provenance import (
     FORMAT,
     Provenance,
+    Reuse,
     add_finding,
     check,
     origin,
@@ -39,12 +40,15 @@ from trtcal.passes.collector import Progress
 from trtcal.passes.executor import Executor, Here
 from trtcal.passes.sharing import resolved
 from trtcal.ranges.growth import growth_rule
+from trtcal.ranges.measuring import MEASURED
 from trtcal.ranges.stats import ActivationStats
 from trtcal.ranges.thresholds import method as threshold_method
 from trtcal.samples.batches import Batches
 from trtcal.spec import built_in_batch_size
 
 logger = logging.getLogger(__name__)
+
+UNCHOSEN = MEASURED  # stands for a method that is not chosen yet: its statistics serve every other
 
 
 class Closing(Protocol):
@@ -58,13 +62,33 @@ class Closing(Protocol):
         """A cache, and what a sample of the pass took (None: there was none) -> plain data, kept in the sidecar."""
 
 
+class Choosing(Protocol):
+    """What chooses the method when the pass is made; ``key`` says what it judges by."""
+
+    @property
+    def key(self) -> str:
+        """Equal for what chooses alike from the same statistics."""
+
+    def __call__(self, model: Model, stats: ActivationStats, growth: str, /) -> Choice:
+        """Model, statistics of the pass, and its growth rule -> the method, and why."""
+
+
+class Choice(NamedTuple):
+    """A method, and plain data for the sidecar: why it is that one, and how near INT8 by its cache is to FP32."""
+
+    method: str
+    why: Mapping[str, Any]
+    closing: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class CacheFile:
     """What came of :func:`calibrate_to_file`.
 
     ``reused`` says that the cache on disk already was what the run would have made; otherwise ``reasons`` say
     why it was not. ``unusable``, ``clipped``, ``hidden``, ``unusable_thresholds`` and ``usable_methods`` are those of
-    `Calibration`. ``closing`` is what was found of the finished cache, when it was made.
+    `Calibration`. ``closing`` is what was found of the finished cache, when it was made; ``chosen`` why its method is
+    what it is, where a `Choosing` chose it.
     """
 
     path: Path
@@ -78,6 +102,7 @@ class CacheFile:
     unusable_thresholds: Mapping[str, str] = field(default_factory=dict)
     usable_methods: tuple[str, ...] = ()
     closing: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     __repr__ = brief
 
@@ -86,7 +111,7 @@ def calibrate_to_file(
     model: Source,
     batches: Batches,
     path: str | Path,
-    method: str = "entropy",
+    method: str | Choosing = "entropy",
     *,
     growth: str = "double",
     trt_version: str = TRT_VERSION,
@@ -111,17 +136,20 @@ def calibrate_to_file(
     here, one sample per core at once). ``announce`` hears before the run why it is needed, and what it will replace.
     Unusable thresholds (:mod:`trtcal.ranges.clipping`) are a warning; where it is ``strict`` they are a CacheError
     instead, no cache is written, and a run by another method goes on from what was gathered. ``closing`` looks at the
-    cache when it is written; what it says changes nothing in it.
+    cache when it is written; what it says changes nothing in it. A ``method`` that is a `Choosing` is chosen from the
+    statistics, and then the sidecar names the one chosen.
 
     Raises OutputError where the path cannot be written or another run is writing it, and what
     :func:`trtcal.calibration.calibrate.calibrate` raises.
     """
-    threshold = threshold_method(method)
-    method = threshold.name
+    choosing = None if isinstance(method, str) else method
     growth_rule(growth)
     path = Path(path)
-    algorithm = algorithm or threshold.header
-    header = CalibrationCache.from_amax({}, trt_version=trt_version, algorithm=algorithm).header
+    before = None if choosing is None else read_sidecar(path)
+    wanted = method if isinstance(method, str) else UNCHOSEN
+    if before is not None and before[1].get("chosen"):
+        wanted = before[0].method
+    name, header = _header(wanted, trt_version, algorithm)
     model = open_model(model)
     inside = sum(name in model.originals.tensors for name in model.calibrated.order)
     if inside:
@@ -132,18 +160,21 @@ def calibrate_to_file(
             inside,
         )
     built_in = built_in_batch_size(model.inputs)
-    if built_in not in (None, batches.batch_size) and not on_fine_grid(method, growth):
+    gathering = name if choosing is None else UNCHOSEN
+    if built_in not in (None, batches.batch_size) and not on_fine_grid(gathering, growth):
         logger.warning(
             "%s: has batch size %d built in, with which TensorRT calibrates, and %s in batches of %d is another "
             "calibration; give batches of %d, or a model whose batch axis is dynamic",
-            model.name, built_in, method, batches.batch_size, built_in,
+            model.name, built_in, gathering, batches.batch_size, built_in,
         )  # fmt: skip
-    made_from = _origin(model, batches, method, growth, header)
+    made_from = _origin(model, batches, name, growth, header)
     key = made_from.statistics_key()
     there = None if stats is None else StatisticsFile.read(Path(stats), made_from)
-    gathered = None if there is None else there.serving(made_from)
+    gathered = None if there is None else there.serving(replace(made_from, method=gathering))
     stats_there = there is None or gathered is not None
     reuse = check(path, made_from)
+    if choosing is not None and (before is None or before[1].get("chosen", {}).get("by") != choosing.key):
+        reuse = Reuse((*reuse.reasons, "its method is to be chosen"))
     kept = read_sidecar(path) if reuse.ok and stats_there and not force else None
     if kept is not None:
         known = CacheFile(path, CalibrationCache.load(path), made_from, True, (), **_found(kept[1]))
@@ -174,16 +205,24 @@ def calibrate_to_file(
             if load_checkpoint(partial_path(path), key) is not None:  # and not left by a run with other settings
                 announce(f"{partial_path(path)}: kept; the same command goes on from it")
             raise
-        made = from_stats(model, gathered, method, trt_version=trt_version, algorithm=algorithm)
+        if stats is not None and not stats_there:
+            write_bytes(stats, gathered.to_bytes(key=key))
+        choice = Choice(name, {}, {})
+        if choosing is not None:
+            choice = _choice(
+                choosing, model, gathered, growth, None if stats is not None else (partial_path(path), key)
+            )
+            name, header = _header(choice.method, trt_version, algorithm)
+            made_from = replace(made_from, method=name, header=header)
+        made = from_stats(model, gathered, name, trt_version=trt_version, algorithm=algorithm)
         findings: dict[str, Any] = {
             "unusable": dict(made.unusable),
             "clipped": dict(made.clipped),
             "hidden": made.hidden,
             "unusable_thresholds": dict(made.unusable_thresholds),
             "usable_methods": made.usable_methods,
+            **({"chosen": dict(choice.why), "closing": dict(choice.closing)} if choice.why else {}),
         }
-        if stats is not None and not stats_there:
-            write_bytes(stats, gathered.to_bytes(key=key))
         new = CacheFile(path, made.cache, made_from, False, tuple(reasons), **findings)
         try:
             _shout(new, strict)
@@ -194,7 +233,8 @@ def calibrate_to_file(
         save_with_sidecar(made.cache.format(), made_from, path, findings)
         with suppress(OSError):
             partial_path(path).unlink(missing_ok=True)  # last of all: what failed before can go on from it
-        return _closed(new, closing, None if clock is None else clock.seconds_per_sample)
+        looking = None if choice.closing else closing
+        return _closed(new, looking, None if clock is None else clock.seconds_per_sample)
 
 
 def partial_path(path: str | Path) -> Path:
@@ -211,7 +251,27 @@ def _found(findings: Mapping[str, Any]) -> dict[str, Any]:
         "unusable_thresholds": findings.get("unusable_thresholds", {}),
         "usable_methods": tuple(findings.get("usable_methods", ())),
         "closing": findings.get("closing", {}),
+        "chosen": findings.get("chosen", {}),
     }
+
+
+def _header(method: str, trt_version: str, algorithm: str | None) -> tuple[str, str]:
+    """A method's one spelling, and the header of a cache by it."""
+    threshold = threshold_method(method)
+    empty = CalibrationCache.from_amax({}, trt_version=trt_version, algorithm=algorithm or threshold.header)
+    return threshold.name, empty.header
+
+
+def _choice(
+    choosing: Choosing, model: Model, stats: ActivationStats, growth: str, checkpoint: tuple[Path, str] | None
+) -> Choice:
+    """What is chosen; where that is not to be, the statistics are kept for the next run, so that no pass is lost."""
+    try:
+        return choosing(model, stats, growth)
+    except BaseException:
+        if checkpoint is not None:
+            save_checkpoint(stats, *checkpoint)
+        raise
 
 
 class _Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,11 @@ def calibrate(
     ),
     method: Annotated[
         str,
-        typer.Option(metavar="NAME", help="How thresholds are chosen: {methods}."),
+        typer.Option(
+            metavar="NAME",
+            help="How thresholds are chosen: {methods}; or auto, which judges all of them as INT8 on up to 64 samples, "
+            "others than those that calibrate if there are any, and takes the best.",
+        ),
     ] = "entropy",
     growth: Annotated[
         str,
@@ -115,6 +120,7 @@ def calibrate(
     from trtcal.cache.provenance import sidecar_path
     from trtcal.calibration.file import calibrate_to_file
     from trtcal.model.overwriting import refuse_input
+    from trtcal.sweep.auto import AUTO, Auto
     from trtcal.sweep.closing import Closing
 
     for written in (output, sidecar_path(output), stats):
@@ -127,11 +133,12 @@ def calibrate(
         executor_for(workers, ray, ray_address, ray_cpus) as executor,
         say.progress("calibrating", batches.num_samples) as progress,
     ):
+        choosing = Auto(onnx, batches, progress=_judging(progress)) if method == AUTO else None
         result = calibrate_to_file(
             onnx,
             batches,
             output,
-            method,
+            choosing or method,
             growth=growth,
             trt_version=trt_version,
             algorithm=algorithm,
@@ -168,8 +175,14 @@ def demo(
     say(str(result))
 
 
+def _judging(bar: Any) -> Callable[[int, int], None]:
+    """The bar of a pass -> what shows on it how many methods are judged."""
+    return lambda done, total: None if bar is None else bar(done, total, "judging methods")
+
+
 def _summary(result: CacheFile) -> str:
     from trtcal.ranges.thresholds import method as threshold_method
+    from trtcal.sweep.auto import lines as method_lines
     from trtcal.sweep.closing import in_words
 
     tensors = f"{len(result.cache.scales)} tensors by {result.provenance.method}, {result.cache.header}"
@@ -177,6 +190,7 @@ def _summary(result: CacheFile) -> str:
         lines = [f"{result.path}: up to date, {tensors}; made from the same model, data and settings"]
     else:
         lines = [f"{result.path}: {tensors}"]
+    lines += method_lines(result.chosen)
     if result.unusable:
         verb = "tensor has no range and stays" if len(result.unusable) == 1 else "tensors have no range and stay"
         lines.append(f"{len(result.unusable)} {verb} in floating point:")
@@ -230,6 +244,7 @@ def _as_json(result: CacheFile) -> dict[str, Any]:
         "unusable_thresholds": dict(result.unusable_thresholds),
         "usable_methods": list(result.usable_methods),
         "closing": dict(result.closing),
+        "chosen": dict(result.chosen),
         "zero": _zero(result),
         "hidden": result.hidden,
         "provenance": json.loads(result.provenance.to_json()),

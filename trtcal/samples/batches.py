@@ -276,6 +276,19 @@ class Batches:
             made.__dict__.pop("_survey", None)
         return made
 
+    def others(self) -> Batches | None:
+        """The samples of the source that are not among these, the last batch padded; None where there are none.
+
+        Nor are there any that a stream could tell.
+        """
+        if not isinstance(self.source, Samples):
+            return None
+        used = set(self._order[: self.num_samples])
+        made = copy.copy(self)
+        made._order = [number for number in range(len(self.source)) if number not in used]
+        made.partial, made._chosen, made.mix = "pad", "", None
+        return made if made._order else None
+
     def first_spread(self, samples: int) -> tuple[Batches, list[int]]:
         """A number -> the same samples in another order, and their places in this one.
 
