@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from beside import beside_int8, both_inputs
 from models import conv_model, images, make_model, save
 
 from calibrators.runner import Latency
@@ -184,6 +185,24 @@ def test_a_model_and_a_cache_are_scored_beside_fp32(run: Run, folder: Path) -> N
     assert "agreement with m.onnx" in out
     assert "logits  SQNR " in out
     assert "same top-1" in out
+
+
+def test_outputs_that_no_int8_layer_leads_to_come_last_and_say_so(run: Run, tmp_path: Path) -> None:
+    save(beside_int8(), tmp_path / "b.onnx")
+    source = both_inputs(12)
+    rows = [source.load(row) for row in range(12)]
+    np.savez(tmp_path / "b.npz", **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    assert run("calibrate", "b.onnx", "--data", "b.npz", "--method", "minmax", "-o", "b.cache")[0] == 0
+    code, out, _ = run("evaluate", "b.onnx", "--cache", "b.cache", "--data", "b.npz")
+    assert code == 0
+    lines = out.partition("agreement with b.onnx\n")[2].splitlines()
+    names, ends = [line.split()[0] for line in lines], [line.split("   ")[-1] for line in lines]
+    assert names == ["best", "y", "ids_out", "neg"]
+    assert (ends[0], ends[2:]) == ("integers", ["no layer in INT8 leads to it"] * 2)
+    assert "leads to it" not in lines[1]
+    nothing = ["--exclude", "MatMul", "--exclude", "Relu"]
+    out = run("evaluate", "b.onnx", "--cache", "b.cache", "--data", "b.npz", *nothing)[1]
+    assert out.endswith("no output depends on a layer in INT8: this says nothing about it\n")
 
 
 def test_a_qdq_model_scores_as_its_model_and_cache_do(run: Run, folder: Path) -> None:

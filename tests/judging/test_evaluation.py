@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from beside import beside_int8, both_inputs
 from models import conv_model, images, make_model, save
 from onnx import helper
 
@@ -16,6 +17,7 @@ from trtcal.judging.evaluation import compare, fed_as, judged_by, labels_of, ope
 from trtcal.judging.metrics import METRICS, Outputs
 from trtcal.model.file import save_model
 from trtcal.model.runner import OrtRunner
+from trtcal.qdq.insert import insert_qdq
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.spec import InputSpec
@@ -213,3 +215,21 @@ def test_a_model_is_fed_in_its_own_dtype_what_was_made_for_an_engine_s(tmp_path:
         np.testing.assert_array_equal(fed({"ids": ids})["y"], ids)
         with pytest.raises(DataError, match=r"float32 value 0\.5 is none of int64"):
             fed({"ids": ids.astype(np.float32) + np.float32(0.5)})
+
+
+def test_each_output_says_whether_it_depends_on_int8_and_is_floating_point(tmp_path: Path) -> None:
+    model = save(beside_int8(), tmp_path / "m.onnx")
+    data = Batches(both_inputs(20), 8)
+    scales = calibrate(model, data, "minmax").cache.scales
+    pairs = save(insert_qdq(model, scales, placement="all").model, tmp_path / "q.onnx")
+    for opened in (open_runner(model, data, scales=scales), open_runner(pairs, data)):
+        assert opened.reached == {"best", "y"}
+        with opened.runner as int8, OrtRunner(beside_int8()) as fp32:
+            found = compare(int8, data, reference=fp32, reached=opened.reached).to_dict()["agreement"]
+        told = {name: (output["floating"], output["depends_on_int8"]) for name, output in found.items()}
+        assert told == {"ids_out": (False, False), "neg": (True, False), "best": (False, True), "y": (True, True)}
+    plain_runner = open_runner(model, data)
+    assert plain_runner.reached is None
+    with plain_runner.runner as same, OrtRunner(beside_int8()) as fp32:
+        outputs = compare(same, data, reference=fp32).to_dict()["agreement"].values()
+    assert {output["depends_on_int8"] for output in outputs} == {None}

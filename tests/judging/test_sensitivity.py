@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from beside import beside_int8, both_inputs
 from models import conv_model, images, make_model, save
 from onnx import helper
 
+from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import BackendError, DataError, ModelError
 from trtcal.judging.accuracy import agreement, simulate
 from trtcal.judging.metrics import Outputs, metric
@@ -233,6 +235,16 @@ def test_progress_counts_every_trial(model: Path) -> None:
     sensitivity(model, ranges(pooled_model()), batches(), progress=lambda done, total: calls.append((done, total)))
     assert [done for done, _ in calls] == list(range(1, len(calls) + 1))
     assert all(done <= total for done, total in calls)
+
+
+def test_outputs_that_int8_does_not_reach_and_integers_dilute_nothing() -> None:
+    data = Batches(both_inputs(12), 4)
+    scales = calibrate(beside_int8(), data, "minmax").cache.scales
+    found = sensitivity(beside_int8(), scales, data)
+    alone = beside_int8()
+    for name in ("ids_out", "neg", "best"):
+        alone.graph.output.remove(next(value for value in alone.graph.output if value.name == name))
+    assert found.int8.noise == sensitivity(alone, scales, data).int8.noise > 0
 
 
 LABELS = [0, 1, 0, 1, 1, 0]

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import conv_model, images, make_model, save
-from onnx import TensorProto, helper
+from beside import beside_int8, both_inputs
+from models import conv_model, images, save
 
 from trtcal.calibration.calibrate import calibrate
 from trtcal.judging.accuracy import evaluate, simulate
@@ -35,33 +35,6 @@ def test_the_cpu_judge_sees_what_int8_costs(tmp_path: Path) -> None:
     assert fine.agreement.mean() > 0.9
     assert fine.accuracy is not None
     assert fine.accuracy.shape == (12,)
-
-
-def beside_int8() -> onnx.ModelProto:
-    """A copy of integers, floats that no INT8 layer makes, and at last what INT8 layers make: y of (N, 3)."""
-    node = helper.make_node
-    rng = np.random.default_rng(3)
-    nodes = [
-        node("Identity", ["ids"], ["ids_out"]),
-        node("Neg", ["x"], ["neg"]),
-        node("MatMul", ["x", "w"], ["m"]),
-        node("Relu", ["m"], ["r"]),
-        node("MatMul", ["r", "w2"], ["y"]),
-        node("ArgMax", ["y"], ["best"], axis=1),
-    ]
-    constants = {
-        "w": rng.normal(size=(4, 6)).astype(np.float32),
-        "w2": rng.normal(size=(6, 3)).astype(np.float32),
-    }
-    inputs: dict[str, list[int | str]] = {"ids": ["N", 4], "x": ["N", 4]}
-    outputs = ["ids_out", "neg", "best", "y"]
-    return make_model(nodes, inputs, outputs, constants, dtypes={"ids": TensorProto.INT64})
-
-
-def both_inputs(number: int) -> ArraySource:
-    rng = np.random.default_rng(4)
-    arrays = {"ids": rng.integers(0, 9, (number, 4)), "x": rng.normal(size=(number, 4)).astype(np.float32)}
-    return ArraySource(arrays, labels=np.arange(number) % 3)
 
 
 def ranges(model: Path, data: Batches) -> dict[str, np.float32]:

@@ -289,6 +289,20 @@ def test_shares_are_shown_in_percent_and_other_metrics_as_they_are() -> None:
     assert "<td class=n>-4<td class=n>-3.5<td class=n>+0.5 (+0.25 to +0.75)<" in scored(-4.0, -3.5)
 
 
+def test_outputs_that_int8_does_not_change_and_integers_are_no_cells() -> None:
+    half = {"value": 0.5}
+    agreement = {
+        "ids": {"sqnr_db": 1.0, "top1": {"value": 1.0}, "floating": False, "depends_on_int8": True},
+        "beside": {"sqnr_db": 2.0, "top1": {"value": 1.0}, "floating": True, "depends_on_int8": False},
+        "y": {"sqnr_db": 30.0, "top1": half, "floating": True, "depends_on_int8": True},
+        "of_older_files": {"sqnr_db": 40.0, "top1": None},
+    }
+    found = {"scores": {}, "reference_scores": {}, "changes": {}, "agreement": agreement}
+    model = {"name": "a", "error": None, "row": {"metric": "m", "method": "mse"}, "cache": "a/c", "evaluation": found}
+    (row,) = csv.DictReader(io.StringIO(zoopage.table({"title": "t", "models": [model]})))
+    assert (row["sqnr_db"], row["top1_agreement"]) == ("30.0", "0.5")
+
+
 def test_a_row_with_unusable_thresholds_is_marked() -> None:
     model = {"name": "a", "error": None, "row": {"metric": "m", "method": "mse"}, "cache": "a/c", "samples": 3}
     model |= {"tensors": 4, "unusable": 0, "unusable_thresholds": 2, "warning": "unusable by <mse>"}

@@ -103,14 +103,17 @@ def evaluate(
     with ExitStack() as stack:
         runner, int8 = opened, ""
         skipped: tuple[tuple[str, str], ...] = ()
+        reached: frozenset[str] | None = None
         if not is_engine(model):
-            runner, int8, skipped = _open(opened, batches, stack, cache, placement=placement, exclude=exclude or ())
+            runner, int8, skipped, reached = _open(
+                opened, batches, stack, cache, placement=placement, exclude=exclude or ()
+            )
         reference = None
         if against is not None:
             reference = _open(
                 opened if against == model else against, batches, stack, like=opened, libraries=libraries
             )[0]
-        result = compare(runner, batches, reference=reference, labels=truth, metrics=metrics)
+        result = compare(runner, batches, reference=reference, labels=truth, metrics=metrics, reached=reached)
         runners: dict[Path | None, Any] = {against: reference, model: runner}
         engines = {str(path): found for path, found in runners.items() if path is not None and is_engine(path)}
         latency = {name: asdict(engine.latency(next(iter(batches)))) for name, engine in engines.items()}
@@ -199,9 +202,9 @@ def _open(
     like: Any = None,
     libraries: Sequence[str] = (),
     **how: Any,
-) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
+) -> tuple[Any, str, tuple[tuple[str, str], ...], frozenset[str] | None]:
     """Model, its file or an engine's, until the stack is closed -> what is called with a batch, how much is INT8, what
-    is not. A model is fed ``like`` another.
+    is not, and which outputs INT8 reaches, None where that is not known. A model is fed ``like`` another.
     """
     from trtcal.calibration.file import ranges_for
     from trtcal.judging.evaluation import fed_as, open_runner
@@ -209,20 +212,20 @@ def _open(
     from trtcal.qdq.insert import CONSTANT
 
     if isinstance(source, Path) and is_engine(source):
-        return stack.enter_context(open_engine(source)), "", ()
+        return stack.enter_context(open_engine(source)), "", (), None
     model = open_model(source, libraries=() if isinstance(source, Model) else libraries)
     if isinstance(like, Model) and like is not model:
         model = model.fed_like(like)
     found = open_runner(model, batches, scales=None if cache is None else ranges_for(model, cache), **how)
     predict = fed_as(stack.enter_context(found.runner), model.inputs)
     if found.int8 is None or found.candidates is None:
-        return predict, "", ()
+        return predict, "", (), found.reached
     if found.int8 < found.candidates:
         reasons = [f"{tensor}: {why}" for tensor, why in found.skipped if why != CONSTANT]
         first = "; ".join(reasons[:2]) + (f"; and {len(reasons) - 2} more" if len(reasons) > 2 else "")
         missing = found.candidates - found.int8
         logger.warning("%s: %d of %d layers stay in float: %s", cache, missing, found.candidates, first)
-    return predict, f"{found.int8} of {found.candidates} layers", found.skipped
+    return predict, f"{found.int8} of {found.candidates} layers", found.skipped, found.reached
 
 
 def _evaluation(result: Evaluation, what: str, against: Path | None, latency: Mapping[str, Mapping[str, Any]]) -> str:
@@ -243,12 +246,17 @@ def _evaluation(result: Evaluation, what: str, against: Path | None, latency: Ma
     if result.agreement is not None:
         lines.append(f"agreement with {against}")
         width = max(map(len, result.agreement.outputs))
-        for name, output in result.agreement.outputs.items():
+        outputs = result.agreement.outputs.items()
+        beside = {name for name, _ in outputs if result.reached is not None and name not in result.reached}
+        for name, output in sorted(outputs, key=lambda item: item[0] in beside):
             line = f"  {name:{width}}  SQNR {output.sqnr_db:.1f} dB   cosine {output.cosine:.5f}"
             line += f"   largest error {output.max_abs_error:.3g}"
             if output.top1 is not None:
                 line += f"   same top-1 {_interval(output.top1)}"
-            lines.append(line)
+            line += "" if output.floating else "   integers"
+            lines.append(f"{line}   no layer in INT8 leads to it" if name in beside else line)
+        if len(beside) == len(outputs):
+            lines.append("no output depends on a layer in INT8: this says nothing about it")
     if latency:
         lines.append("latency on the GPU, copies left out")
     times = "{p50_ms:.3f} ms (p90 {p90_ms:.3f}, p99 {p99_ms:.3f}, mean {mean_ms:.3f}), batch {batch_size}, {runs} runs"

@@ -81,7 +81,8 @@ class OutputAgreement:
     none, -inf where the first is all zeros. ``top1`` is the share of samples whose largest value is at the
     same place; None for outputs that are no (N, classes). ``noise``, (samples,), is the power of the difference
     in each sample over the first model's mean power per sample, so that ``sqnr_db`` is -10 log10 of its mean; None
-    for outputs without a row per sample.
+    for outputs without a row per sample. ``floating``: whether the output is floating point in the first model; of
+    integers, the distance says little.
     """
 
     sqnr_db: float
@@ -89,6 +90,7 @@ class OutputAgreement:
     max_abs_error: float
     top1: Score | None
     noise: np.ndarray | None = field(default=None, repr=False)
+    floating: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +235,7 @@ class Distances:
         self._errors: dict[str, float] = {}
         self._same: dict[str, list[np.ndarray]] = {}
         self._noise: dict[str, list[np.ndarray] | None] = {}  # per sample, of outputs that have a row for each
+        self._floating: dict[str, bool] = {}
 
     def add(self, names: Sequence[str], expected: Outputs, found: Outputs) -> None:
         """Names of the next samples, and both models' outputs for them."""
@@ -243,6 +246,7 @@ class Distances:
             a, b = (_finite(name, names, outputs[name]) for outputs in (expected, found))
             if a.shape != b.shape:
                 raise ModelError(f"output {name!r} is {a.shape} of one model and {b.shape} of the other")
+            self._floating.setdefault(name, np.asarray(expected[name]).dtype.kind == "f")
             noise = np.square(a - b)
             powers = [np.square(a).sum(), np.square(b).sum(), noise.sum(), (a * b).sum()]
             self._sums[name] = self._sums.get(name, np.zeros(4)) + powers
@@ -269,7 +273,9 @@ class Distances:
             rows = self._noise[name]
             per_sample = None if rows is None else _shares(np.concatenate(rows), power)
             sqnr_db = decibels(power, noise)
-            outputs[name] = OutputAgreement(sqnr_db, float(cosine), self._errors[name], top1, per_sample)
+            outputs[name] = OutputAgreement(
+                sqnr_db, float(cosine), self._errors[name], top1, per_sample, self._floating[name]
+            )
         return Agreement(outputs, tuple(self.samples))
 
 

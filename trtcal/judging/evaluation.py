@@ -35,6 +35,7 @@ from trtcal.model.runner import Runner
 from trtcal.model.unknown import some
 from trtcal.passes.sharing import resolved
 from trtcal.qdq.insert import check_exclude, fitting, int8_candidates
+from trtcal.qdq.reached import int8_outputs, outputs_behind_int8
 from trtcal.samples.batches import Batches, Samples
 from trtcal.samples.conform import as_dtype
 from trtcal.samples.labels import class_numbers, is_number, read_labels, refuse_unlabelled
@@ -48,7 +49,8 @@ class Evaluation:
     """Scores of a model and of its reference, what changed from one to the other, and how they agree.
 
     ``scores`` is empty where no labels are known; ``reference`` and ``changes`` are empty and ``agreement`` is
-    None without a reference. ``changes`` has the metrics that give a number per sample, paired.
+    None without a reference. ``changes`` has the metrics that give a number per sample, paired. ``reached`` names the
+    outputs that depend on a layer in INT8, None where that is not known.
     """
 
     samples: tuple[str, ...]
@@ -56,6 +58,7 @@ class Evaluation:
     reference: Mapping[str, Score]
     changes: Mapping[str, Score]
     agreement: Agreement | None
+    reached: frozenset[str] | None = None
 
     __repr__ = brief
 
@@ -73,6 +76,8 @@ class Evaluation:
                     "cosine": plain(output.cosine),
                     "max_abs_error": plain(output.max_abs_error),
                     "top1": None if output.top1 is None else _plain_score(output.top1),
+                    "floating": output.floating,
+                    "depends_on_int8": None if self.reached is None else name in self.reached,
                 }
                 for name, output in outputs.items()
             },
@@ -86,8 +91,11 @@ def compare(
     reference: Predict | None = None,
     labels: Labels | None = None,
     metrics: Mapping[str, Metric] = TOP1,
+    reached: frozenset[str] | None = None,
 ) -> Evaluation:
     """Model, batches, perhaps its FP32 reference and labels -> :class:`Evaluation`, each model run once.
+
+    ``reached``: its outputs that depend on a layer in INT8, as `open_runner` tells them.
 
     Raises what `evaluate` and `agreement` raise; ValueError where
     there are neither labels nor a reference, and so nothing to measure.
@@ -112,19 +120,22 @@ def compare(
     after = {} if labels is None else scores.result().scores
     before = {} if labels is None or reference is None else reference_scores.result().scores
     changes = {name: difference(before[name], after[name]) for name in before if before[name].values.size}
-    return Evaluation(tuple(samples), after, before, changes, None if reference is None else distances.result())
+    agreement = None if reference is None else distances.result()
+    return Evaluation(tuple(samples), after, before, changes, agreement, reached)
 
 
 class Opened(NamedTuple):
     """A Runner, how many layers are INT8 of those that could be, and (tensor, reason) for what stays in float.
 
-    A model that runs as it is written has None for both numbers: what is INT8 in it is not known.
+    A model that runs as it is written has None for both numbers: what is INT8 in it is not known. ``reached`` has its
+    outputs that depend on a layer in INT8, or, as it is written, on a value that it rounds; None of a float model.
     """
 
     runner: Runner
     int8: int | None = None
     candidates: int | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    reached: frozenset[str] | None = None
 
 
 def open_runner(
@@ -153,10 +164,12 @@ def open_runner(
     with blaming_batch_size(model, batches.batch_size):
         ready = for_batches(model, batches.batch_size)
         if scales is None:
-            return Opened(ready.runner())
+            rounded = frozenset(outputs_behind_int8(ready))
+            return Opened(ready.runner(), reached=rounded or None)
         result = int8_of(ready, scales, placement, exclude, model.name, batches)
         candidates = int8_candidates(ready, placement=placement, exclude=exclude)
-        return Opened(ready.runner(result.model), len(result.layers), candidates, result.skipped)
+        reached = frozenset(int8_outputs(ready, scales, placement=placement, exclude=exclude))
+        return Opened(ready.runner(result.model), len(result.layers), candidates, result.skipped, reached)
 
 
 def fed_as(predict: Predict, inputs: Sequence[InputSpec]) -> Predict:

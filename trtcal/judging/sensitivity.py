@@ -5,9 +5,9 @@ measured one at a time in the model as a whole: alone in INT8, and alone *not* i
 roundings that each layer reads decides. Last, layers are taken out of INT8 one after the other, at each step
 the one that brings most back, until enough is recovered.
 
-The measure is the relative noise at the model's outputs (1 / SQNR as a power ratio, mean over the outputs), or
-what a metric loses against FP32. Noise powers of single layers add up roughly, so shares of it mean something;
-a metric moves in steps of one sample, and needs many.
+The measure is the relative noise at the model's outputs (1 / SQNR as a power ratio, mean over the float outputs that
+depend on a layer in INT8), or what a metric loses against FP32. Noise powers of single layers add up roughly, so shares
+of it mean something; a metric moves in steps of one sample, and needs many.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from trtcal.passes.sharing import resolved
 from trtcal.qdq.insert import MIN_OPSET, check_exclude, check_int8, fitting, insert_qdq, quantizable
 from trtcal.qdq.layer_names import beyond_trtexec, for_exclude, for_polygraphy, for_trtexec
 from trtcal.qdq.placement import PLACEMENTS, place
+from trtcal.qdq.reached import int8_outputs
 from trtcal.samples.batches import Batches
 
 if TYPE_CHECKING:
@@ -145,13 +146,16 @@ def sensitivity(
     fp32 = _value(reference.score())
     plan = place(graph, scales, PLACEMENTS[placement], exclude)
     check_int8(plan.reads, plan.skipped.items(), model.name)
+    compared = (
+        reference.floating.intersection(int8_outputs(ready, scales, placement=placement, exclude=exclude)) or None
+    )
     sqnr_db = rounding_sqnr(model, plan, kept)
     ranked = list(layer_damage(graph, plan, sqnr_db))
     everything = dict.fromkeys(pattern for damage in ranked for pattern in damage.exclude)
     count = min(layers, len(ranked))
     total, done = 1 + 2 * count + count, 0
 
-    quantized = partial(_quantized, ready, scales, placement, tuple(exclude), reference)
+    quantized = partial(_quantized, ready, scales, placement, tuple(exclude), reference, compared)
 
     def told(trial: Trial) -> Trial:
         nonlocal done
@@ -202,12 +206,13 @@ def _quantized(
     placement: str,
     exclude: tuple[str, ...],
     reference: Reference,
+    compared: frozenset[str] | None,
     left_out: tuple[str, ...],
 ) -> Trial:
     """Layers that stay in float besides those in ``exclude`` -> what the model loses with all others in INT8."""
     result = insert_qdq(model, scales, placement=placement, exclude=[*exclude, *left_out])
     with model.runner(result.model) as runner:
-        return _trial(reference, runner)
+        return _trial(reference, runner, compared)
 
 
 def section(result: Sensitivity) -> dict[str, Any]:
@@ -321,9 +326,9 @@ def _curve(
     return tuple(steps), "no other layer was measured"
 
 
-def _trial(reference: Reference, runner: Runner) -> Trial:
-    """The FP32 model and another -> what the other one lost."""
-    agreement, score = reference.compare(runner)
+def _trial(reference: Reference, runner: Runner, compared: frozenset[str] | None = None) -> Trial:
+    """The FP32 model and another -> what the other one lost, in these outputs (None: all)."""
+    agreement, score = reference.compare(runner, compared)
     ratios = [
         noise_ratio(output.sqnr_db)
         for output in agreement.outputs.values()

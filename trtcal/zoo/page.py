@@ -101,7 +101,11 @@ def _numbers(model: Mapping[str, Any]) -> dict[str, Any]:
                 cells[column] = _cell(score["value"])
                 if column == "change":
                     cells["change_low"], cells["change_high"] = _cell(score["low"]), _cell(score["high"])
-        outputs = list(found["agreement"].values())
+        outputs = [
+            output
+            for output in found["agreement"].values()
+            if output.get("floating", True) and output.get("depends_on_int8") is not False
+        ]
         same = next((output["top1"] for output in outputs if output["top1"] is not None), None)
         cells["top1_agreement"] = "" if same is None else _cell(same["value"])
         ratios = [output["sqnr_db"] for output in outputs]

@@ -141,7 +141,9 @@ def _run_row(row: Row, folder: Path, force: bool, executor: Executor) -> Outcome
         with open_runner(model, judged).runner as float_model:
             int8 = open_runner(model, judged, scales=made.cache.scales, exclude=row.exclude)
             with int8.runner as runner:
-                found = compare(runner, judged, reference=float_model, labels=labels, metrics=metrics)
+                found = compare(
+                    runner, judged, reference=float_model, labels=labels, metrics=metrics, reached=int8.reached
+                )
         result["evaluation"] = found.to_dict()
         result["stay_float"] = len(int8.skipped)
     if row.batch_sizes:
