@@ -17,6 +17,8 @@ from trtcal.model.runner import OrtRunner
 from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep.cpu_judge import FIRST, CpuJudge, Step
+from trtcal.sweep.plan import SweepPlan
+from trtcal.sweep.run import run_sweep
 from trtcal.sweep.trials import Judgement
 
 
@@ -35,6 +37,9 @@ def test_the_cpu_judge_sees_what_int8_costs(tmp_path: Path) -> None:
     assert fine.agreement.mean() > 0.9
     assert fine.accuracy is not None
     assert fine.accuracy.shape == (12,)
+
+
+FEW = SweepPlan(batch_sizes=(4, 12), orders=("given",), methods=("entropy", "mse"), growths=("double",))
 
 
 def ranges(model: Path, data: Batches) -> dict[str, np.float32]:
@@ -81,6 +86,22 @@ def test_where_no_float_output_depends_on_int8_the_metric_alone_judges(tmp_path:
     scored = CpuJudge(model, data, data.labels, is_best)(amax)
     assert scored.accuracy is not None
     assert (scored.agreement, scored.sqnr_db) == (None, None)
+    run = run_sweep(model, data, tmp_path / "s", FEW, judge=CpuJudge(model, data), judged_on=data)
+    assert (
+        "Nothing is compared with FP32: no floating-point output depends on a layer in INT8; the outputs are ids_out "
+        "(integers), best (integers)."
+    ) in run.sweep.notes
+    assert not any(trial.error for trial in run.sweep.trials)
+    assert run.recommendation.headline.startswith("Nothing could be compared with FP32, so thresholds alone are. ")
+
+
+def test_a_sweep_says_which_outputs_are_compared_where_not_all_are(tmp_path: Path) -> None:
+    model, data = save(beside_int8(), tmp_path / "m.onnx"), Batches(both_inputs(12), 4)
+    run = run_sweep(model, data, tmp_path / "s", FEW, judge=CpuJudge(model, data), judged_on=data)
+    said = "Compared with FP32: y; not ids_out (integers), neg (no layer in INT8 leads to it), best (integers)."
+    assert said in run.sweep.notes
+    whole, pictures = save(conv_model(), tmp_path / "c.onnx"), Batches(ArraySource({"image": images(4)}), 4)
+    assert CpuJudge(whole, pictures).account(ranges(whole, pictures)) == ""
 
 
 def values(judgement: Judgement) -> tuple[object, ...]:

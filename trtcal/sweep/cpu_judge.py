@@ -25,6 +25,7 @@ from trtcal.samples.held import Held
 from trtcal.sweep.judge import Step
 from trtcal.sweep.trials import Judgement
 
+NAMED = 6  # outputs in a sentence
 FIRST = 16  # samples, after which sets of ranges are compared for the first time
 
 
@@ -141,6 +142,24 @@ class CpuJudge:
         if tensors not in self._reached:
             self._reached[tensors] = frozenset(int8_outputs(self.ready, scales, exclude=self.exclude))
         return self._reached[tensors]
+
+    def account(self, amax: Mapping[str, np.float32]) -> str:
+        """Tensor -> amax; which outputs are compared with FP32 and which are not, in words; "" where all are."""
+        scales = {name: np.float32(1) for name, value in carried(self._sources, amax).items() if 0 < value < np.inf}
+        reached = self.reached(scales)
+        integers = {spec.name for spec in self.ready.outputs if spec.dtype is not None and spec.dtype.kind != "f"}
+        names = [spec.name for spec in self.ready.outputs]
+        compared = [name for name in names if name in reached - integers]
+        others = [name for name in names if name not in compared]
+        told = [f"{name} ({'integers' if name in integers else 'no layer in INT8 leads to it'})" for name in others]
+        more = f", and {len(told) - NAMED} more" if len(told) > NAMED else ""
+        if not compared:
+            said = "Nothing is compared with FP32: no floating-point output depends on a layer in INT8; the outputs are"
+            return f"{said} {', '.join(told[:NAMED])}{more}."
+        if not others:
+            return ""
+        first = ", ".join(compared[:NAMED]) + (f" and {len(compared) - NAMED} more" if len(compared) > NAMED else "")
+        return f"Compared with FP32: {first}; not {', '.join(told[:NAMED])}{more}."
 
     def quantized(self, scales: Mapping[str, np.float32]) -> Runner:
         """Tensor -> scale; the model as INT8 with these."""

@@ -96,7 +96,9 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
         evidence += against
         if not options:
             evidence.append("No command repeats that: a calibration takes samples in their given order or shuffled.")
-    elif batches.size is not None:
+    elif any(trial.judgement is not None for trial in sweep.trials):
+        headline = "Nothing could be compared with FP32, so thresholds alone are."
+    if chosen is None and batches.size is not None:
         options = "--method", name, "--batch-size", str(batches.size)
     if studied:
         headline = f"{headline} {_batches_headline(name, batches, chosen, alone=not headline)}".lstrip()

@@ -32,6 +32,7 @@ from trtcal.samples.options import SampleOptions
 from trtcal.sweep import report
 from trtcal.sweep import store as sweepfile
 from trtcal.sweep.command import calibrate_command
+from trtcal.sweep.cpu_judge import CpuJudge
 from trtcal.sweep.drift import Looks
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.journal import Journal
@@ -133,6 +134,9 @@ def run_sweep(
         if judge is not None:
             deadline = None if budget is None else start + budget
             result = _judged(result, judge, plan, journal, executor, deadline, progress)
+        if isinstance(judge, CpuJudge) and result.trials:
+            said = judge.account(dict(zip(result.tensors, result.trials[0].amax, strict=True)))
+            result = replace(result, notes=(*filter(None, [said]), *result.notes))
         if judge is not None and judged_on is not None:
             result = replace(result, notes=(_judged_on(batches, judged_on), *result.notes))
         if result.off is not None and not all(RULES[a.growth].fine for a in grid):
