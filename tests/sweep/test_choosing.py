@@ -229,6 +229,14 @@ def test_a_value_for_all_samples_decides_where_it_differs_by_more_than_a_hundred
     )
 
 
+def test_a_tie_on_all_there_is_says_so_and_the_best_mean_is_taken() -> None:
+    result = of_method(minmax=Judgement(right(0.8)), mse=Judgement(right(0.81, 40)))
+    assert recommend(result, STATS).headline.startswith(
+        "No method loses accuracy against another that 100 samples can show; by accuracy mse has the best mean "
+        "(81.00%; minmax 80.00%). "
+    )
+
+
 def test_without_noise_per_sample_the_sqnr_alone_still_decides() -> None:
     result = of_method(minmax=Judgement(None, right(1), 30.0), mse=Judgement(None, right(1), 40.0))
     assert recommend(result, STATS).method == "mse"
@@ -261,6 +269,28 @@ def test_nothing_unusable_is_ever_advised() -> None:
 def test_trials_that_saw_fewer_samples_are_neither_advised_nor_compared() -> None:
     result = of_method(minmax=Judgement(right(0.8)), mse=Judgement(np.ones(10)))
     assert recommend(result, STATS).method == "minmax"
+
+
+def test_what_the_race_dropped_is_told_by_the_measure_that_dropped_it() -> None:
+    whole = of_method(
+        minmax=Judgement(right(0.9), right(1), 30.0, decibels(30)),
+        mse=Judgement(right(0.9), right(1), 40.0, decibels(40)),
+        percentile_99=Judgement(right(0.5, 0, 16), right(1, 0, 16), 50.0, decibels(50, 16), 16),
+    )
+
+    def without(name: str, reason: str) -> Recommendation:
+        trials = [replace(t, dropped=reason) if t.method == name else t for t in whole.trials]
+        return recommend(replace(whole, trials=tuple(trials)), STATS)
+
+    lost = "worse than mse by accuracy: -40.00% (-60.00% to -10.00%) on 16 samples"
+    advice = without("percentile:99", lost)
+    assert advice.headline.startswith(
+        "By accuracy percentile:99 loses; none of the others loses agreement with FP32 against another that 100 "
+        "samples can show; by SQNR mse is nearest to FP32 (40.0 dB; minmax 30.0 dB). "
+    )
+    assert f"The race dropped percentile:99, {lost}." in advice.evidence
+    noisy = "worse than mse by SQNR: -10.0 dB (-11.0 to -9.0 dB) on 16 samples"
+    assert without("percentile:99", noisy).headline.startswith("No method loses accuracy or agreement with FP32 ")
 
 
 def test_intervals_are_those_of_the_paired_bootstrap() -> None:

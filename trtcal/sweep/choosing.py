@@ -94,14 +94,17 @@ def measures_of(sweep: Sweep) -> tuple[Measure, ...]:
 
 def whole_trials(sweep: Sweep) -> list[Trial]:
     """Trials that were judged on all samples: not those that failed, or that a few samples were enough to drop."""
-    sizes = {id(trial): _samples(trial) for trial in sweep.trials if trial.judgement is not None}
+    sizes = {id(trial): samples_of(trial) for trial in sweep.trials if trial.judgement is not None}
     most = max(sizes.values(), default=0)
     return [trial for trial in sweep.trials if sizes.get(id(trial)) == most]
 
 
-def _samples(trial: Trial) -> int:
+def samples_of(trial: Trial) -> int:
+    """On how many samples was it judged?"""
     judged = trial.judgement
-    values = () if judged is None else (judged.accuracy, judged.agreement, judged.noise)
+    if judged is None or judged.samples is not None:
+        return 0 if judged is None else judged.samples or 0
+    values = judged.accuracy, judged.agreement, judged.noise
     return max((value.size for value in values if value is not None), default=0)
 
 

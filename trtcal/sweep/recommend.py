@@ -22,6 +22,7 @@ from trtcal.sweep.choosing import (
     matrix,
     means,
     measures_of,
+    samples_of,
     whole_trials,
 )
 from trtcal.sweep.emulation import RULES
@@ -91,7 +92,7 @@ def recommend(sweep: Sweep, stats: ActivationStats) -> Recommendation:
     options: tuple[str, ...] = ()
     headline = ""
     if chosen is not None:
-        headline, against = _of_methods(chosen, studied, measures, _samples(sweep))
+        headline, against = _of_methods(sweep, chosen, studied, measures)
         options = chosen.best.options
         evidence += against
         if not options:
@@ -162,30 +163,25 @@ def _studied(choice: Choice, studied: Sequence[Trial]) -> bool:
 
 def _samples(sweep: Sweep) -> int:
     """On how many samples was judged?"""
-    sizes = [
-        values.size
-        for trial in whole_trials(sweep)[:1]
-        if trial.judgement is not None
-        for values in (trial.judgement.accuracy, trial.judgement.agreement, trial.judgement.noise)
-        if values is not None
-    ]
-    return max(sizes, default=0)
+    return max((samples_of(trial) for trial in whole_trials(sweep)), default=0)
 
 
 # --- methods
 
 
 def _of_methods(
-    chosen: Chosen, studied: Sequence[Trial], measures: Sequence[Measure], samples: int
+    sweep: Sweep, chosen: Chosen, studied: Sequence[Trial], measures: Sequence[Measure]
 ) -> tuple[str, list[str]]:
     """What was chosen -> the headline's sentence about methods, "" where the batch sizes say it all; sentences."""
     best, by = chosen.best, _decisive(chosen)
     others = dict.fromkeys(choice.group for choice in chosen.choices if choice.group != best.group)
-    evidence = _against_others(chosen, by)
+    early = _early(sweep, chosen)
+    evidence = [*_against_others(chosen, by), *_gone_early(sweep, chosen)]
     ours = _studied(best, studied)
     first = by is measures[0] and not _tied_with(chosen)
     if not others:
-        return "" if ours else f"Take {best}; it is the only method that was judged.", evidence
+        only = "all others were worse on a part of the samples" if early else "nothing else was judged"
+        return "" if ours else f"Take {best}; {only}.", evidence
     if ours and (first or len(measures) == 1):
         return "", evidence
     if first:
@@ -196,30 +192,57 @@ def _of_methods(
         taken = str(best) if best.batch_size is not None or best.method != rival.method else _only(best)
         gain = f"{by.show(difference, True)} {by.name}{interval}"
         return f"Take {taken}: {gain} against {rival.family}{whatever}.", evidence
-    parts, tied = [], []
-    standing = chosen.choices
+    losses, parts, standing = 0, [], chosen.choices
+    ties: list[list[str]] = [[]]  # names of measures that told nothing, before the first loss and after each one
     for measure, left in zip(measures, chosen.left, strict=False):
         gone = {choice.family for choice in standing} - {choice.family for choice in left}
+        gone |= _dropped(sweep, chosen, measure)
         if measure is by:
             break
-        if len(left) == len(standing):
-            tied.append(measure)
-        elif gone:
-            parts.append(f"by {measure.name} {_listed(sorted(gone))} {'loses' if len(gone) == 1 else 'lose'}")
+        if len(left) == len(standing) and not gone:
+            ties[-1].append(measure.name)
         else:
-            parts.append(f"by {measure.name} some batch sizes of {_listed(sorted(_shrunk(standing, left)))} lose")
+            parts += _tie(ties[-1], losses, _samples(sweep))
+            losses += 1
+            ties.append([])
+            lost = _listed(sorted(gone)) if gone else f"some batch sizes of {_listed(sorted(_shrunk(standing, left)))}"
+            parts.append(f"by {measure.name} {lost} {'loses' if len(gone) == 1 else 'lose'}")
         standing = left
-    if tied:
-        names = " or ".join(measure.name for measure in tied)
-        parts.insert(0, f"no method loses {names} against another that {samples} samples can show")
     last = "is nearest to FP32" if by.decibels else "is best"
     if _tied_with(chosen) and len(chosen.left[-1]) == len(chosen.choices) and not by.decibels:
-        tied.append(by)
+        ties[-1].append(by.name)
         last = "has the best mean"
-    rest = " of the others" if parts and not tied else ""
+    parts += _tie(ties[-1], losses, _samples(sweep))
+    rest = " of the others" if losses and not ties[-1] else ""
     parts.append(f"by {by.name}{rest} {best} {last} ({_figures(chosen, studied, by)})")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}.", evidence
+
+
+def _tie(names: Sequence[str], losses: int, samples: int) -> list[str]:
+    """Measures that tell nothing apart, after so many that did -> words for it."""
+    who = "none of the others loses" if losses else "no method loses"
+    return [f"{who} {' or '.join(names)} against another that {samples} samples can show"] if names else []
+
+
+def _early(sweep: Sweep, chosen: Chosen) -> dict[str, str]:
+    """Methods of which no trial saw all samples -> why the race dropped them."""
+    left = {choice.method for choice in chosen.choices}
+    found: dict[str, str] = {}
+    for trial in sweep.trials:
+        if trial.method not in left and trial.dropped is not None and trial.dropped.startswith("worse than "):
+            found.setdefault(trial.method, trial.dropped)
+    return found
+
+
+def _gone_early(sweep: Sweep, chosen: Chosen) -> list[str]:
+    early = [f"{name}, {reason}" for name, reason in _early(sweep, chosen).items()]
+    return [f"The race dropped {'; '.join(early)}."] if early else []
+
+
+def _dropped(sweep: Sweep, chosen: Chosen, measure: Measure) -> set[str]:
+    """Methods that the race dropped by this measure, before they saw all samples."""
+    return {name for name, reason in _early(sweep, chosen).items() if f" by {measure.name}: " in reason}
 
 
 def _only(best: Choice) -> str:
