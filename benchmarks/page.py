@@ -25,9 +25,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def publish(script: str, lines: Iterable[str], options: argparse.Namespace, packages: Sequence[str]) -> None:
-    """A benchmark's lines -> standard output, and its page with the machine above them."""
-    name = Path(script).stem.removeprefix("bench_")
+def publish(
+    script: str, lines: Iterable[str], options: argparse.Namespace, packages: Sequence[str], *, suffix: str = ""
+) -> None:
+    """A benchmark's lines -> standard output, and its page, with the ``suffix``, with the machine above them."""
+    name = Path(script).stem.removeprefix("bench_") + suffix
     text = "\n".join([f"# {name}\n", *head(script, packages), *lines]) + "\n"
     print(text)
     output = options.output or (None if options.quick else RESULTS / f"{name}.md")

@@ -47,6 +47,7 @@ def test_what_a_sample_costs_is_found_by_running_one() -> None:
     assert 0 < cost.load < 1
     assert 0 < cost.judge < 1
     assert 5 * 50e-6 < cost.collect < 1
+    assert probe(open_model(conv_model()), batches(), judged=False).judge == 0
 
 
 def test_an_estimate_grows_with_the_work_and_is_shared_by_workers() -> None:

@@ -8,7 +8,7 @@ import pytest
 from sweeps import GRID, STATS
 
 from trtcal.passes.executor import one_by_one
-from trtcal.sweep.judge import Judge, judged
+from trtcal.sweep.judge import LATE, Judge, judged
 from trtcal.sweep.trials import Judgement, sweep
 
 PLAIN = sweep(STATS, GRID)
@@ -103,3 +103,21 @@ def test_sets_may_end_in_any_order_and_each_is_told() -> None:
 
 def test_a_sweep_of_nothing_stays_so() -> None:
     assert judged(sweep(STATS, GRID, ()), by_sum).trials == ()
+
+
+@pytest.mark.parametrize("seconds", [0, 3])
+def test_when_the_time_is_over_no_judgement_is_begun(seconds: int) -> None:
+    asked: list[Ranges] = []
+
+    def judge(amax: Ranges) -> Judgement:
+        asked.append(amax)
+        return by_sum(amax)
+
+    result = judged(PLAIN, judge, deadline=seconds, clock=lambda: len(asked))
+    assert len(asked) == seconds
+    assert {trial.judgement is None for trial in result.trials if trial.dropped == LATE} == {True}
+    assert len({trial.amax.tobytes() for trial in result.trials if trial.judgement}) == seconds
+    assert f"The time given ended: {seconds} of {len(DISTINCT)} sets of ranges are judged; --resume goes on." in (
+        result.notes
+    )
+    assert judged(PLAIN, by_sum, deadline=0, clock=lambda: -1).notes == PLAIN.notes

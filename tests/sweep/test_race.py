@@ -11,8 +11,8 @@ from sweeps import GRID, STATS
 
 from trtcal.passes.executor import one_by_one
 from trtcal.sweep.choosing import choices, choose, measures_of
-from trtcal.sweep.judge import Step
-from trtcal.sweep.race import LATE, alike, raced
+from trtcal.sweep.judge import LATE, Step
+from trtcal.sweep.race import alike, raced
 from trtcal.sweep.recommend import recommend
 from trtcal.sweep.trials import Judgement, Sweep, Trial, sweep
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from trtcal.cli.common import (
     takes_samples,
 )
 from trtcal.cli.tables import Command
-from trtcal.errors import SettingError
+from trtcal.errors import SettingError, TrtcalError
 from trtcal.files import terminal
 from trtcal.files.settings import duration
 from trtcal.sweep.plan import QUICK, QUICK_SAMPLES
@@ -105,11 +106,13 @@ def sweep(
     if plan.accuracy:
         timings = output / "timing.cache" if engine else None
         judge, judge_key = _judge(onnx, judged, options.labels, plan, timings)
-    with executor_for(workers, ray, ray_address, ray_cpus) as executor, say.progress("sweeping", 1, lines=True) as bar:
+    with contextlib.ExitStack() as stack:
+        executor = stack.enter_context(executor_for(workers, ray, ray_address, ray_cpus))
         if isinstance(judge, CpuJudge) and judge.stepwise:
             judge.workers = executor.within_task.workers
         here = not engine and executor.within_task is executor
         say(_estimate(onnx, batches, judged if plan.accuracy else None, plan, executor.workers if here else None))
+        bar = stack.enter_context(say.progress("sweeping", 1, lines=True))
 
         def progress(stage: str, done: int, total: int) -> None:
             if bar is not None:
@@ -174,8 +177,11 @@ def _estimate(model: OpenModel, batches: Batches, judged: Batches | None, plan: 
     doing = estimate.work(plan, batches, judged)
     if workers is None:
         return estimate.said(doing, None)
-    about = estimate.seconds(plan, batches, doing, estimate.probe(model, batches), workers)
-    return estimate.said(doing, about)
+    try:
+        cost = estimate.probe(model, batches, judged=judged is not None)
+    except TrtcalError:  # the sweep itself says what is wrong, if that stands in its way at all
+        return estimate.said(doing, None)
+    return estimate.said(doing, estimate.seconds(plan, batches, doing, cost, workers))
 
 
 def _judge(

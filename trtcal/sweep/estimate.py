@@ -57,8 +57,13 @@ def work(plan: SweepPlan, batches: Batches, judged: Batches | None) -> Work:
     return Work(2 if plan.exact else 1, batches.num_samples, 0 if judged is None else sets, number)
 
 
-def probe(model: Model, batches: Batches, clock: Callable[[], float] = time.perf_counter) -> Cost:
-    """Model and samples -> what one sample costs, of the first batch, by running it. Raises what a pass raises."""
+def probe(
+    model: Model, batches: Batches, *, judged: bool = True, clock: Callable[[], float] = time.perf_counter
+) -> Cost:
+    """Model and samples -> what one sample costs, of the first batch, by running it. Raises what a pass raises.
+
+    Not ``judged``, it is not run as a judge does, which costs nothing then.
+    """
     model = resolved(model, batches)
     start = clock()
     batch = next(iter(batches))
@@ -76,9 +81,11 @@ def probe(model: Model, batches: Batches, clock: Callable[[], float] = time.perf
         found = runner(row)
         collect = least(lambda: runner(row))
     elements = sum(np.size(array) for array in found.values())
-    single = model.with_batch_size(1)
-    with for_rows(OrtRunner(single.whole, threads=1, name=model.name), single) as plain:
-        judge = least(lambda: plain(row))
+    judge = 0.0
+    if judged:
+        single = model.with_batch_size(1)
+        with for_rows(OrtRunner(single.whole, threads=1, name=model.name), single) as plain:
+            judge = least(lambda: plain(row))
     collect += elements * PER_ELEMENT + len(found) * PER_TENSOR
     return Cost(load, collect, INT8 * judge, len(found))
 

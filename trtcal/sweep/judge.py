@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -13,6 +14,9 @@ from trtcal.passes.executor import one_by_one
 from trtcal.sweep.trials import Judgement, Sweep, Trial
 
 logger = logging.getLogger(__name__)
+
+LATE = "the time that was given had passed"
+"""Why a trial was judged on no more samples, or on none, where that is all."""
 
 Judge = Callable[[Mapping[str, np.float32]], Judgement]
 """Tensor -> amax; how the model performs with these ranges."""
@@ -55,11 +59,14 @@ def judged(
     note: Callable[[np.ndarray, Judgement], None] = lambda amax, judgement: None,
     spread: Spread = one_by_one,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    deadline: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Sweep:
     """A sweep -> the same, every trial with its judgement, or with the error that the judge raised.
 
     ``done`` holds judgements that an interrupted sweep left, by the bytes of the thresholds, (tensors,) float32, and
-    ``note`` is told of each new one. ``progress`` is called with how many of so many distinct sets are judged. Raises
+    ``note`` is told of each new one. ``progress`` is called with how many of so many distinct sets are judged. When
+    the ``clock`` has passed the ``deadline`` no judgement is begun, and a note says how many there are. Raises
     MemoryError, which is no failure of one configuration.
     """
     first: dict[bytes, Trial] = {}
@@ -68,7 +75,8 @@ def judged(
     found: dict[bytes, Judgement | str] = dict(done or {})
     asked = [trial for key, trial in first.items() if key not in found]
     items = [dict(zip(sweep.tensors, trial.amax, strict=True)) for trial in asked]
-    for count, (number, made) in enumerate(spread(judge, items), 1 + len(first) - len(asked)):
+    late = bool(items) and deadline is not None and clock() >= deadline
+    for count, (number, made) in enumerate([] if late else spread(judge, items), 1 + len(first) - len(asked)):
         trial = asked[number]
         if isinstance(made, MemoryError):
             raise made
@@ -79,8 +87,15 @@ def judged(
             found[trial.amax.tobytes()] = made
             note(trial.amax, made)
         progress(count, len(first))
+        late = count < len(first) and deadline is not None and clock() >= deadline
+        if late:
+            break
     trials = []
     for trial in sweep.trials:
-        what = found[trial.amax.tobytes()]
-        trials.append(replace(trial, error=what) if isinstance(what, str) else replace(trial, judgement=what))
-    return replace(sweep, trials=tuple(trials))
+        what = found.get(trial.amax.tobytes())
+        if what is None:
+            trials.append(replace(trial, dropped=LATE))
+        else:
+            trials.append(replace(trial, error=what) if isinstance(what, str) else replace(trial, judgement=what))
+    told = f"The time given ended: {len(found)} of {len(first)} sets of ranges are judged; --resume goes on."
+    return replace(sweep, trials=tuple(trials), notes=(*sweep.notes, told) if late else sweep.notes)

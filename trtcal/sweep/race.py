@@ -25,7 +25,7 @@ from trtcal.passes.executor import one_by_one
 from trtcal.ranges.growth import GROWTH
 from trtcal.ranges.thresholds import method
 from trtcal.sweep.choosing import BY_CHANCE, Choice, Measure, choices, matrix, means, measures_of
-from trtcal.sweep.judge import Step, StepSpread, Stepwise
+from trtcal.sweep.judge import LATE, Step, StepSpread, Stepwise
 from trtcal.sweep.trials import Judgement, Sweep, Trial
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 STEP = 1 / 127  # of the INT8 interval: thresholds that differ by less round hardly a value to another level
 CONFIDENCE = 0.95
 RESAMPLES = 4000  # for the far ends of intervals
-LATE = "the time that was given had passed"
 
 
 @dataclass(eq=False)

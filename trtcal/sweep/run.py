@@ -36,9 +36,9 @@ from trtcal.sweep.cpu_judge import CpuJudge
 from trtcal.sweep.drift import Looks
 from trtcal.sweep.emulation import RULES
 from trtcal.sweep.journal import Journal
-from trtcal.sweep.judge import Judge, judged
+from trtcal.sweep.judge import LATE, Judge, judged
 from trtcal.sweep.plan import SweepPlan
-from trtcal.sweep.race import LATE, raced
+from trtcal.sweep.race import raced
 from trtcal.sweep.recommend import Recommendation, enough_samples, recommend
 from trtcal.sweep.trials import Configuration, Sweep, configurations, limits_of, sweep, uneven_samples, usable
 
@@ -218,7 +218,15 @@ def _judged(
             progress=told,
             deadline=deadline,
         )
-    return judged(result, judge, done=journal.done, note=journal.note, spread=executor.spread, progress=told)
+    return judged(
+        result,
+        judge,
+        done=journal.done,
+        note=journal.note,
+        spread=executor.spread,
+        progress=told,
+        deadline=deadline,
+    )
 
 
 def _judged_on(batches: Batches, judged: Batches) -> str:
