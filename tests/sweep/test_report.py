@@ -597,6 +597,7 @@ def test_tables_search_sort_and_lead_to_tensors(show: Show, content: dict[str, A
 def test_all_trials_are_a_table_and_failures_say_why(show: Show, content: dict[str, Any]) -> None:
     content["trials"][5].update(error="RuntimeError: no memory", accuracy=None, accuracy_low=None, accuracy_high=None)
     content["arrangements"][0]["fell_back"][0] = True
+    content["trials"][5] |= {"judged_samples": 16, "dropped": "worse than mse", "judged_as": "minmax, given"}
     page = show(content)
     assert "1 of" in text(page, ".banner.warn")
     page.wait("document.querySelectorAll('#trials tbody tr').length > 0")
@@ -605,6 +606,7 @@ def test_all_trials_are_a_table_and_failures_say_why(show: Show, content: dict[s
     (row,) = texts(page, "#trials tbody tr")
     assert "RuntimeError: no memory" in row
     assert "rule undefined for 1 tensor, doubled instead" in row
+    assert "judged on 16 samples: worse than mse; judged as minmax, given" in row
     choose(page, "explorer", "Tensor", "0")
     page.run("location.hash = '#tensor=0&batch=1&order=given&growth=double'")
     page.wait("document.querySelector('#explorer .warning').innerText !== ''")

@@ -188,6 +188,8 @@ function drawTrials() {
     [
       row.error && short(row.error, 300),
       row.unusable && `unusable: ${short(row.unusable, 300)}`,
+      row.dropped && `judged on ${plural(row.judged_samples || 0, "sample")}: ${short(row.dropped, 300)}`,
+      row.judged_as && `judged as ${short(row.judged_as, 100)}`,
       row.approximate && "approximate",
       row.fell_back && `rule undefined for ${plural(row.fell_back, "tensor")}, doubled instead`,
     ]
