@@ -55,7 +55,7 @@ def test_agreement_decides_where_it_can_and_sqnr_among_those_that_are_alike() ->
 
 
 def worse_than_best(model: Source, source: ArraySource, calibrating: int, fresh: Batches) -> tuple[str, str]:
-    """The method that auto takes, and the one that is significantly better on fresh samples; "" where none is."""
+    """The method that auto takes, and the one that is significantly better on as many fresh samples; "" if none is."""
     some = Batches(source, 4, samples=calibrating)
     stats = calibrate(model, some).stats
     taken = Auto(model, some)(open_model(model), stats).method
@@ -84,18 +84,18 @@ def chain(seed: int) -> Any:
 def test_auto_is_never_worse_than_the_best_method_by_more_than_the_interval(tmp_path: Path, seed: int) -> None:
     path = save(chain(seed), tmp_path / "m.onnx")
     rng = np.random.default_rng(seed)
-    x = rng.standard_t([1, 1.5, 2, 3, 30][seed], (296, 16)).clip(-1e4, 1e4).astype(np.float32)
-    fresh = Batches(ArraySource({"x": x[96:]}), 50)
+    x = rng.standard_t([1, 1.5, 2, 3, 30][seed], (128, 16)).clip(-1e4, 1e4).astype(np.float32)
+    fresh = Batches(ArraySource({"x": x[96:]}), 32)
     taken, better = worse_than_best(path, ArraySource({"x": x[:96]}), 32, fresh)
     assert not better, f"{taken} is worse than {better}"
 
 
-@pytest.mark.exhaustive(reason="five networks of convolutions, each judged by six methods on 200 samples")
+@pytest.mark.exhaustive(reason="a network of convolutions, judged by six methods on 96 samples, five times")
 @pytest.mark.parametrize("seed", range(5))
-def test_auto_is_never_worse_on_networks_of_convolutions(tmp_path: Path, seed: int) -> None:
+def test_auto_is_never_worse_on_a_network_of_convolutions(seed: int) -> None:
     pictures = np.concatenate([demo.calibration_images(), demo.labelled_images()[0]])
-    pictures = pictures[np.random.default_rng(seed).permutation(len(pictures))[:296]]
-    fresh = Batches(ArraySource({"image": pictures[96:]}), 50)
+    pictures = pictures[np.random.default_rng(seed).permutation(len(pictures))[:128]]
+    fresh = Batches(ArraySource({"image": pictures[96:]}), 32)
     taken, better = worse_than_best(demo.model_path(), ArraySource({"image": pictures[:96]}), 32, fresh)
     assert not better, f"{taken} is worse than {better}"
 

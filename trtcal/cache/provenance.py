@@ -304,13 +304,21 @@ def _are_findings(value: object) -> bool:
         isinstance(unusable, dict)
         and isinstance(hidden, int)
         and isinstance(clipped, dict)
-        and all(isinstance(share, float) and math.isfinite(share) for share in clipped.values())
+        and all(isinstance(share, float) for share in clipped.values())
         and isinstance(why, dict)
         and isinstance(methods, list)
         and all(isinstance(text, str) for text in (*why.values(), *methods))
         and _is_closing(value.get("closing", {}))
         and isinstance(value.get("chosen", {}), dict)
+        and _is_finite(value)
     )
+
+
+def _is_finite(value: object) -> bool:
+    """Is every number in it one that JSON has? 1e999 is read as inf."""
+    if isinstance(value, (dict, list)):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _is_closing(value: object) -> bool:
@@ -321,6 +329,7 @@ def _is_closing(value: object) -> bool:
     samples, sqnr_db, agreement = (value.get(name) for name in ("samples", "sqnr_db", "agreement"))
     return (
         isinstance(samples, int)
+        and 0 < samples < 1 << 32
         and (isinstance(sqnr_db, float) or sqnr_db in ("inf", "-inf"))
         and (agreement is None or (isinstance(agreement, float) and 0 <= agreement <= 1))
     )

@@ -142,7 +142,7 @@ def lines(chosen: Mapping[str, Any]) -> list[str]:
     """What an :class:`Auto` found, as its sidecar has it -> lines for people; none for anything else."""
     try:
         return _lines(chosen) if chosen else []
-    except (KeyError, TypeError, ValueError, AttributeError):  # of a sidecar that somebody changed
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):  # of a sidecar that somebody changed
         return []
 
 

@@ -436,7 +436,22 @@ ORIGIN = provenance.Provenance(
 def sidecars() -> list[bytes]:
     """An origin, in a sidecar."""
     cache = folder() / "seed.cache"
-    provenance.save_with_sidecar(CACHE.format(), ORIGIN, cache, {"unusable": {"x": "zero"}, "hidden": 1})
+    half = {"sqnr_db": 30.5, "low": 29.0, "high": "inf", "agreement": 0.75}
+    findings = {
+        "unusable": {"x": "zero"},
+        "hidden": 1,
+        "unusable_thresholds": {"y": "clips 30.0% of its values"},
+        "usable_methods": ["minmax"],
+        "closing": {"samples": 16, "sqnr_db": 30.5, "agreement": 0.75},
+        "chosen": {
+            "by": "k",
+            "method": "mse",
+            "held_out": True,
+            "samples": {"chosen_by": 8, "reported": 8},
+            "methods": {"mse": {"chosen_by": half, "reported": half}, "entropy": {"left_out": "unusable"}},
+        },
+    }
+    provenance.save_with_sidecar(CACHE.format(), ORIGIN, cache, findings)
     return [provenance.sidecar_path(cache).read_bytes()]
 
 
