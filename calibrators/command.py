@@ -179,7 +179,7 @@ def _calibrator(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Calibr
             f"--method {name}: a build collects ranges for models alone that count samples on the first axis of every "
             f"input; run trtcal calibrate --method {name} with the same options, and give its cache: --calib_cache"
         )
-    kind = own or partial(ThresholdCalibrator, method=name)
+    kind = own or partial(ThresholdCalibrator, method=name, libraries=options.ort_library or ())
     return kind(
         batches,
         model=options.onnx,
@@ -197,6 +197,6 @@ def _batches(options: argparse.Namespace, opt: Mapping[str, Shape]) -> Batches:
 
     shapes = [f"{name}:{'x'.join(map(str, shape[1:]))}" for name, shape in opt.items() if shape[1:]]
     found = sample_options(options, shapes)
-    model = open_model(options.onnx).asked(found.batch_axis, found.input)
+    model = open_model(options.onnx, libraries=found.ort_library).asked(found.batch_axis, found.input)
     batches = found.open(model.inputs, at_most=MOST_SAMPLES)
     return as_fed(batches, resolved(model, batches, judged=True))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from calibrators.store import TENSORRT, CacheStore, data_inputs
 from trtcal.cache.cache import CalibrationCache, version_number
 from trtcal.cache.provenance import Provenance, origin
 from trtcal.errors import BackendError, ModelError
+from trtcal.model.open import library_versions
 from trtcal.model.read import model_files
 from trtcal.ranges.thresholds import method as threshold_method
 
@@ -43,8 +45,8 @@ class ThresholdCalibrator(HandedOver):
     differ in the last bits between the two, as between any implementations in FP32, and ranges with them.
 
     ``cache``, ``policy`` and ``data_key`` are those of `FedCalibrator`; ``memory`` is what `open_memory` takes;
-    ``collect`` replaces both passes: it is called with the model's path, the batches and the method. Raises at once
-    whatever goes wrong in the pass.
+    ``collect`` replaces both passes: it is called with the model's path, the batches and the method. ``libraries`` have
+    custom operators for ONNX Runtime. Raises at once whatever goes wrong in the pass.
     """
 
     collected_on: str | None
@@ -69,6 +71,7 @@ class ThresholdCalibrator(HandedOver):
         data_key: str | None = None,
         memory: str | DeviceMemory | None = None,
         collect: Callable[..., HasCache] | None = None,
+        libraries: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
         method = threshold_method(method).name
         super().__init__()
@@ -76,7 +79,7 @@ class ThresholdCalibrator(HandedOver):
         trt_version = versions.dotted(versions.tensorrt())
 
         def from_here() -> Provenance:
-            return origin(
+            made = origin(
                 batches,
                 files=model_files(model),
                 data_key=data_key,
@@ -85,8 +88,9 @@ class ThresholdCalibrator(HandedOver):
                 growth=TENSORRT,
                 header=f"TRT-{version_number(trt_version)}-{self.algorithm}",
             )
+            return replace(made, versions={**made.versions, **library_versions(libraries)})
 
-        self._batches, self._memory = batches, memory
+        self._batches, self._memory, self._libraries = batches, memory, libraries
         self.data_paths = data_inputs(batches)
         store = CacheStore(
             cache,
@@ -111,7 +115,7 @@ class ThresholdCalibrator(HandedOver):
         from trtcal.calibration.calibrate import calibrate, from_stats
         from trtcal.model.open import open_model
 
-        opened = open_model(model)
+        opened = open_model(model, libraries=self._libraries)
         taken = []
 
         def once() -> Iterator[Any]:

@@ -12,6 +12,7 @@ from trtcal.cli.common import AsJson, Model, Output, is_engine, print_out, takes
 
 if TYPE_CHECKING:
     from trtcal.samples.batches import Batches
+    from trtcal.samples.options import SampleOptions
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +27,7 @@ def contact_sheet(
     data: str,
     labels: str | None,
     batches: Batches,
+    options: SampleOptions,
     opened: Any,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")] = Path(
         "contact-sheet.png"
@@ -36,6 +38,8 @@ def contact_sheet(
     from trtcal.model.overwriting import PNG, check_output
     from trtcal.samples.contact_sheet import contact_sheet as draw
 
+    if options.ort_library and is_engine(model):
+        raise ValueError("--ort-library is for ONNX Runtime, which runs no engine; leave it out")
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output {output}: the contact sheet is a PNG; give it a name that ends in .png")
     check_output(output, PNG, [model if is_engine(model) else opened, data, labels])

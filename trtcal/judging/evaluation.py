@@ -239,8 +239,8 @@ def for_metric(model: Model, labels: Labels | None, *, asked: bool) -> Labels | 
     if labels is None or not model.unknown.missing:
         return labels
     why = (
-        f"{model.name}: a metric needs all of its outputs, and ONNX Runtime cannot compute "
-        f"{some(model.unknown.missing)} since it does not know {model.unknown}{model.unknown.advice}"
+        f"{model.name}: a metric needs all outputs of the model, and ONNX Runtime cannot compute "
+        f"{some(model.unknown.missing)}, since it does not know {model.unknown}{model.unknown.advice}"
     )
     if asked:
         raise ModelError(f"{why}; leave out --labels and --metric to compare INT8 with FP32 before it")

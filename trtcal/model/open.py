@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +69,6 @@ class Model:
     originals: Originals = NO_ORIGINALS
     feeding: Feeding = NOTHING_SAID
     libraries: tuple[Path, ...] = ()
-    _said: set[str] = field(default_factory=set, repr=False)  # warnings, once for a model and all made of it
 
     @property
     def folder(self) -> Path | None:
@@ -182,8 +181,8 @@ class Model:
 
     @cached_property
     def library_versions(self) -> dict[str, str]:
-        """What results depend on besides packages' versions: the content of the libraries, where there are any."""
-        return {LIBRARIES: " ".join(sha256_of([file]) for file in self.libraries)} if self.libraries else {}
+        """`library_versions` of its own."""
+        return library_versions(self.libraries)
 
     def refuse_faulty(self) -> None:
         """ModelError, with the node, for an operator of a newer opset than the model's, or in other letters."""
@@ -191,7 +190,7 @@ class Model:
             raise ModelError(f"{self.name}: {self.unknown.fault}")
 
     def tell(self, *, judged: bool) -> None:
-        """Warn, once, of operators that ONNX Runtime does not know: what is not calibrated, or not ``judged``.
+        """Warn of operators that ONNX Runtime does not know: what is not calibrated, or not ``judged``.
 
         ModelError where no tensor can be computed without them, or none that there is to judge, and as `refuse_faulty`.
         """
@@ -203,31 +202,34 @@ class Model:
             raise ModelError(
                 f"{self.name}: every tensor depends on operators that ONNX Runtime does not know: {found}{found.advice}"
             )
-        if judged and not found.missing:
-            return
-        if not judged:
-            lost = found.uncalibrated or tuple(found.tensors)
-            them = "them" if len(found.ops) > 1 else "it"
-            noun = f"tensor that depends on {them} gets" if len(lost) == 1 else f"tensors that depend on {them} get"
-            text = (
-                f"{self.name}: ONNX Runtime does not know {found}; {len(lost)} {noun} no range: "
-                f"{some(lost)}{found.advice}"
-            )
-        elif not found.ends:
+        if judged and found.missing and not found.ends:
             raise ModelError(
                 f"{self.name}: there is nothing to compare: its outputs, and all that operators read which ONNX "
                 f"Runtime does not know, depend on these alone: {found}{found.advice}"
             )
-        else:
-            names = [value.name for value in found.ends]
-            whole = len(found.missing) == len(self.outputs)
-            text = (
-                f"{self.name}: ONNX Runtime does not know {found}, and cannot compute {some(found.missing)}; compared "
-                f"{'is what goes in there' if whole else 'are the other outputs'}: {some(names)}{found.advice}"
-            )
-        if text not in self._said:
-            self._said.add(text)
-            logger.warning("%s", text)
+        text = self.compared if judged else self._uncalibrated()
+        if text:
+            logger.warning("%s: %s", self.name, text)
+
+    @property
+    def compared(self) -> str:
+        """What INT8 can be compared with FP32 on, in words; nothing where that are all outputs."""
+        found = self.unknown
+        if not found.missing:
+            return ""
+        whole = len(found.missing) == len(self.outputs)
+        return (
+            f"ONNX Runtime does not know {found}, and cannot compute {some(found.missing)}; compared "
+            f"{'is what goes in there' if whole else 'are the other outputs'}: "
+            f"{some([value.name for value in found.ends])}{found.advice}"
+        )
+
+    def _uncalibrated(self) -> str:
+        found = self.unknown
+        lost = found.uncalibrated or tuple(found.tensors)
+        them = "them" if len(found.ops) > 1 else "it"
+        noun = f"tensor that depends on {them} gets" if len(lost) == 1 else f"tensors that depend on {them} get"
+        return f"ONNX Runtime does not know {found}; {len(lost)} {noun} no range: {some(lost)}{found.advice}"
 
     @cached_property
     def whole(self) -> ModelProto:
@@ -294,6 +296,11 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: without what can be made again."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def library_versions(files: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
+    """Libraries of custom operators -> what results depend on besides packages' versions: their content, if any."""
+    return {LIBRARIES: " ".join(sha256_of([file]) for file in files)} if files else {}
 
 
 def single_rows(batch: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

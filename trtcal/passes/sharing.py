@@ -338,8 +338,8 @@ class _Shown:
 
     def __init__(self, model: Model, together: int, judged: bool, names: Sequence[str] | None = None) -> None:
         self._model, self._together = model, together
-        shown = (value.name for value in model.proto.graph.output) if judged else model.calibrated.visible
-        proto = model.proto if judged else model.calibrated.model
+        proto = model.reached(model.proto) if judged else model.calibrated.model
+        shown = (value.name for value in proto.graph.output) if judged else model.calibrated.visible
         self._runner = OrtRunner(proto, threads=1, folder=model.folder, name=model.name, libraries=model.libraries)
         inputs = {value.name for value in model.proto.graph.input}
         self._all = self._runner.floats(name for name in shown if name not in inputs)

@@ -107,7 +107,8 @@ def insert_qdq(
 
     outputs = read_instead(graph, plan, made)
     constants = fixed_in(model.proto.graph)
-    skipped = plan.skipped | {name: _why_unknown(constants, name) for name in unknown} | dict(_out_of_reach(graph))
+    reasons = {name: _why_float(model, name, why) for name, why in plan.skipped.items()}
+    skipped = reasons | {name: _why_unknown(constants, name) for name in unknown} | dict(_out_of_reach(graph))
     return QdqResult(
         graph.model,
         plan.scales,
@@ -274,6 +275,11 @@ def _why_unknown(constants: Container[str], name: str) -> str:
     if name in constants or name.removesuffix("_output") in constants:
         return CONSTANT
     return "no tensor of this model"
+
+
+def _why_float(model: Model, name: str, why: str) -> str:
+    """Why a tensor is not INT8; where it has no scale since ONNX Runtime cannot compute it, that is said."""
+    return why.replace("it has no scale", f"it {model.unknown.why(name)}") if name in model.unknown.tensors else why
 
 
 def _out_of_reach(graph: Graph) -> Iterator[tuple[str, str]]:

@@ -54,6 +54,7 @@ class CpuJudge:
         workers: int | None = None,
     ) -> None:
         given = open_model(model)
+        self.notes = (f"{given.compared}.",) if given.compared else ()
         labels = for_metric(given, labels, asked=metric is not None)
         self.model = resolved(given.for_judging(), batches, judged=True)
         self.batches, self._places = batches.first_spread(FIRST)

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trtcal.model.open import FloatRunner, Model, for_rows, single_rows
-from trtcal.model.runner import OrtRunner
+from trtcal.model.open import FloatRunner, Model, single_rows
 from trtcal.passes.sharing import resolved
 from trtcal.ranges.growth import GROWTH
 from trtcal.ranges.thresholds import method
@@ -84,7 +83,7 @@ def probe(
     judge = 0.0
     if judged:
         single = model.with_batch_size(1)
-        with for_rows(OrtRunner(single.whole, threads=1, name=model.name), single) as plain:
+        with single.runner(single.reached(single.whole), threads=1) as plain:
             judge = least(lambda: plain(row))
     collect += elements * PER_ELEMENT + len(found) * PER_TENSOR
     return Cost(load, collect, INT8 * judge, len(found))
