@@ -138,8 +138,8 @@ def run_sweep(
             said = judge.account(dict(zip(result.tensors, result.trials[0].amax, strict=True)))
             result = replace(result, notes=(*filter(None, [said]), *result.notes))
         if judge is not None and judged_on is not None:
-            said = getattr(judge, "notes", ())
-            result = replace(result, notes=(_judged_on(batches, judged_on), *said, *result.notes))
+            compared: tuple[str, ...] = getattr(judge, "notes", ())
+            result = replace(result, notes=(_judged_on(batches, judged_on), *compared, *result.notes))
         if result.off is not None and not all(RULES[a.growth].fine for a in grid):
             result = replace(result, notes=(*result.notes, _replayed(result.off)))
         advice = recommend(result, stats)
