@@ -5,6 +5,10 @@ from pathlib import Path
 import fakecuda
 import numpy as np
 import pytest
+from models import save
+from plugins import detector, doubled, images, library, twice
+
+from trtcal.calibration.calibrate import calibrate
 
 COLLECT = """
 from types import SimpleNamespace
@@ -243,3 +247,33 @@ report(failed=failure(lambda: PercentileCalibrator(data, model="model.onnx")))
 """,
     )
     assert found["failed"]["type"] == "NonFiniteError"
+
+
+def test_a_plugin_at_the_end_leaves_the_ranges_before_it_and_a_library_brings_all(tmp_path: Path) -> None:
+    save(detector(), tmp_path / "plugin.onnx")
+    save(twice(), tmp_path / "twice.onnx")
+    expected = calibrate(detector(whole=False), [{"image": images()}], "minmax").cache.scales
+    doubled_ones = calibrate(doubled(), [{"image": images()}], "minmax").cache.scales
+    np.save(tmp_path / "x.npy", images())
+    found = fakecuda.drive(
+        tmp_path,
+        """
+        from calibrators import ThresholdCalibrator
+        data = [{"image": np.load("x.npy")}]
+        def ranges(model, **options):
+            calibrator = ThresholdCalibrator(data, model=model, method="minmax", cache=f"{model}.cache", **options)
+            return {name: float(scale) for name, scale in calibrator.to_hand_over.scales.items()}
+        plugin = ranges("plugin.onnx")
+        twice = ranges("twice.onnx", libraries=[sys.argv[1]])
+        wrong = failure(lambda: ranges("twice.onnx", libraries=["none.so"]))
+        import json
+        versions = [json.load(open(f"{m}.onnx.cache.json"))["provenance"]["versions"] for m in ("plugin", "twice")]
+        report(plugin=plugin, twice=twice, wrong=wrong, told=["ort-library" in each for each in versions])
+        """,
+        str(library()),
+        memory="host",
+    )
+    assert found["plugin"] == {name: float(scale) for name, scale in expected.items()}
+    assert found["twice"] == {name: float(scale) for name, scale in doubled_ones.items()}
+    assert "none.so" in found["wrong"]["message"]
+    assert found["told"] == [False, True]

@@ -164,9 +164,54 @@ def test_where_nothing_can_be_reached_that_is_an_error() -> None:
     model = with_ops([node("Strange", ["x"], ["s"], domain="my.ops"), node("MatMul", ["s", "w"], ["y"])], ["y"])
     with pytest.raises(
         ModelError,
-        match=r"every tensor depends on operators that ONNX Runtime does not know: my\.ops::Strange; --ort-library",
+        match=r"no floating-point tensor can be computed .* does not know: my\.ops::Strange; --ort-library FILE",
     ):
         calibrate(model, [{"x": np.ones((2, 4), np.float32)}])
+
+
+def test_token_ids_are_no_hindrance() -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("Gather", ["table", "ids"], ["e"]),
+        node("MatMul", ["e", "w"], ["m"]),
+        node("Strange", ["m", "ids"], ["y"], domain="my.ops"),
+    ]
+    weights = {"table": rng.normal(size=(10, 4)).astype(np.float32), "w": np.ones((4, 4), np.float32)}
+    model = make_model(nodes, {"ids": ["N", 3]}, ["y"], weights, dtypes={"ids": TensorProto.INT64})
+    model.opset_import.append(helper.make_opsetid("my.ops", 1))
+    found = calibrate(model, [{"ids": rng.integers(0, 10, (4, 3))}])
+    assert list(found.cache.scales) == ["table_output", "e", "w_output", "m"]
+    assert ends(open_model(model)) == ["m"]
+
+
+def test_whole_numbers_alone_are_nothing_reached() -> None:
+    nodes = [node("Cast", ["ids"], ["i"], to=TensorProto.INT32), node("Strange", ["i"], ["y"], domain="my.ops")]
+    model = make_model(nodes, {"ids": ["N", 3]}, ["y"], dtypes={"ids": TensorProto.INT64})
+    model.opset_import.append(helper.make_opsetid("my.ops", 1))
+    with pytest.raises(ModelError, match="no floating-point tensor can be computed"):
+        calibrate(model, [{"ids": np.ones((2, 3), np.int64)}])
+
+
+def test_what_nobody_reads_is_calibrated_and_is_nothing_to_compare() -> None:
+    model = with_ops([node("Relu", ["x"], ["r"]), node("Strange", ["x"], ["y"], domain="my.ops")], ["y"])
+    assert list(calibrate(model, [{"x": np.ones((2, 4), np.float32)}]).cache.scales) == ["x", "r"]
+    with pytest.raises(ModelError, match="there is nothing to compare"):
+        open_model(model).for_judging()
+
+
+def test_inputs_that_are_left_out_or_given_twice_hide_nothing() -> None:
+    nodes = [node("Relu", ["x"], ["r"]), node("Strange", ["r", "", "r"], ["y", ""], domain="my.ops")]
+    unknown = open_model(with_ops(nodes, ["y"])).unknown
+    assert dict(unknown.tensors) == {"y": Op("my.ops", "Strange")}
+
+
+def test_an_opset_that_onnx_runtime_does_not_know_yet_is_said_to_be_that() -> None:
+    model = detector()
+    model.opset_import[0].version = 99
+    with pytest.raises(
+        ModelError, match=r"^model: ONNX Runtime cannot load it: the model says opset 99, and ONNX Runtime"
+    ):
+        calibrate(model, BATCHES)
 
 
 def test_constants_alone_are_nothing_reached() -> None:

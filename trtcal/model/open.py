@@ -200,7 +200,8 @@ class Model:
         self.refuse_faulty()
         if not found.reaches:
             raise ModelError(
-                f"{self.name}: every tensor depends on operators that ONNX Runtime does not know: {found}{found.advice}"
+                f"{self.name}: no floating-point tensor can be computed from its inputs without operators that ONNX "
+                f"Runtime does not know: {found}{found.advice}"
             )
         if judged and found.missing and not found.ends:
             raise ModelError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 Optimization = Literal["disabled", "extended", "all"]
 
+_NEW_OPSET = re.compile(
+    r"Opset (?P<opset>\d+) is under development.*support for domain (?P<domain>\S+) is till opset (?P<newest>\d+)", re.S
+)
 _FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)"}
 _PLAIN = {1: 4, 10: 2, 11: 8, 2: 1, 3: 1, 6: 4, 7: 8}  # float32, 16, 64, uint8, int8, int32, int64 in ONNX: bytes
 _LARGE = 4096  # elements; constants below are shapes and axes, which ONNX Runtime looks at when it loads a model
@@ -96,7 +100,7 @@ class OrtRunner:
                 os.fspath(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base but this one
-            raise ModelError(f"{self.name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+            raise ModelError(f"{self.name}: {_refusal(error, ort.__version__)}") from error
         self._session: Any = session
         self._run_options = ort.RunOptions()
         self._run_options.log_severity_level = 4
@@ -168,6 +172,18 @@ def _register(options: Any, libraries: Iterable[Path]) -> None:
                 f"--ort-library {file}: ONNX Runtime cannot load it as a library of custom operators: "
                 f"{_first_line(error)}"
             ) from error
+
+
+def _refusal(error: Exception, version: str) -> str:
+    """Why ONNX Runtime of this version cannot load a model; what it says of new opsets takes five sentences."""
+    found = _NEW_OPSET.search(str(error))
+    if found is None:
+        return f"ONNX Runtime cannot load it: {_first_line(error)}"
+    domain = "" if found["domain"] == "ai.onnx" else f" of {found['domain']}"
+    return (
+        f"ONNX Runtime cannot load it: the model says opset {found['opset']}{domain}, and ONNX Runtime {version} knows "
+        f"opsets up to {found['newest']}; export it again with that one, or update onnxruntime"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -64,7 +64,7 @@ class Unknown:
     the graph, each with the first operator it depends on; ``uncalibrated`` are those of them that may hold floats, and
     ``missing`` those that are outputs of the model. ``ends`` are what can be compared: the model's other outputs, or
     where there are none what the operators read, with types and shapes as far as they are known. ``frontier``: tensors
-    next to those that cannot be computed. ``reaches``: can any tensor be computed from the model's inputs? ``fault``:
+    next to those that cannot be computed. ``reaches``: can any floats be computed from the model's inputs? ``fault``:
     what is wrong with the model itself, an operator of a newer opset than its own, or in other letters than ONNX's.
     """
 
@@ -311,7 +311,7 @@ def _without(model: ModelProto, ops: Mapping[Op, str], types: Mapping[str, TypeP
         tuple(name for name in outputs if name in lost.tensors),
         tuple(_value(name, model.graph, types) for name in ends),
         frozenset(next_to),
-        bool(made),
+        any(_may_be_float(name, types) for name in made),
     )
 
 
