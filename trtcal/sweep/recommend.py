@@ -344,10 +344,13 @@ def _listed(names: Sequence[str], most: int | None = None) -> str:
 
 
 class _Batches(NamedTuple):
-    """The smallest batch size as good as the best, the one to take, whether order matters, in words too, sentences."""
+    """The smallest batch size as good as the best, the one to take, the one with the best mean; whether order matters,
+    in words too; and sentences.
+    """
 
     size: int | None = None
     best: int | None = None
+    top: int | None = None  # by the mean of the measure that tells sizes apart
     order_matters: bool | None = None
     order: str = ""
     sentences: Sequence[str] = ()
@@ -368,14 +371,14 @@ def _of_batches(
     if not paired or within is None:
         size, matters, sentences = _by_thresholds(sweep, studied)
         taken = size if within is None else within.best.batch_size
-        return _Batches(size, taken, matters, _ORDER[matters], sentences)
+        return _Batches(size, taken, taken, matters, _ORDER[matters], sentences)
     best = chosen.best if chosen is not None and _studied(chosen.best, studied) else within.best
     judged = [trial for trial in whole_trials(sweep) if any(trial is one for one in studied)]
     deciding = next((measure for measure in paired if compared(ours, measure).below.any()), paired[0])
-    size, sentences = _smallest(ours, best, deciding)
+    size, top, sentences = _smallest(ours, best, deciding)
     matters, order, said = _order_effect(judged, paired)
     sentences += [*said, *_largest_first(judged, ours, size, deciding)]
-    return _Batches(size, best.batch_size, matters, order, sentences)
+    return _Batches(size, best.batch_size, top, matters, order, sentences)
 
 
 def _batches_headline(name: str, found: _Batches, chosen: Chosen | None, *, alone: bool) -> str:
@@ -387,8 +390,10 @@ def _batches_headline(name: str, found: _Batches, chosen: Chosen | None, *, alon
             text = "No batch size keeps the thresholds near the batch-invariant ones"
     elif size is None or size == best:
         text = f"{f'Calibrate {name} with' if alone else f'With {name}, take'} batches of {best}"
-    else:
+    elif best == found.top:
         text = f"With {name}, batches of {best} did best, those of {size} may be as good"
+    else:
+        text = f"With {name}, take batches of {best}; those of {size} may be as good"
     return f"{text}; {found.order}."
 
 
@@ -403,8 +408,10 @@ def _mean(values: np.ndarray, measure: Measure) -> float:
     return float(measure.scale(values.mean(keepdims=True)).reshape(-1)[0])
 
 
-def _smallest(ours: Sequence[Choice], taken: Choice, measure: Measure) -> tuple[int, list[str]]:
-    """The smallest batch size that cannot be told from the best, never a larger one than is taken; sentences."""
+def _smallest(ours: Sequence[Choice], taken: Choice, measure: Measure) -> tuple[int, int, list[str]]:
+    """The smallest batch size that cannot be told from the best, never a larger one than is taken; the best mean's; and
+    sentences.
+    """
     values = {choice.batch_size or 0: matrix(choice.usual, measure) for choice in ours}
     sizes = sorted(values)
     best = max(sizes, key=lambda size: _mean(values[size], measure))
@@ -429,7 +436,7 @@ def _smallest(ours: Sequence[Choice], taken: Choice, measure: Measure) -> tuple[
         sentences.insert(
             0, f"Batches of {best} give {shown[best]} {measure.name}; worse are batches of {', '.join(worse)}."
         )
-    return min(chosen, taken.batch_size or chosen), sentences
+    return min(chosen, taken.batch_size or chosen), best, sentences
 
 
 def _largest_first(judged: Sequence[Trial], ours: Sequence[Choice], chosen: int, measure: Measure) -> list[str]:
