@@ -48,6 +48,7 @@ def test_every_option_that_is_set_is_among_the_arguments_and_makes_the_same_opti
         shape=("x:3x8x8", "y:2"),
         batch_axis=("x=1", "y=none"),
         input=("-a=-1", "b=2"),
+        ort_library=("./a b.so",),
         samples=5,
         order="shuffled",
         seed=3,
@@ -60,7 +61,7 @@ def test_every_option_that_is_set_is_among_the_arguments_and_makes_the_same_opti
         values.setdefault(name, []).append(value if equals else next(words))
     fields_of = {f"--{item.name.replace('_', '-')}": item for item in fields(SampleOptions)}
     assert values.keys() == fields_of.keys()
-    many = ("shape", "batch_axis", "input")
+    many = ("shape", "batch_axis", "input", "ort_library")
     read = {fields_of[name].name: found for name, found in values.items()}
     assert SampleOptions(**{name: found if name in many else found[0] for name, found in read.items()}) == whole
     assert SampleOptions(data="x.npy").arguments() == ["--data", "x.npy"]

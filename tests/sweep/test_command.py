@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import conv_model, images, save
+from models import conv_model, images, make_model, save
+from onnx import helper
 from PIL import Image
 from sequences import lstm, steps
 
@@ -42,6 +43,10 @@ def folder(tmp_path: Path) -> Path:
     save(free, tmp_path / "free.onnx")
     save(lstm("steps", "batch"), tmp_path / "lstm.onnx")
     np.save(tmp_path / "x.npy", images(10))
+    np.save(tmp_path / "many.npy", images(35))
+    times = [helper.make_node("Mul", ["image", "factor"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    inputs: dict[str, list[int | str]] = {"image": ["N", 3, 8, 8], "factor": []}
+    save(make_model(times, inputs, ["y"]), tmp_path / "times.onnx")
     np.save(tmp_path / "-x.npy", images(7))
     np.save(tmp_path / "seen.npy", images(5, seed=7))
     np.save(tmp_path / "steps.npy", steps(6))
@@ -75,6 +80,8 @@ SETS: dict[str, tuple[str, ...]] = {
     "a script": ("m.onnx", "--data", "load.py:feed", *ENTROPY),
     "a built-in batch": ("fours.onnx", "--data", "x.npy", *GIVEN, "--methods", "mse"),
     "shuffled": ("m.onnx", "--data", "x.npy", *ENTROPY, "--orders", "shuffled", "--seeds", "2"),
+    "quick": ("m.onnx", "--data", "many.npy", "--quick", "--exact", "--methods", "mse"),
+    "an input that is fixed": ("times.onnx", "--data", "x.npy", "--input", "factor=-2.5", *GIVEN, "--methods", "mse"),
     "batch-invariant": ("m.onnx", "--data", "x.npy", *ENTROPY, "--growths", "power-of-two"),
 }
 

@@ -480,9 +480,13 @@ def test_what_is_measured_and_controlled_is_what_the_file_says(show: Show, conte
         content[key] = {names.get(name, name): value for name, value in content[key].items()}
     content["trials"] = [{**row, "method": names.get(row["method"], row["method"])} for row in content["trials"]]
     content["measured_by"] = "kl"
+    advised = content["recommendation"]["method"]
+    content["recommendation"]["method"] = names.get(advised, advised)
     page = show(content, "#tensor=0&batch=1&order=given&growth=double")
     assert "Batch size for kl" in text(page, ".tiles")
     assert "Accuracy, kl" in text(page, ".tiles")
+    assert f"decided by {content['recommendation']['decided_by']}" in text(page, ".tile:first-child")
+    assert content["recommendation"]["method"] in text(page, ".tile:first-child")
     assert "largest is the same everywhere" in text(page, ".tile:last-child")
     lines = page.run("[...document.querySelectorAll('#explorer .cut-label')].map((label) => label.textContent)")
     assert {"kl", "kl, batch-invariant"} <= set(lines)

@@ -322,6 +322,9 @@ def _against_others(chosen: Chosen, by: Measure) -> list[str]:
         told = []
         for other in sorted(others, key=lambda other: -chosen.value(other, measure))[:NAMED]:
             difference, low, high = chosen.difference(other, best, measure)
+            if difference == low == high == 0:
+                told.append(f"{other} the same")
+                continue
             interval = "" if measure.single else f", {measure.interval(low, high)}"
             shown = measure.show(chosen.value(other, measure))
             told.append(f"{other} {shown} ({measure.show(difference, True)}{interval})")

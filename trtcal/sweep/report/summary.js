@@ -82,10 +82,11 @@ function next(command, options) {
 }
 
 function drawFindings() {
-  const { headline, batch_size: size, order_matters: order, evidence, options, command } = DATA.recommendation;
+  const { headline, batch_size: size, order_matters: order, evidence, options, command, method, decided_by: decided } = DATA.recommendation;
   const arm = control();
   const worst = TENSORS[0];
   const verdict = [
+    method && tile("Method", short(method, 40), decided ? `decided by ${short(decided, 40)}` : "by its thresholds alone"),
     tile(
       `Batch size for ${short(STUDIED, 40)}`,
       size === null ? "none" : String(size),
