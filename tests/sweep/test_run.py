@@ -21,6 +21,7 @@ from trtcal.samples.batches import Batches
 from trtcal.samples.sources import ArraySource
 from trtcal.sweep import store
 from trtcal.sweep.cpu_judge import CpuJudge
+from trtcal.sweep.judge import LATE, Step
 from trtcal.sweep.plan import SweepPlan
 from trtcal.sweep.run import run_sweep
 from trtcal.sweep.trials import ORDERS, Configuration, Judgement
@@ -232,3 +233,52 @@ def test_a_model_whose_tensors_have_no_ranges_is_named(tmp_path: Path) -> None:
         for exact in (False, True):
             with pytest.raises(ModelError, match=rf"none\.onnx: none of its {number} float tensors has a finite range"):
                 run_sweep(path, data, tmp_path / "s", replace(SMALL, exact=exact), force=True)
+
+
+def loud(number: int = 40) -> Batches:
+    x = images(number) * np.random.default_rng(0).uniform(0.2, 3, (number, 1, 1, 1)).astype(np.float32)
+    return Batches(ArraySource({"image": x}, labels=np.arange(number) % 5), 4)
+
+
+RACED = SweepPlan(batch_sizes=(1, 20), orders=("given", "largest-last"), methods=("entropy", "mse", "percentile:50"))
+
+
+def test_a_race_leaves_the_numbers_of_a_full_run_on_fewer_rows(model: Path, tmp_path: Path) -> None:
+    short, full = (
+        run_sweep(model, loud(), tmp_path / str(race), replace(RACED, race=race), judge=CpuJudge(model, loud()))
+        for race in (True, False)
+    )
+    assert {row["judged_samples"] for row in full.rows} == {40}
+    assert {row["judged_samples"] for row in short.rows} == {16, 40}
+    for ours, other in zip(short.rows, full.rows, strict=True):
+        if ours["dropped"] is None and ours["judged_as"] is None:
+            assert ours == other
+        else:
+            assert ours["judged_samples"] < 40 or ours["judged_as"]
+    assert short.recommendation.options == full.recommendation.options
+
+
+def test_an_interrupted_race_ends_with_the_same_files(model: Path, tmp_path: Path) -> None:
+    class Stopping(CpuJudge):
+        left = 5
+
+        def go_on(self, step: Step) -> tuple[Judgement, Any]:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return super().go_on(step)
+
+    run_sweep(model, loud(), tmp_path / "whole", RACED, judge=CpuJudge(model, loud()), judge_key="k")
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(model, loud(), tmp_path / "s", RACED, judge=Stopping(model, loud()), judge_key="k")
+    run_sweep(model, loud(), tmp_path / "s", RACED, judge=CpuJudge(model, loud()), judge_key="k", resume=True)
+    assert without_report(tmp_path / "s") == without_report(tmp_path / "whole")
+
+
+def test_a_budget_leaves_what_resuming_needs(model: Path, tmp_path: Path) -> None:
+    late = run_sweep(model, loud(), tmp_path / "s", RACED, judge=CpuJudge(model, loud()), judge_key="k", budget=1e-3)
+    assert {row["dropped"] for row in late.rows} == {LATE}
+    assert (tmp_path / "s" / "judgements.jsonl").exists()
+    run_sweep(model, loud(), tmp_path / "s", RACED, judge=CpuJudge(model, loud()), judge_key="k", resume=True)
+    run_sweep(model, loud(), tmp_path / "whole", RACED, judge=CpuJudge(model, loud()), judge_key="k")
+    assert without_report(tmp_path / "s") == without_report(tmp_path / "whole")
