@@ -251,8 +251,8 @@ class Model:
 
         A nan in one of them is what the model answers with; one anywhere else the graph itself replaces.
         """
-        outputs = [spec.name for spec in self.outputs] + sorted(self.unknown.frontier)
-        return frozenset(decisive(self.calibrated.model.graph, outputs, names) if names else ())
+        outputs = [spec.name for spec in self.outputs]
+        return frozenset(decisive(self.proto.graph, outputs, names) if names else ())
 
     def fed_like(self, other: Model) -> Model:
         """The model fed as another of the same inputs is, whose axes somebody chose and fixed."""

@@ -63,9 +63,9 @@ class Unknown:
     ``ops``: operators, and what else there is to say of each. ``tensors``: those that depend on them, in the order of
     the graph, each with the first operator it depends on; ``uncalibrated`` are those of them that may hold floats, and
     ``missing`` those that are outputs of the model. ``ends`` are what can be compared: the model's other outputs, or
-    where there are none what the operators read, with types and shapes as far as they are known. ``frontier``: tensors
-    next to those that cannot be computed. ``reaches``: can any floats be computed from the model's inputs? ``fault``:
-    what is wrong with the model itself, an operator of a newer opset than its own, or in other letters than ONNX's.
+    where there are none what the operators read, with types and shapes as far as they are known. ``reaches``: can any
+    floats be computed from the model's inputs? ``fault``: what is wrong with the model itself, an operator of a newer
+    opset than its own, or in other letters than ONNX's.
     """
 
     ops: Mapping[Op, str] = field(default_factory=dict)
@@ -73,7 +73,6 @@ class Unknown:
     uncalibrated: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     ends: tuple[ValueInfoProto, ...] = ()
-    frontier: frozenset[str] = frozenset()
     reaches: bool = True
     fault: str = ""
 
@@ -310,7 +309,6 @@ def _without(model: ModelProto, ops: Mapping[Op, str], types: Mapping[str, TypeP
         tuple(name for name in lost.tensors if _may_be_float(name, types)),
         tuple(name for name in outputs if name in lost.tensors),
         tuple(_value(name, model.graph, types) for name in ends),
-        frozenset(next_to),
         any(_may_be_float(name, types) for name in made),
     )
 
