@@ -185,21 +185,15 @@ def _measured(found: Sensitivity, plain: _Plain) -> Answer:
     def trial(one: Trial | None) -> list[Any]:
         return [] if one is None else [one.noise, one.metric]
 
-    layers = {
-        " ".join(
-            [damage.op_type, *map(str, map(plain, damage.tensors)), "by", *map(str, map(plain, damage.weights))]
-        ): [
-            damage.estimate_db,
-            trial(damage.only),
-            trial(damage.without),
-        ]
-        for damage in found.layers
-    }
-    assert len(layers) == len(found.layers), "two layers read the same"
+    layers: dict[str, list[Any]] = {}
+    for damage in found.layers:
+        tensors, weights = (" ".join(map(str, map(plain, names))) for names in (damage.tensors, damage.weights))
+        measured = [damage.estimate_db, trial(damage.only), trial(damage.without)]
+        layers.setdefault(f"{damage.op_type} of {tensors} by {weights}", []).append(measured)
     return {
         "int8": trial(found.int8),
         "tensors": {str(plain(one.tensor)): [one.amax, one.sqnr_db] for one in found.tensors},
-        "layers": layers,
+        "layers": {layer: sorted(measured, key=repr) for layer, measured in layers.items()},
         "curve": [trial(step.trial) for step in found.curve],
         "ended": found.ended,
     }

@@ -313,6 +313,46 @@ def constants_as_inputs(spelling: Spelling, rng: Random) -> Spelling | None:
     return spelling.changed(model)
 
 
+def constants_in_typed_fields(spelling: Spelling, rng: Random) -> Spelling:
+    """Values of constants as lists of numbers rather than bytes."""
+    model = _copy(spelling.model)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).reshape(-1)
+        field = {np.dtype(np.float32): tensor.float_data, np.dtype(np.int64): tensor.int64_data}.get(values.dtype)
+        if field is not None:
+            tensor.ClearField("raw_data")
+            field[:] = values.tolist()
+    return spelling.changed(model)
+
+
+# --- what a file says beside its nodes ---
+
+
+def shapes_inferred(spelling: Spelling, rng: Random) -> Spelling:
+    """Types and shapes of all tensors between, as far as ONNX can tell them."""
+    return spelling.changed(onnx.shape_inference.infer_shapes(_copy(spelling.model), data_prop=True))
+
+
+def shapes_forgotten(spelling: Spelling, rng: Random) -> Spelling:
+    """No types and shapes between."""
+    model = _copy(spelling.model)
+    for graph in _graphs(model.graph):
+        del graph.value_info[:]
+    return spelling.changed(model)
+
+
+def domain_spelt_out(spelling: Spelling, rng: Random) -> Spelling:
+    """The domain of ONNX's own ops by its other name, in some nodes or all of them."""
+    model = _copy(spelling.model)
+    for graph in _graphs(model.graph):
+        for each in graph.node:
+            if not each.domain and rng.random() < 0.7:
+                each.domain = "ai.onnx"
+    for entry in model.opset_import:
+        entry.domain = entry.domain or "ai.onnx"
+    return spelling.changed(model)
+
+
 # --- functions ---
 
 
@@ -676,6 +716,9 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "constants as nodes": constants_as_nodes,
     "constants as initializers": constants_as_initializers,
     "constants among the inputs": constants_as_inputs,
+    "constants in typed fields": constants_in_typed_fields,
+    "shapes inferred": shapes_inferred,
+    "shapes forgotten": shapes_forgotten,
     "an Identity inserted": identity_inserted,
     "dead nodes": dead_nodes,
     "opset 11": lowered(11),
@@ -690,6 +733,7 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "batch size named": batch_size("batch"),
 }
 LAST: dict[str, Transformation] = {
+    "domain spelt out": domain_spelt_out,
     "a block in a function": in_a_function,
     "constants beside the model": beside(1024),
     "all constants beside the model": beside(0),

@@ -85,3 +85,18 @@ def test_shapes_that_lie_in_files_are_read_and_weights_stay_there(tmp_path: Path
     (tmp_path / "w.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"m.onnx: constant 'w' in .*w.bin: cannot be read"):
         open_model(path)
+
+
+def test_onnx_s_own_ops_are_called_by_one_name_of_their_domain() -> None:
+    """Inside an If, ONNX Runtime knows only one of the two."""
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("then", "else")]
+    branches = [
+        helper.make_graph([node(op, ["x"], [value.name], domain="ai.onnx")], "b", [], [value])
+        for op, value in zip(("Relu", "Neg"), outputs, strict=True)
+    ]
+    nodes = [node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1], domain="ai.onnx")]
+    model = make_model(nodes, {"x": [2], "yes": [1]}, ["y"], dtypes={"yes": onnx.TensorProto.BOOL})
+    found, _ = prepared(model, ours=False)
+    assert found is not model
+    feed = {"x": np.array([-1, 2], np.float32), "yes": np.array([True])}
+    np.testing.assert_array_equal(OrtRunner(found)(feed)["y"], [0, 2])

@@ -1,8 +1,8 @@
 """What every model goes through at the door, so that nothing behind it need think of it again.
 
 The model's own functions are put in their places, nodes sorted, names made unique, constants that are listed among the
-inputs taken out of these, and small ones that lie in files, such as shapes and axes, read. A model that has none of
-this to do stays as it is, byte for byte.
+inputs taken out of these, and small ones that lie in files, such as shapes and axes, read. ONNX's own ops get one name
+for their domain. A model that has none of this to do stays as it is, byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from trtcal.errors import ModelError
 from trtcal.model import functions, names
 from trtcal.model.names import NO_ORIGINALS, Originals
-from trtcal.model.nodes import all_tensors, array_of, copied, replaced
+from trtcal.model.nodes import all_bodies, all_tensors, array_of, copied, domain_of, name_domain_alike, replaced
 from trtcal.model.sort import is_sorted, sort
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ def prepared(model: ModelProto, *, ours: bool, folder: Path | None = None) -> tu
     ModelError for cycles, tensors that are written twice, and functions that cannot be put in their places.
     """
     originals = NO_ORIGINALS
+    if any(node.domain != domain_of(node) for body in all_bodies(model) for node in body.node):
+        model, ours = _own(model, ours), True
+        name_domain_alike(model)  # by its other name, ONNX Runtime 1.32 does not find it inside If, Loop and Scan
     if model.functions:
         model, ours = _own(model, ours), True
         originals = functions.inline(model)
