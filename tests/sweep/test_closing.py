@@ -129,12 +129,13 @@ def test_a_model_without_a_float_output_in_int8_says_so(tmp_path: Path) -> None:
         (
             {"samples": 8, "sqnr_db": -0.3, "agreement": None},
             "INT8 by this cache against FP32, on 8 of the samples: SQNR -0.3 dB; that is far from FP32: --method auto "
-            "compares methods, trtcal sensitivity layers",
+            "compares methods, and trtcal sensitivity names the layers that cost most",
         ),
     ],
 )
 def test_what_was_found_in_words(found: Mapping[str, Any], said: str) -> None:
     assert in_words(found) == said
+    assert in_words(found, chosen=True) == said.replace("--method auto compares methods, and ", "")
 
 
 def test_the_command_ends_with_it_unless_told_otherwise(run: Run, tmp_path: Path) -> None:

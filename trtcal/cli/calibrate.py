@@ -218,7 +218,7 @@ def _summary(result: CacheFile) -> str:
             if name in result.clipped
         ]
         lines += filter(None, [threshold_method(result.provenance.method).warning])
-    lines += filter(None, [in_words(result.closing)])
+    lines += filter(None, [in_words(result.closing, chosen=bool(result.chosen))])
     return terminal.lines(lines)
 
 

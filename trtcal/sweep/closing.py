@@ -63,13 +63,16 @@ class Closing:
         return {"samples": samples, "sqnr_db": plain(found.sqnr_db), "agreement": agreement}
 
 
-def in_words(found: Mapping[str, Any]) -> str:
-    """What a :class:`Closing` gave -> a line for people; "" for nothing."""
+def in_words(found: Mapping[str, Any], *, chosen: bool = False) -> str:
+    """What a :class:`Closing` gave, and whether methods were compared already -> a line for people; "" for nothing."""
     if not found:
         return ""
     if "left_out" in found:
         return f"INT8 by this cache was not compared with FP32: {found['left_out']}"
     samples, sqnr_db, agreement = found["samples"], float(found["sqnr_db"]), found["agreement"]
     same = "" if agreement is None else f", the same class in {round(agreement * samples)} of {samples}"
-    far = "; that is far from FP32: --method auto compares methods, trtcal sensitivity layers" * (sqnr_db < FAR)
+    far = ""
+    if sqnr_db < FAR:
+        methods = "" if chosen else "--method auto compares methods, and "
+        far = f"; that is far from FP32: {methods}trtcal sensitivity names the layers that cost most"
     return f"INT8 by this cache against FP32, on {samples} of the samples: SQNR {sqnr_db:.1f} dB{same}{far}"
