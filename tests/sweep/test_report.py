@@ -598,6 +598,20 @@ def test_tables_search_sort_and_lead_to_tensors(show: Show, content: dict[str, A
 
 
 @in_browser
+def test_trials_with_unusable_thresholds_are_marked(show: Show, content: dict[str, Any]) -> None:
+    marked = [trial for trial in content["trials"] if trial["method"] == "entropy"]
+    for trial in marked:
+        trial["unusable"] = "the threshold of x clips 83.3% of its values <b>"
+    page = show(content)
+    said = text(page, ".banner.bad")
+    assert said.startswith(f"Unusable thresholds. In {len(marked)} of {len(content['trials'])} trials, of entropy: the ")
+    assert "clips 83.3% of its values <b>" in said
+    page.wait("document.querySelectorAll('#trials tbody tr').length > 0")
+    assert "unusable: the threshold of x" in text(page, "#trials")
+    assert page.complaints() == []
+
+
+@in_browser
 def test_all_trials_are_a_table_and_failures_say_why(show: Show, content: dict[str, Any]) -> None:
     content["trials"][5].update(error="RuntimeError: no memory", accuracy=None, accuracy_low=None, accuracy_high=None)
     content["arrangements"][0]["fell_back"][0] = True
