@@ -16,7 +16,7 @@ import numpy as np
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.errors import CacheError
-from trtcal.files.brief import few
+from trtcal.files.brief import brief, few
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ class Coverage:
     """Tensor without a range -> why it needs none."""
     costly: Mapping[str, str] = field(default_factory=dict)
     """Tensor without a range -> the layer that falls back to FP16 or FP32 for it."""
+
+    __repr__ = brief
 
 
 def refuse_foreign(cache: CalibrationCache, network: Any) -> None:

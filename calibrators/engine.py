@@ -25,6 +25,7 @@ from calibrators.shapes import (
 from trtcal.cache.cache import CalibrationCache
 from trtcal.errors import BackendError, DataError, ModelError
 from trtcal.files import atomic
+from trtcal.files.brief import brief
 from trtcal.model.overwriting import only_writer
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class BuiltEngine:
     """The ranges of the build."""
     coverage: Coverage
     """What became of tensors without a range."""
+
+    __repr__ = brief
 
 
 def build_engine(

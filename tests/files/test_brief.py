@@ -45,6 +45,18 @@ def test_a_large_one_fits_a_screen_and_says_how_much_more_there_is() -> None:
     assert "secret" not in text
 
 
+def test_neither_bytes_nor_models_are_written_out() -> None:
+    class Proto:
+        def SerializeToString(self) -> bytes:
+            return b""
+
+        def __repr__(self) -> str:
+            raise AssertionError("all its weights")
+
+    text = repr(Result(1, "a", np.zeros(1), {"plan": bytes(10**7)}, (Proto(),), Inner("b")))
+    assert "table={'plan': <10000000 bytes>}, rows=(<Proto>)" in text
+
+
 def test_a_list_that_is_cut_says_how_many_more_there_are() -> None:
     assert few(["a", "b", "c"]) == "a, b, c"
     assert few(["a", "b", "c", "d"]) == "a, b, c and 1 more"

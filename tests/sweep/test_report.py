@@ -604,7 +604,9 @@ def test_trials_with_unusable_thresholds_are_marked(show: Show, content: dict[st
         trial["unusable"] = "the threshold of x clips 83.3% of its values <b>"
     page = show(content)
     said = text(page, ".banner.bad")
-    assert said.startswith(f"Unusable thresholds. In {len(marked)} of {len(content['trials'])} trials, of entropy: the ")
+    assert said.startswith(
+        f"Unusable thresholds. In {len(marked)} of {len(content['trials'])} trials, of entropy: the "
+    )
     assert "clips 83.3% of its values <b>" in said
     page.wait("document.querySelectorAll('#trials tbody tr').length > 0")
     assert "unusable: the threshold of x" in text(page, "#trials")

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 WIDE = 60  # characters of one value
+INNER = 240  # characters of a result within a result
 FEW = 2  # entries of a collection
 
 
@@ -26,20 +27,24 @@ def few(names: Sequence[str], most: int = 3, more: str = "") -> str:
 def _value(value: Any) -> str:
     if isinstance(value, str):
         return _cut(repr(value))
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"<{len(value)} bytes>"
+    if hasattr(value, "SerializeToString"):  # a ModelProto may write all its weights
+        return f"<{type(value).__name__}>"
     if hasattr(value, "dtype") and hasattr(value, "shape") and value.shape:
         return f"<{value.dtype} {'x'.join(map(str, value.shape))}>"
     if is_dataclass(value):
         text = repr(value)
-        return text if len(text) <= WIDE else f"{type(value).__name__}(...)"
+        return text if len(text) <= INNER else f"{type(value).__name__}(...)"
     if isinstance(value, Mapping):
-        return _listed("{}", (f"{key!r}: {_value(inner)}" for key, inner in value.items()), value)
+        return _listed("{}", (f"{_value(key)}: {_value(inner)}" for key, inner in value.items()), value)
     if isinstance(value, (tuple, list, set, frozenset)):
         return _listed("()" if isinstance(value, tuple) else "[]", map(_value, value), value)
     return _cut(repr(value))
 
 
 def _listed(brackets: str, parts: Iterable[str], whole: Collection[Any]) -> str:
-    shown = [_cut(part) for part in islice(parts, FEW)]
+    shown = list(islice(parts, FEW))
     more = len(whole) - len(shown)
     return brackets[0] + ", ".join(shown + [f"... {more} more"] * (more > 0)) + brackets[1]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from trtcal.errors import ModelError
-from trtcal.files.brief import few
+from trtcal.files.brief import brief, few
 from trtcal.model.batch_axis import (
     Axes,
     batch_size,
@@ -69,6 +69,8 @@ class Model:
     originals: Originals = NO_ORIGINALS
     feeding: Feeding = NOTHING_SAID
     libraries: tuple[Path, ...] = ()
+
+    __repr__ = brief
 
     @property
     def folder(self) -> Path | None:

@@ -18,6 +18,7 @@ import numpy as np
 from trtcal.errors import OutputError
 from trtcal.files import checkpoint
 from trtcal.files.atomic import write_bytes
+from trtcal.files.brief import brief
 from trtcal.files.html import TABLE_STYLE, document, table
 from trtcal.judging.accuracy import TOP1, Labels, Score
 from trtcal.judging.evaluation import plain
@@ -38,6 +39,8 @@ class RefinedFile:
 
     files: tuple[Path, ...]
     found: Refinement
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Nothing -> plain data for JSON."""

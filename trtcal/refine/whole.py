@@ -18,6 +18,7 @@ import numpy as np
 
 from trtcal.calibration.calibrate import calibrate
 from trtcal.errors import DataError, ModelError
+from trtcal.files.brief import brief
 from trtcal.judging.accuracy import TOP1, Labels, Score, difference, evaluate, score_of
 from trtcal.judging.evaluation import for_metric
 from trtcal.judging.metrics import Metric
@@ -110,6 +111,8 @@ class Refinement:
     biases: int
     samples: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, Scored] = field(default_factory=dict)
+
+    __repr__ = brief
 
 
 class Singles:

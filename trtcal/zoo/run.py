@@ -15,6 +15,7 @@ from trtcal.calibration.calibrate import unusable_in_words
 from trtcal.calibration.file import calibrate_to_file, statistics_key
 from trtcal.errors import DataError, OutputError
 from trtcal.files.atomic import write_bytes
+from trtcal.files.brief import brief
 from trtcal.files.remote import is_url, shown
 from trtcal.judging.evaluation import compare, for_metric, judged_by, labels_of, open_runner
 from trtcal.judging.metrics import metric as named
@@ -42,6 +43,8 @@ class Outcome:
     result: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     reused: bool = False
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Nothing -> the model's object in zoo.json; URLs are without passwords and signatures."""
