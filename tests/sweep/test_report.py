@@ -369,6 +369,12 @@ def test_the_page_shows_the_very_command_and_none_where_there_is_none(show: Show
     assert text(page, ".next code") == command
     content["recommendation"] |= {"command": "", "options": []}
     assert texts(show(content), ".next") == []
+    for key in ("command", "options", "method", "decided_by"):  # which an older file has not
+        del content["recommendation"][key]
+    page = show(content)
+    assert texts(page, ".next") == []
+    assert page.complaints() == []
+    assert "undefined" not in text(page, ".tiles")
 
 
 @in_browser

@@ -476,11 +476,13 @@ def _largest_effect(at: Mapping[int, Sequence[Trial]], pairs: int, measure: Meas
     """The largest effect by one measure, "" for none; intervals widened for having looked at so many pairs."""
     largest, sentence = -measure.least(0), ""
     tails = [0.025 / pairs, 1 - 0.025 / pairs]
+    every = matrix([trial for trials in at.values() for trial in trials], measure)
+    drawn = means([row[None] for row in every], ORDER_RESAMPLES)  # all at once: most of the time goes into drawing
+    first = 0
     for size, trials in at.items():
-        values = matrix(trials, measure)
-        shown = measure.scale(values.mean(axis=1))
+        here = slice(first, first := first + len(trials))
+        shown, resampled = measure.scale(every[here].mean(axis=1)), measure.scale(drawn[here])
         top = int(shown.argmax())
-        resampled = measure.scale(means([row[None] for row in values], ORDER_RESAMPLES))
         low, high = np.quantile(resampled - resampled[top], tails, axis=1)
         for row, trial in enumerate(trials):
             difference = float(shown[row] - shown[top])
