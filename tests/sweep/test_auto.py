@@ -225,4 +225,8 @@ def test_the_command_prints_all_methods_with_their_numbers(run: Run, tmp_path: P
     assert "INT8 by this cache against FP32, on 8 of the samples: SQNR " in table[-1]
     code, out, _ = run(*arguments, "--json")
     assert (code, json.loads(out)["chosen"]["method"]) == (0, method)
-    assert run(*arguments[:-3], "autos")[0] == 2
+    code, _, err = run(*arguments[:-3], "autos")
+    assert code == 2
+    assert err.endswith(
+        "unknown method 'autos'; choose one of entropy, minmax, percentile or percentile:Q, mse, or auto\n"
+    )

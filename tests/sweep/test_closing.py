@@ -104,6 +104,13 @@ def test_it_is_left_out_where_it_would_cost_more_than_the_pass(
     assert "samples" in Closing(model, batches(40))(cache, seconds)
 
 
+def test_a_large_model_is_not_held_several_times_unasked(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closing_module, "LARGE", 100)
+    cache = CalibrationCache.from_amax({name: np.float32(1) for name in model.calibrated.order})
+    assert "the model is large" in Closing(model, batches())(cache, None)["left_out"]
+    assert "samples" in Closing(model, batches(), always=True)(cache, None)
+
+
 def test_a_model_without_a_float_output_in_int8_says_so(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gemm", ["x", "w"], ["y"]), helper.make_node("ArgMax", ["y"], ["z"], axis=1)]
     weights = {"w": np.ones((4, 3), np.float32)}

@@ -126,6 +126,8 @@ def calibrate(
     for written in (output, sidecar_path(output), stats):
         if written is not None:
             refuse_input(written, [onnx, data, labels, against])
+    if method != AUTO:
+        _known(method)
     other = None if against is None else load(against)[0]
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
@@ -173,6 +175,20 @@ def demo(
     with say.progress("calibrating", 512) as progress:
         result = tour(output, progress)
     say(str(result))
+
+
+def _known(method: str) -> None:
+    """SettingError for a method that there is not; auto is among the choices here."""
+    from trtcal.errors import SettingError
+    from trtcal.ranges.thresholds import METHODS
+    from trtcal.ranges.thresholds import method as threshold_method
+
+    try:
+        threshold_method(method)
+    except SettingError as error:
+        if method.partition(":")[0] in METHODS:
+            raise
+        raise SettingError(f"{error}, or auto") from None
 
 
 def _judging(bar: Any) -> Callable[[int, int], None]:

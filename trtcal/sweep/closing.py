@@ -20,6 +20,7 @@ SAMPLES = 16
 DEARER = 1.6  # times a sample of the pass, at most; 0.1 to 1.6 on five models from a CNN of 16 tensors to ResNet-50
 SOON = 2.0  # seconds that nobody minds, whatever the pass took
 BATCH_SIZE = 8
+LARGE = 1 << 30  # bytes of a model that is not compared unasked
 FAR = 10.0  # dB; below it the difference has a tenth of the output's power
 
 
@@ -50,6 +51,8 @@ class Closing:
         size = built_in_batch_size(self.model.inputs) or BATCH_SIZE
         samples = min(SAMPLES, self.batches.num_samples)
         rows = -(-samples // size) * size
+        if not self.always and sum(file.stat().st_size for file in self.model.files) > LARGE:
+            return {"left_out": "the model is large, and is held several times for it; --check compares all the same"}
         if seconds_per_sample is not None and not self.always:
             all_samples = seconds_per_sample * self.batches.num_samples
             if DEARER * rows * seconds_per_sample > max(SOON, all_samples):
