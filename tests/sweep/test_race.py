@@ -103,6 +103,25 @@ def test_batch_sizes_that_a_few_samples_show_to_be_worse_are_dropped_and_say_why
     assert judge.cost < SAMPLES * len(LEADERS)
 
 
+def test_the_order_is_said_to_matter_where_only_batch_sizes_that_were_dropped_show_it() -> None:
+    def grade(trial: Trial) -> tuple[float, float]:
+        if trial.method != "entropy" or trial.configuration.batch_size != 1:
+            return 2.0, 0.01
+        return (2.0, 0.01) if trial.configuration.order.startswith("largest") else (0.0, 0.01)
+
+    ours = [trial for trial in PLAIN.trials[::6] if trial.configuration.growth == "double"]
+    scaled = (t.amax * np.float32(2**number) for number, t in enumerate(ours))  # no two batch sizes share a set
+    apart = replace(PLAIN, trials=tuple(replace(t, amax=amax) for t, amax in zip(ours, scaled, strict=True)))
+    assert {trial.method for trial in apart.trials} == {"entropy"}
+    short, full = (raced(apart, Judge(apart, grade), race=race) for race in (True, False))
+    assert {t.configuration.batch_size for t in short.trials if t.dropped} == {1}
+    for result in (short, full):
+        advice = recommend(result, STATS)
+        assert advice.order_matters
+        (sentence,) = (text for text in advice.evidence if text.startswith("Order matters most with batches of 1: "))
+        assert sentence.endswith(" on 16 samples.") == (result is short)
+
+
 def test_methods_fall_to_any_other_and_batch_sizes_to_their_own_alone() -> None:
     result = raced(PLAIN, Judge(PLAIN, by_method))
     dropped = {(t.method, t.configuration.growth) for t in result.trials if t.dropped}

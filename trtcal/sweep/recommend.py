@@ -379,7 +379,7 @@ def _of_batches(
     judged = [trial for trial in whole_trials(sweep) if any(trial is one for one in studied)]
     deciding = next((measure for measure in paired if compared(ours, measure).below.any()), paired[0])
     size, top, sentences = _smallest(ours, best, deciding)
-    matters, order, said = _order_effect(judged, paired)
+    matters, order, said = _order_effect([*judged, *_of_dropped_sizes(studied, judged, paired)], paired)
     sentences += [*said, *_largest_first(judged, ours, size, deciding)]
     return _Batches(size, best.batch_size, top, matters, order, sentences)
 
@@ -457,6 +457,17 @@ def _largest_first(judged: Sequence[Trial], ours: Sequence[Choice], chosen: int,
     ]
 
 
+def _of_dropped_sizes(studied: Sequence[Trial], whole: Sequence[Trial], measures: Sequence[Measure]) -> list[Trial]:
+    """Trials at batch sizes that a few samples were enough to drop: these tell orders of one size apart as well."""
+    found = []
+    for size in {t.configuration.batch_size for t in studied} - {t.configuration.batch_size for t in whole}:
+        trials = [t for t in studied if t.configuration.batch_size == size and t.judgement is not None]
+        lengths = {None if (of := measure.of(t)) is None else of.size for t in trials for measure in measures}
+        if len(lengths) == 1 and None not in lengths:
+            found += trials
+    return found
+
+
 def _order_effect(judged: Sequence[Trial], measures: Sequence[Measure]) -> tuple[bool | None, str, list[str]]:
     """Whether the order matters, by the first measure that shows it, in words, and the largest effect that it has."""
     sizes = sorted({trial.configuration.batch_size for trial in judged})
@@ -491,7 +502,8 @@ def _largest_effect(at: Mapping[int, Sequence[Trial]], pairs: int, measure: Meas
                 sentence = (
                     f"Order matters most with batches of {size}: {_name(trial)} loses {measure.show(-difference)} "
                     f"{measure.name} against {_name(trials[top])} "
-                    f"({measure.interval(float(low[row]), float(high[row]))})."
+                    f"({measure.interval(float(low[row]), float(high[row]))})"
+                    f"{f' on {values.shape[1]} samples' if trial.dropped else ''}."
                 )
     return sentence
 
