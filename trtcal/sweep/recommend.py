@@ -487,12 +487,15 @@ def _largest_effect(at: Mapping[int, Sequence[Trial]], pairs: int, measure: Meas
     """The largest effect by one measure, "" for none; intervals widened for having looked at so many pairs."""
     largest, sentence = -measure.least(0), ""
     tails = [0.025 / pairs, 1 - 0.025 / pairs]
-    every = matrix([trial for trials in at.values() for trial in trials], measure)
-    drawn = means([row[None] for row in every], ORDER_RESAMPLES)  # all at once: most of the time goes into drawing
-    first = 0
+    values = {size: matrix(trials, measure) for size, trials in at.items()}
+    drawn: dict[int, np.ndarray] = {}
+    for samples in {part.shape[1] for part in values.values()}:
+        alike = [size for size, part in values.items() if part.shape[1] == samples]
+        rows = [row[None] for size in alike for row in values[size]]
+        found = means(rows, ORDER_RESAMPLES)  # all at once: most of the time goes into drawing
+        drawn |= dict(zip(alike, np.split(found, np.cumsum([len(at[size]) for size in alike])[:-1]), strict=True))
     for size, trials in at.items():
-        here = slice(first, first := first + len(trials))
-        shown, resampled = measure.scale(every[here].mean(axis=1)), measure.scale(drawn[here])
+        shown, resampled = measure.scale(values[size].mean(axis=1)), measure.scale(drawn[size])
         top = int(shown.argmax())
         low, high = np.quantile(resampled - resampled[top], tails, axis=1)
         for row, trial in enumerate(trials):
@@ -503,7 +506,7 @@ def _largest_effect(at: Mapping[int, Sequence[Trial]], pairs: int, measure: Meas
                     f"Order matters most with batches of {size}: {_name(trial)} loses {measure.show(-difference)} "
                     f"{measure.name} against {_name(trials[top])} "
                     f"({measure.interval(float(low[row]), float(high[row]))})"
-                    f"{f' on {values.shape[1]} samples' if trial.dropped else ''}."
+                    f"{f' on {values[size].shape[1]} samples' if trial.dropped else ''}."
                 )
     return sentence
 
