@@ -270,6 +270,8 @@ report(
 """,
     )
     assert found["opened"] == ["int8.engine"]  # once, for its inputs and to run it
+    told = {name: found[name]["agreement"]["logits"].pop("depends_on_int8") for name in ("cpu", "model", "engine")}
+    assert told == {"cpu": True, "model": None, "engine": None}  # what is INT8 in an engine is not known
     for name in ("model", "engine"):
         for part in ("scores", "reference_scores", "changes", "agreement", "samples"):
             assert found[name][part] == found["cpu"][part], (name, part)

@@ -28,6 +28,7 @@ PARAMETERS = {
     "methods": ",".join(spelt(swept=True)),
     "growths": "double,power-of-two",
     "exact": "False",
+    "race": "True",
     "accuracy": "True",
     "metric": "top1",
     "eval_data": "None",
