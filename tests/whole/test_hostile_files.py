@@ -383,15 +383,28 @@ def test_weights_without_an_axis_of_channels_stay_in_float() -> None:
     assert weight_clipping_cost(model) == ()
 
 
-def test_a_model_whose_types_onnx_cannot_tell_is_refused() -> None:
+def test_a_model_whose_types_onnx_cannot_tell_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = conv_model()
     del model.opset_import[:]
     with pytest.raises(ModelError, match="model: names no opset"):
         insert_qdq(model, {"image": np.float32(1)})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("of ONNX's C++")
+
+    model = conv_model()
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", refuse)
+    with pytest.raises(ModelError, match="ONNX cannot tell the types of the model's tensors: of ONNX's C\\+\\+"):
+        insert_qdq(model, {"image": np.float32(1)})
+
+
+def test_a_domain_that_is_not_imported_hides_no_types() -> None:
     nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Odd", ["y"], ["z"], domain="unknown")]
     for opset in (13, 11):
-        with pytest.raises(ModelError, match="ONNX cannot tell the types of the model's tensors"):
-            insert_qdq(make_model(nodes, {"x": ["N", 3]}, ["z"], opset=opset), {"x": np.float32(1)})
+        model = make_model(nodes, {"x": ["N", 3]}, ["z"], opset=opset)
+        found = insert_qdq(model, {"x": np.float32(1)}, placement="all")
+        assert found.layers == ("y",)
+        assert [node.op_type for node in found.model.graph.node][-2:] == ["Relu", "Odd"]
 
 
 # --- loaders: the user's code, whose answers are data
