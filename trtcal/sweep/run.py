@@ -235,7 +235,7 @@ def _judged_on(batches: Batches, judged: Batches) -> str:
         whole = judged.num_samples == judged.accounting().available
         return f"Judged on {'' if whole else f'{judged.num_samples} of '}{judged.source.describe()}."
     return (
-        f"Judged on {judged.num_samples} of the samples that calibrate, for want of others (--eval-data): on samples "
+        f"Judged on {judged.num_samples} of the samples that calibrate, as no others were given (--eval-data): on samples "
         f"it has not seen INT8 may do worse."
     )
 

@@ -41,7 +41,7 @@ class Measures:
     that entropy keeps, -1 where there is nothing to search. ``amax``: entropy's threshold. ``clipped``: share
     of elements above it. ``change``: amax / the batch-invariant one - 1. ``js``: Jensen-Shannon distance
     (base 2, 0..1) and ``emd``: earth mover's distance (in units of the largest |x|), both to the histogram
-    that knows no batches.
+    that does not depend on batches.
     """
 
     first_amax: np.ndarray
