@@ -235,8 +235,8 @@ def _judged_on(batches: Batches, judged: Batches) -> str:
         whole = judged.num_samples == judged.accounting().available
         return f"Judged on {'' if whole else f'{judged.num_samples} of '}{judged.source.describe()}."
     return (
-        f"Judged on {judged.num_samples} of the samples that calibrate, as no others were given (--eval-data): on samples "
-        f"it has not seen INT8 may do worse."
+        f"Judged on {judged.num_samples} of the samples that calibrate, as no others were given (--eval-data): on "
+        f"samples it has not seen INT8 may do worse."
     )
 
 
