@@ -16,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from qdq_models import body_model, f32, node, ranges, run, small_network, typed
 
 from trtcal.errors import ModelError
+from trtcal.model.calibrated import calibration_graph
 from trtcal.model.runner import OrtRunner
 from trtcal.qdq.extract import strip_qdq
-from trtcal.qdq.insert import QdqResult, check_exclude, insert_qdq
+from trtcal.qdq.insert import CONSTANT, QdqResult, check_exclude, insert_qdq
 from trtcal.qdq.placement import PLACEMENTS
 
 STEP = np.float32(0.125)  # a power of two, so that float32 arithmetic on multiples of it is exact
@@ -315,6 +316,17 @@ def test_a_name_that_the_model_lacks_is_reported() -> None:
     model = small_network()
     result = insert_qdq(model, {**ranges(model), "(Unnamed Layer* 3) [Shuffle]_output": np.float32(1)})
     assert result.skipped == (("(Unnamed Layer* 3) [Shuffle]_output", "no tensor of this model"),)
+
+
+def test_a_constant_called_after_the_weights_inside_its_node_is_called_a_constant() -> None:
+    """As exporters that inline functions leave them: node `inlined/offset` holds weights called `offset`."""
+    graph = onnx.parser.parse_graph("g (float[1, 2] x) => (float[1, 2] y) { w = Mul(x, x) y = Add(w, inlined_offset) }")
+    offset = numpy_helper.from_array(np.ones((1, 2), np.float32), "offset")
+    graph.node.insert(0, helper.make_node("Constant", [], ["inlined_offset"], value=offset))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    scales = {name: np.float32(0.1) for name in calibration_graph(model).order}
+    assert scales.keys() == {"x", "w", "offset_output", "y"}
+    assert dict(insert_qdq(model, scales, placement="all").skipped) == {"offset_output": CONSTANT}
 
 
 def test_the_cache_of_another_model_is_refused() -> None:

@@ -29,6 +29,7 @@ from trtcal.model.nodes import (
     Names,
     all_bodies,
     bodies,
+    constants_of,
     is_quantized,
     label,
     op_name,
@@ -106,7 +107,8 @@ def insert_qdq(
         return pairs.make(read, np.asarray(plan.scales[read]))
 
     outputs = read_instead(graph, plan, made)
-    constants = fixed_in(model.proto.graph)
+    held = (constant.tensor.name for constant in constants_of(model.proto.graph).values())
+    constants = fixed_in(model.proto.graph).union(held)
     reasons = {name: _why_float(model, name, why) for name, why in plan.skipped.items()}
     skipped = reasons | {name: _why_unknown(constants, name) for name in unknown} | dict(_out_of_reach(graph))
     return QdqResult(
@@ -271,7 +273,7 @@ def _refuse_fake_quantized(model: Model) -> None:
 
 
 def _why_unknown(constants: Container[str], name: str) -> str:
-    """Why no range of this name is used; TensorRT calls a constant after its initializer."""
+    """Why no range of this name is used; TensorRT calls a constant after its weights."""
     if name in constants or name.removesuffix("_output") in constants:
         return CONSTANT
     return "no tensor of this model"
