@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import batched, conv_model, images, make_model, save
 from onnx import TensorProto, helper
+from qdq_models import body_model
 
 from trtcal.cache.cache import CalibrationCache
 from trtcal.cache.doctor import SEVERITIES, Finding, check, diff, merge, rename, retarget
@@ -50,6 +51,15 @@ def messages(findings: list[Finding]) -> str:
 )
 def test_a_scale_that_nothing_can_use_is_found_by_name(scale: float, severity: str) -> None:
     assert kinds(check(cache_of({"fine": 0.01, "also": 0.02, "bad": scale}))) == [(severity, "bad")]
+
+
+def test_the_range_of_a_mask_made_of_the_lowest_float_is_found() -> None:
+    """Exporters write finfo(float32).min where -inf would do; entropy and mse end a little below it."""
+    scales = {"scores": 0.1, "masked": float(np.finfo(np.float32).max) / 127 * 0.99, "large": 8e27}
+    findings = check(cache_of({**scales, "large": 7e27}))
+    assert kinds(findings) == [("warning", "masked")]
+    assert "its range reaches 3.4e+38, as masks made of the lowest float do" in messages(findings)
+    assert kinds(check(cache_of(scales))) == [("warning", "masked"), ("warning", "large")]
 
 
 def test_a_sound_cache_has_no_findings() -> None:
@@ -210,6 +220,14 @@ def test_integers_need_no_range(tmp_path: Path) -> None:
     findings = check(cache_of({"x": 0.1}), model=graph)
     assert kinds(findings) == [("note", "i"), ("note", "s")]
     assert "integers" in messages(findings)
+
+
+def test_layers_inside_an_if_are_named_since_no_range_reaches_them() -> None:
+    model = open_model(body_model())
+    cache = calibrate(model, [{"x": np.ones((1, 1, 2, 2), np.float32)}], method="minmax").cache
+    (finding,) = [finding for finding in check(cache, model=model) if finding.severity == "warning"]
+    assert finding.tensor == "inner"
+    assert "has no range: inside If 'switch', which stays in float; if one branch is always taken" in finding.message
 
 
 def test_a_tensor_that_the_model_has_not_is_a_warning(graph: Model, complete: CalibrationCache) -> None:

@@ -20,6 +20,7 @@ from trtcal.files.brief import few
 from trtcal.model.nodes import op_name
 from trtcal.model.open import Model, Source, open_model
 from trtcal.model.topology import Graph
+from trtcal.qdq.insert import out_of_reach
 from trtcal.qdq.placement import IMPLICIT, invalid_scale
 
 SEVERITIES = ("error", "warning", "note")
@@ -28,6 +29,9 @@ SEVERITIES = ("error", "warning", "note")
 # Ranges of about 1e-7 to 1e7. Constants such as the epsilon of a normalization lie outside, but never half of a
 # cache.
 PLAUSIBLE = (1e-9, 1e5)
+
+# float32 ends at 3.4e38, and masks made of its lowest number reach there; nothing that a network computes does.
+MASKS = 1e30
 
 # No output of these exceeds the number; a threshold can reach double of it, since a histogram's limit doubles.
 BOUNDED = {"Softmax": 1.0, "Sigmoid": 1.0, "HardSigmoid": 1.0, "Tanh": 1.0}
@@ -176,6 +180,13 @@ def _values(cache: CalibrationCache) -> Iterator[Finding]:
         if problem:
             usable = np.isfinite(scale) and scale >= 0  # 0 and denormals, which TensorRT itself writes
             yield Finding("warning" if usable else "error", name, problem)
+        elif 127 * float(scale) > MASKS:
+            yield Finding(
+                "warning",
+                name,
+                f"its range reaches {127 * float(scale):.2g}, as masks made of the lowest float do; all its other "
+                f"values round to 0 in INT8, so what reads it should stay in float",
+            )
 
 
 def _byte_order(cache: CalibrationCache) -> Iterator[Finding]:
@@ -269,6 +280,8 @@ def _fit(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
     for name in sorted(cache.scales.keys() - set(named) - known):
         yield Finding("note", name, "a name that TensorRT makes up; no model can confirm it")
 
+    for name, why in dict(out_of_reach(graph)).items():
+        yield Finding("warning", name, f"has no range: {why}")
     readers = _int8_readers(graph)
     for name in calibrated.order:
         if name in cache.scales:

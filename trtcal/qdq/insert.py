@@ -110,7 +110,7 @@ def insert_qdq(
     held = (constant.tensor.name for constant in constants_of(model.proto.graph).values())
     constants = fixed_in(model.proto.graph).union(held)
     reasons = {name: _why_float(model, name, why) for name, why in plan.skipped.items()}
-    skipped = reasons | {name: _why_unknown(constants, name) for name in unknown} | dict(_out_of_reach(graph))
+    skipped = reasons | {name: _why_unknown(constants, name) for name in unknown} | dict(out_of_reach(graph))
     return QdqResult(
         graph.model,
         plan.scales,
@@ -284,14 +284,17 @@ def _why_float(model: Model, name: str, why: str) -> str:
     return why.replace("it has no scale", f"it {model.unknown.why(name)}") if name in model.unknown.tensors else why
 
 
-def _out_of_reach(graph: Graph) -> Iterator[tuple[str, str]]:
+def out_of_reach(graph: Graph) -> Iterator[tuple[str, str]]:
     """Outputs of weighted layers inside bodies and functions, and why they stay in float."""
     functions = {(function.domain, function.name) for function in graph.model.functions}
     for node in graph.nodes:
         if (node.domain, node.op_type) in functions:
             yield node.output[0], "made by a function of the model for another opset, which stays in float"
+        why = "which stays in float"
+        if op_name(node) == "If":
+            why += "; if one branch is always taken, put its nodes in the place of the If"
         for body in bodies(node):
             for inner in (body, *subgraphs(body)):
                 for layer in inner.node:
                     if op_name(layer) in WEIGHTED:
-                        yield layer.output[0], f"inside {label(node)}, which stays in float"
+                        yield layer.output[0], f"inside {label(node)}, {why}"
