@@ -264,11 +264,13 @@ TINY: dict[str, Callable[[], Specimen]] = {
     "time-major LSTM": lambda: _steps(lstm(10, "batch"), (10, 4), 1),
     "transformer": _sentences,
 }
-LARGER: dict[str, Callable[[], Specimen]] = {
+REAL: dict[str, Callable[[], Specimen]] = {
     "demo": _demo,
     "PP-OCR detector": lambda: _ppocr("_det_", 64, 64),
     "PP-OCR classifier": lambda: _ppocr("_cls_", 48, 192),
     "PP-OCR recogniser": lambda: _ppocr("_rec_", 48, 96),
+}
+LARGER: dict[str, Callable[[], Specimen]] = {
     "ResNet": lambda: _pictures(onnx.load_model_from_string(nets.residual((4, 8), 2, 16)), "x", 16),
     "branches": lambda: _pictures(onnx.load_model_from_string(nets.branches()), "x", 16, channels=8),
     "MobileNet": lambda: _pictures(mobilenet(), "image", 12),
@@ -282,5 +284,5 @@ LARGER: dict[str, Callable[[], Specimen]] = {
 
 @cache
 def specimen(name: str) -> Specimen:
-    """One of `TINY` and `LARGER`."""
-    return {**TINY, **LARGER}[name]()
+    """One of `TINY`, `LARGER` and `REAL`."""
+    return {**TINY, **LARGER, **REAL}[name]()
