@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,13 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trtcal import __version__
-from trtcal.errors import CacheError, CacheFormatError, OutputError
+from trtcal.errors import CacheError, CacheFormatError
 from trtcal.files import atomic
 from trtcal.model.open import LIBRARIES
 from trtcal.model.read import sha256_of
 from trtcal.samples.batches import Batches, declared_length
-
-logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Number of the sidecar's layout; rises when an older trtcal would misread a newer file."""
@@ -268,17 +265,6 @@ def save_with_sidecar(
     with atomic.staged(sidecar_path(path), [sidecar]) as put_sidecar, atomic.staged(path, [cache]) as put_cache:
         put_sidecar()
         put_cache()
-
-
-def add_finding(path: str | os.PathLike[str], name: str, value: Any) -> None:
-    """Cache with its sidecar -> the same with one more finding; where that cannot be written, a warning."""
-    sidecar = sidecar_path(path)
-    try:
-        content = json.loads(sidecar.read_bytes())
-        content["findings"][name] = value
-        atomic.write_bytes(sidecar, _dump(content))
-    except (OSError, OutputError) as error:
-        logger.warning("%s: %s is not noted in it: %s", sidecar, name, error)
 
 
 def read_sidecar(path: str | os.PathLike[str]) -> tuple[Provenance, dict[str, Any]] | None:

@@ -21,7 +21,6 @@ from trtcal.cache.provenance import (
     FORMAT,
     Provenance,
     Reuse,
-    add_finding,
     check,
     origin,
     read_sidecar,
@@ -59,7 +58,7 @@ class Closing(Protocol):
         """Also where it costs more than the calibration?"""
 
     def __call__(self, cache: CalibrationCache, seconds_per_sample: float | None, /) -> Mapping[str, Any]:
-        """A cache, and what a sample of the pass took (None: there was none) -> plain data, kept in the sidecar."""
+        """A cache, and what a sample of the pass took (None: there was none) -> plain data."""
 
 
 class Choosing(Protocol):
@@ -87,8 +86,8 @@ class CacheFile:
 
     ``reused`` says that the cache on disk already was what the run would have made; otherwise ``reasons`` say
     why it was not. ``unusable``, ``clipped``, ``hidden``, ``unusable_thresholds`` and ``usable_methods`` are those of
-    `Calibration`. ``closing`` is what was found of the finished cache, when it was made; ``chosen`` why its method is
-    what it is, where a `Choosing` chose it.
+    `Calibration`. ``closing`` is what was found of the finished cache, {} where nothing was asked; ``chosen`` why its
+    method is what it is, where a `Choosing` chose it.
     """
 
     path: Path
@@ -296,12 +295,10 @@ class _Clock:
 
 
 def _closed(file: CacheFile, closing: Closing | None, seconds_per_sample: float | None) -> CacheFile:
-    """The file, looked at, and the sidecar says what was found."""
+    """The file, looked at. The sidecar does not hear of it: whether it is looked at is a matter of time."""
     if closing is None:
         return file
-    found = closing(file.cache, seconds_per_sample)
-    add_finding(file.path, "closing", found)
-    return replace(file, closing=found)
+    return replace(file, closing=closing(file.cache, seconds_per_sample))
 
 
 def _shout(file: CacheFile, strict: bool) -> None:

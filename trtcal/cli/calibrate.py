@@ -155,7 +155,7 @@ def calibrate(
     if as_json:
         print_out(json.dumps(_as_json(result), indent=2))
     else:
-        say(_summary(result))
+        say(_summary(result, check))
     if other is not None:
         from trtcal.cache.doctor import diff
         from trtcal.cli.cache import difference_lines
@@ -196,7 +196,7 @@ def _judging(bar: Any) -> Callable[[int, int], None]:
     return lambda done, total: None if bar is None else bar(done, total, "judging methods")
 
 
-def _summary(result: CacheFile) -> str:
+def _summary(result: CacheFile, check: bool | None = None) -> str:
     from trtcal.ranges.thresholds import method as threshold_method
     from trtcal.sweep.auto import lines as method_lines
     from trtcal.sweep.closing import in_words
@@ -235,6 +235,8 @@ def _summary(result: CacheFile) -> str:
         ]
         lines += filter(None, [threshold_method(result.provenance.method).warning])
     lines += filter(None, [in_words(result.closing, chosen=bool(result.chosen))])
+    if result.reused and not result.closing and check is None:
+        lines.append("INT8 by this cache is not compared with FP32 again; --check does it")
     return terminal.lines(lines)
 
 
