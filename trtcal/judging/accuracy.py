@@ -247,10 +247,11 @@ class Distances:
             if a.shape != b.shape:
                 raise ModelError(f"output {name!r} is {a.shape} of one model and {b.shape} of the other")
             self._floating.setdefault(name, np.asarray(expected[name]).dtype.kind == "f")
-            noise = np.square(a - b)
+            apart = a - b
+            noise = np.square(apart)
             powers = [np.square(a).sum(), np.square(b).sum(), noise.sum(), (a * b).sum()]
             self._sums[name] = self._sums.get(name, np.zeros(4)) + powers
-            self._errors[name] = max(self._errors.get(name, 0.0), float(np.abs(a - b).max(initial=0)))
+            self._errors[name] = max(self._errors.get(name, 0.0), float(np.abs(apart, out=apart).max(initial=0)))
             rows = self._noise.setdefault(name, [])
             if not a.ndim or len(a) != len(names):
                 self._noise[name] = None
@@ -511,8 +512,9 @@ def _labels_of(names: Sequence[str], labels: Labels, first: int) -> np.ndarray:
 
 def _finite(output: str, names: Sequence[str], array: np.ndarray) -> np.ndarray:
     array = np.asarray(array, np.float64)
-    bad = np.argwhere(~np.isfinite(array))
-    if bad.size:
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = np.argwhere(~finite)
         where = f"sample {names[bad[0][0]]}" if array.ndim and len(array) == len(names) else "the batch of " + names[0]
         raise NonFiniteError(f"output {output!r} holds inf or nan for {where}: there is no distance to measure")
     return array
