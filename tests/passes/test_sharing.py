@@ -9,7 +9,7 @@ from models import conv_model, images, make_model
 from sequences import POINTS, STEPS, cloud, clouds, detector, heard, lstm, mean_over, node, steps, with_output
 
 from trtcal.errors import ModelError
-from trtcal.model.open import open_model
+from trtcal.model.open import Model, open_model
 from trtcal.model.runner import OrtRunner
 from trtcal.passes import sharing
 from trtcal.passes.sharing import peeked, resolved, with_copies
@@ -243,4 +243,40 @@ def test_an_axis_that_no_sample_fits_is_not_the_one(batch: int, caplog: pytest.L
     """Of a time-major LSTM whose sizes are all fixed, the steps were taken for the batch, and it could not run."""
     assert axes(lstm(10, batch), rows(x=steps(6))) == {"x": 1}
     assert "axis 1 of x counts samples" in caplog.text
-    assert "with axis 0, no sample fits; --batch-axis x=1 says so" in caplog.text
+    assert "by what the file says, no sample would fit; --batch-axis x=1 says so" in caplog.text
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_states_of_a_fixed_batch_are_found_by_the_shape_of_the_samples(
+    batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing in the file says which axis of (2, 1, 4) counts samples; the run ended with a wrong rank."""
+    found = resolved(open_model(detector(batch)).asked([], ["sr=16000"]), rows(**heard(6)))
+    assert {spec.name: spec.axis for spec in found.inputs} == {"x": 0, "state": 1}
+    axes = {1: "axis 1 of state counts samples", 3: "axis 0 of x, axis 1 of state count samples"}[batch]
+    option = {1: "--batch-axis state=1 says so", 3: "--batch-axis x=0 --batch-axis state=1 say so"}[batch]
+    why = "as a run of some of them shows: by what the file says, no sample would fit"
+    assert f"{axes}, {why}; {option}" in caplog.text
+
+
+@pytest.mark.parametrize("width", [sharing.MOST_TOGETHER, sharing.MOST_TOGETHER + 1])
+def test_a_long_axis_of_a_fixed_size_is_not_tried(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model of 2048 bytes, 2048 samples were run with each other, and took all memory."""
+    tried = []
+
+    class Recording(sharing._Settling):
+        def _verdict(self, model: Model) -> sharing._Verdict:
+            tried.append(model.inputs[0].axis)
+            return super()._verdict(model)
+
+    monkeypatch.setattr(sharing, "_Settling", Recording)
+    nodes = [node("ReduceMax", ["x"], ["largest"], axes=[0], keepdims=1), node("Sub", ["x", "largest"], ["y"])]
+    model = make_model(nodes, {"x": ["unk__1", width]}, ["y"])
+    samples = rows(x=np.random.default_rng(0).normal(size=(2, width)).astype(np.float32))
+    if width <= sharing.MOST_TOGETHER:
+        assert axes(model, samples) == {"x": 1}
+        assert tried == [0, 1]
+    else:
+        with pytest.raises(ModelError, match="would depend on which samples share a run"):
+            axes(model, samples)
+        assert tried == [0]

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 5e-3  # relative; kernels for other batch sizes add up in another order
 MOST_BYTES = 256 << 20  # of the tensors of a run together: of a larger one, some are compared
 MOST_TRIED = 32  # ways to choose the axes
+MOST_TOGETHER = 64  # samples in one run, where nobody says that an axis counts them
 SHOWN = 3  # names in a message
 
 # What they answer has as many rows as the data have something to find, of all samples one after the other.
@@ -168,19 +169,19 @@ class _Settling:
 
     def settle(self) -> Model:
         model = self.model
-        if not self.rows or not self._shares(model):
+        if not self.rows or (not self._shares(model) and self._fit(model)):
             return _done(model)
         try:
             first = self._verdict(model)
         except ModelError as error:
             if not self._fit(model) and (found := self._first_of(self._others())) is not None:
-                logger.warning("%s: %s", model.name, self._found(found, "no sample fits"))
+                logger.warning("%s: %s", model.name, self._found(found, "by what the file says, no sample would fit"))
                 return _done(found)
             raise _CannotRunError(str(error)) from error
         if not first.mixed:
             return _done(first.model)
         if (found := self._first_of(filter(self._shares, self._others()))) is not None:
-            why = f"{_some(first.mixed)} would depend on which samples share a run"
+            why = f"with axis 0, {_some(first.mixed)} would depend on which samples share a run"
             logger.warning("%s: %s", model.name, self._found(found, why))
             return _done(found)
         if first.model.feeding.copies > 1:
@@ -243,6 +244,7 @@ class _Settling:
             shape = self.rows[0][spec.name].shape[1:]
             sizes = sizes_of(values[spec.name])
             fitting = [axis for axis in range(len(sizes)) if _fits(shape, sizes[:axis] + sizes[axis + 1 :])]
+            fitting = [axis for axis in fitting if not isinstance(n := sizes[axis], int) or n <= MOST_TOGETHER]
             others = [axis for axis in fitting if axis != spec.axis and len(shape) == len(sizes) - 1]
             choices.append([spec.axis, *(others if spec.name in self._uncertain() else [])])
         for axes in islice(product(*choices), 1, MOST_TRIED):
@@ -326,7 +328,8 @@ class _Settling:
         ]
         axes = ", ".join(f"axis {axis} of {name}" for name, axis in changed)
         options = " ".join(f"--batch-axis {name}={axis}" for name, axis in changed)
-        return f"{axes} counts samples, as a run of some of them shows: with axis 0, {why}; {options} says so"
+        s = "s" if len(changed) == 1 else ""
+        return f"{axes} count{s} samples, as a run of some of them shows: {why}; {options} say{s} so"
 
 
 class _Shown:
