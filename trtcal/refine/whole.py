@@ -274,7 +274,7 @@ def _refined(
     expected = _means(model, places, few, libraries)
     judge = Judge(model, choose, libraries)
     parts = [part.tolist() for part in np.array_split(np.arange(len(weights)), min(PARTS, len(weights)))]
-    measured: dict[str, np.ndarray] = {}
+    measured: dict[str, Score] = {}
 
     def as_int8(variant: ModelProto) -> ModelProto:
         result = insert_qdq(open_model(variant, libraries=libraries), scales, placement=placement)
@@ -288,29 +288,31 @@ def _refined(
             found = shifts(int8, places, expected, few, WORKERS, libraries)
             variant = with_biases(variant, places, found)
             int8 = as_int8(variant)
-        measured[name] = judge.sqnr_db(int8)
+        measured[name] = score_of(judge.sqnr_db(int8))
         progress("judging", len(measured), 4 + len(parts))
-        return _Variant(name, corrected, variant, int8, float(measured[name].mean()))
+        gain = difference(measured["original"], measured[name]).low
+        return _Variant(name, corrected, variant, int8, measured[name].value, gain)
 
     every = list(range(len(weights)))
     original = attempt("original", [], False)
-    best = _better(original, attempt("biases", [], True))
+    best = _sure(original, attempt("biases", [], True))
     weights_alone = attempt("weights", every, False)
     whole = _better(weights_alone, attempt("weights and biases", every, True))
-    best = _better(best, whole)
-    if best is whole and len(parts) > 1:
+    promising = _better(best, whole) is whole
+    best = _sure(best, whole)
+    if promising and len(parts) > 1:
         # Which part to leave out is asked without biases, whose correction takes longer than all judging.
         likely, others = weights_alone, every
         for number, part in enumerate(parts, 1):
             rest = [index for index in every if index not in part]
             tried = attempt(f"weights, but for part {number} of {len(parts)}", rest, False)
-            best = _better(best, tried)
+            best = _sure(best, tried)
             if _better(likely, tried) is tried:
                 likely, others = tried, rest
         if whole.corrected and likely is not weights_alone:
-            best = _better(best, attempt(likely.name.replace("weights", whole.name), others, True))
-    start = score_of(measured.pop(original.name))
-    variants = {name: difference(start, score_of(values)) for name, values in measured.items()}
+            best = _sure(best, attempt(likely.name.replace("weights", whole.name), others, True))
+    start = measured.pop(original.name)
+    variants = {name: difference(start, score) for name, score in measured.items()}
 
     judge = Judge(model, report, libraries)
     before = after = score_of(judge.sqnr_db(original.int8))
@@ -343,11 +345,17 @@ class _Variant(NamedTuple):
     model: ModelProto
     int8: ModelProto
     sqnr_db: float
+    least_gain: float  # dB over the original, the lower end of the interval
 
 
 def _better(one: _Variant, other: _Variant) -> _Variant:
     """The one that is nearer to FP32; of equal ones the first, which changes less."""
     return other if other.sqnr_db > one.sqnr_db else one
+
+
+def _sure(best: _Variant, other: _Variant) -> _Variant:
+    """The other one where it is nearer to FP32 and certainly gains over the original: a few samples choose by luck."""
+    return other if other.least_gain > 0 and _better(best, other) is other else best
 
 
 class Judge:
