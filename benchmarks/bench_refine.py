@@ -31,7 +31,8 @@ from trtcal.refine.whole import Judge, refine
 
 SAMPLES = 128  # to calibrate and refine on, and the measure of cost
 JUDGED = 512  # samples at most
-MUST = 4.0  # calibrations
+MUST = 4.0  # calibrations, of networks whose calibration takes some time:
+LONG = 8.0  # seconds; what small ones cost is the opening of sessions
 
 
 class Row(NamedTuple):
@@ -118,7 +119,8 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
                 *(interval(difference(row.before, row.after)), f"{row.activations:.1f}", row.chosen),
                 f"{row.same[0]:.1%} -> {row.same[1]:.1%}" if len(row.same) == 2 else "",
                 "" if row.metric is None else f"{row.metric[0]}: {interval(row.metric[1], 4)}",
-                f"{ratio:.1f} ({row.seconds[1]:.0f} s), {verdict(ratio, MUST, MUST)}",
+                f"{ratio:.1f} ({row.seconds[1]:.0f} s)"
+                + (f", {verdict(ratio, MUST, MUST)}" if row.seconds[0] > LONG else ""),
             )
         )
     yield from table(heads, cells)
