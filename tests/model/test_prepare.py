@@ -83,7 +83,7 @@ def test_shapes_that_lie_in_files_are_read_and_weights_stay_there(tmp_path: Path
     (tmp_path / "w.bin").unlink()
     assert open_model(content, path=path).inputs == model.inputs, "nobody wants the weights yet"
     (tmp_path / "w.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"m.onnx: constant 'w' in .*w.bin: cannot be read"):
+    with pytest.raises(ModelError, match=r"m.onnx: weights 'w' end at byte 432 of w.bin, which has 0"):
         open_model(path)
 
 

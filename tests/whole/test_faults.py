@@ -342,14 +342,17 @@ def exhausted(place: str, after: int) -> Callable[..., Any]:
     return call
 
 
-def test_a_sweep_out_of_memory_is_no_sweep_with_failed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("race", ["--race", "--no-race"])
+def test_a_sweep_out_of_memory_is_no_sweep_with_failed_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, race: str
+) -> None:
     case = CASES["sweep"]
     template = made_folder(case, tmp_path, monkeypatch)
+    judging = "trtcal.sweep.cpu_judge.CpuJudge.go_on"
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "trtcal.sweep.cpu_judge.CpuJudge.__call__", exhausted("trtcal.sweep.cpu_judge.CpuJudge.__call__", 1)
-        )
-        code, err = command(template, *case.arguments[:-6], "--batch-sizes", "1,4", "--growths", "double")
+        patch.setattr(judging, exhausted(judging, 1))
+        arguments = [*case.arguments[:-6], "--batch-sizes", "1,4", "--growths", "double", race]
+        code, err = command(template, *arguments)
     assert code == 2
     assert "out of memory" in err
     assert not (template / "s" / "trials.json").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from trtcal.errors import ModelError
 from trtcal.files.atomic import remove, staged
 from trtcal.model.check import check_file
-from trtcal.model.nodes import all_tensors, copied
+from trtcal.model.nodes import all_tensors, copied, refuse_cut_off
 from trtcal.model.overwriting import Input, check_output, weights_beside
 from trtcal.model.read import external_files
 
@@ -30,7 +29,12 @@ def load_weights(model: ModelProto, path: str | Path) -> ModelProto:
 
     path = Path(path)
     files = external_files(model)
-    _refuse_cut_off(model, path)
+    try:
+        for tensor in all_tensors(model):
+            if tensor.data_location == tensor.EXTERNAL:
+                refuse_cut_off(tensor, path.parent)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     model = copied(model)
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
@@ -82,25 +86,6 @@ def check_weights_output(model: str | Path, inputs: Iterable[Input]) -> None:
 
 def _data_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
-
-
-def _refuse_cut_off(model: ModelProto, path: Path) -> None:
-    """ModelError for weights beyond their file's end, which ONNX 1.16 reads as far as they go."""
-    from onnx import TensorProto
-
-    for tensor in all_tensors(model):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            entry = {item.key: item.value for item in tensor.external_data}
-            place = [entry.get(key, "0") for key in ("offset", "length")]
-            if not all(re.fullmatch("[0-9]{1,18}", number) for number in place):
-                raise ModelError(f"{path}: weights {tensor.name!r} lie at {place}; expected an offset and a length")
-            end = sum(map(int, place))
-            size = (path.parent / entry["location"]).stat().st_size
-            if end > size:
-                raise ModelError(
-                    f"{path}: weights {tensor.name!r} end at byte {end} of {entry['location']}, which has {size}; "
-                    f"the file is cut off or another model's"
-                )
 
 
 def _moved_out(weights: list[TensorProto], location: str) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,11 +45,31 @@ def array_of(tensor: TensorProto, folder: str | Path | None = None) -> np.ndarra
             f"constant {tensor.name!r}: still in an external file; load the model with onnx.load(path), which reads "
             f"such files"
         )
+    if tensor.data_location == TensorProto.EXTERNAL:
+        refuse_cut_off(tensor, Path(folder or ""))
     try:
         return numpy_helper.to_array(tensor, base_dir=str(folder or ""))
     except Exception as error:  # of ONNX, NumPy and the file system
         places = [f" in {Path(folder or '') / item.value}" for item in tensor.external_data if item.key == "location"]
         raise ModelError(f"constant {tensor.name!r}{''.join(places)}: cannot be read: {error}") from error
+
+
+def refuse_cut_off(tensor: TensorProto, folder: Path) -> None:
+    """ModelError for weights beyond the end of the file where they lie, which ONNX 1.16 reads as far as they go."""
+    entry = {item.key: item.value for item in tensor.external_data}
+    place = [entry.get(key, "0") for key in ("offset", "length")]
+    if not all(re.fullmatch("[0-9]{1,18}", number) for number in place):
+        raise ModelError(f"weights {tensor.name!r} lie at {place}; expected an offset and a length")
+    end = sum(map(int, place))
+    try:
+        size = (folder / entry["location"]).stat().st_size
+    except (KeyError, OSError) as error:
+        raise ModelError(f"weights {tensor.name!r}: the file where they lie cannot be read: {error}") from error
+    if end > size:
+        raise ModelError(
+            f"weights {tensor.name!r} end at byte {end} of {entry['location']}, which has {size}; the file is cut off "
+            f"or another model's"
+        )
 
 
 def dtype_of(element_type: int, name: str) -> np.dtype:
