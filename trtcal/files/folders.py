@@ -47,15 +47,16 @@ def files_below(folder: str | os.PathLike[str]) -> list[str]:
 class LocalFolder:
     """Folder on this machine -> its files, as :class:`trtcal.files.remote.Remote` gives those behind a URL."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], only: Sequence[str] | None = None) -> None:
         self.path = Path(path)
+        self._only = only
 
     def __str__(self) -> str:
         return str(self.path)
 
     def files(self) -> list[str]:
-        """Nothing -> :func:`files_below` it."""
-        return files_below(self.path)
+        """Nothing -> :func:`files_below` it, or ``only`` those that were given."""
+        return files_below(self.path) if self._only is None else list(self._only)
 
     def read(self, name: str) -> bytes:
         """Relative name of a file -> its content."""

@@ -39,6 +39,7 @@ from trtcal.qdq.reached import int8_outputs, outputs_behind_int8
 from trtcal.samples.batches import Batches, Samples
 from trtcal.samples.conform import as_dtype
 from trtcal.samples.labels import class_numbers, is_number, read_labels, refuse_unlabelled
+from trtcal.samples.listed import Listed
 from trtcal.spec import InputSpec
 
 logger = logging.getLogger(__name__)
@@ -223,7 +224,7 @@ def labels_of(batches: Batches, path: str | os.PathLike[str] | None, metrics: It
     names = batches.sample_names
     source = batches.source
     every = [source.name(index) for index in range(len(source))] if isinstance(source, Samples) else names
-    labels = read_labels(path, every)
+    labels = read_labels(path, every, part=isinstance(source, Listed))
     refuse_unlabelled(path, names, labels)
     if METRICS.keys() & set(metrics) or all(map(is_number, labels.values())):
         return class_numbers(path, labels)

@@ -174,7 +174,14 @@ def weights_beside(model: Path) -> Kind:
 
 
 def _inside(path: Path, output: Path) -> Iterator[Path]:
-    """An input -> ``output``, where that may be one of the samples in it."""
+    """An input -> ``output``, where that may be one of the samples in it; of a list, the files that it names."""
+    if path.suffix.lower() == ".txt" and path.is_file():
+        from trtcal.samples.listed import read_list  # NumPy need not be loaded for other inputs
+
+        with suppress(DataError):  # labels may be a text file too, and whoever opens a list says what is wrong with it
+            listing = read_list(path)
+            root = Path(listing.root)
+            yield from [root / name for name in listing.files] if root.is_dir() else [root]
     if path.is_dir():
         from trtcal.samples.preprocess import is_image  # Pillow loads slowly, and most outputs do not exist yet
 

@@ -43,14 +43,16 @@ class ArrayFolder:
 
     ``.npy`` is memory-mapped. A block in ``.npz`` stays in memory once read, so all of them may hold
     MAX_NPZ_BYTES. Pickled objects are never loaded. Raises DataError, naming file and input, for
-    anything that does not fit.
+    anything that does not fit. ``only`` these files of a folder are taken where they are given.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, inputs: Sequence[InputSpec]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, inputs: Sequence[InputSpec], only: Sequence[str] | None = None
+    ) -> None:
         self._path = Path(path)
         self._inputs = tuple(inputs)
         folder = self._path.is_dir()
-        names = files_below(self._path) if folder else [self._path.name]
+        names = [self._path.name] if not folder else files_below(self._path) if only is None else list(only)
         root = self._path if folder else self._path.parent
         chosen = [name for name in names if Path(name).suffix.lower() in EXTENSIONS]
         if not chosen:

@@ -36,13 +36,13 @@ class ImageFolder:
 
     def __init__(
         self,
-        path: str | os.PathLike[str] | Remote,
+        path: str | os.PathLike[str] | LocalFolder | Remote,
         preprocess: Preprocess,
         *,
         input_name: str,
         dtype: np.dtype | type[np.generic] = np.float32,
     ) -> None:
-        self._folder = path if isinstance(path, Remote) else LocalFolder(path)
+        self._folder = path if isinstance(path, (LocalFolder, Remote)) else LocalFolder(path)
         files = self._folder.files()
         self._names = pictures(self._folder, files)
         if not self._names:

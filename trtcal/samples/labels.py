@@ -25,12 +25,13 @@ class Label(NamedTuple):
     line: int
 
 
-def read_labels(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, Label]:
+def read_labels(path: str | os.PathLike[str], names: Collection[str], *, part: bool = False) -> dict[str, Label]:
     """CSV file of ``sample,label`` rows, and the samples' names -> label by name, in the file's order.
 
     Where all samples are rows of one array, as ``x.npy[07]``, their numbers alone will do: ``07`` or ``7``. A first
     line that names the columns is passed over. DataError, with the line, for a row of other than two columns, a
-    name that is no sample or stands there twice.
+    name that is no sample or stands there twice. Where the names are a ``part`` of those that there are, rows of other
+    names are taken too, so that classes keep the numbers of the whole.
     """
     where = os.fspath(path)
     known = set(names)
@@ -55,7 +56,7 @@ def read_labels(path: str | os.PathLike[str], names: Collection[str]) -> dict[st
                 name = str(entry)
                 if name not in known and _DIGITS.fullmatch(name):
                     name = numbered.get(int(name), name)
-                if name not in known:
+                if name not in known and not part:
                     hint = "names are relative to the folder of the data"
                     if numbered:
                         hint = f"the samples are {min(known)} to {max(known)}, or {min(numbered)} to {max(numbered)}"
@@ -94,13 +95,13 @@ def class_numbers(path: str | os.PathLike[str], labels: Mapping[str, Label]) -> 
     return {name: numbers[label.text] for name, label in labels.items()}
 
 
-def classes_of(path: str | os.PathLike[str], names: Collection[str]) -> Mapping[str, int | str]:
+def classes_of(path: str | os.PathLike[str], names: Collection[str], *, part: bool = False) -> Mapping[str, int | str]:
     """CSV file of ``sample,label`` rows, and the samples' names -> class of each sample that has a row.
 
     That is its class number, or the text itself where the texts are no classes: some numbers, some not, as they are
     for a metric of one's own. DataError as :func:`read_labels` raises it.
     """
-    labels = read_labels(path, names)
+    labels = read_labels(path, names, part=part)
     numbers = sum(map(is_number, labels.values()))
     if numbers == len(labels) or (numbers == 0 and all(label.text for label in labels.values())):
         return class_numbers(path, labels)

@@ -33,7 +33,8 @@ class SampleOptions:
     """
 
     data: str = _option(
-        "Folder of images, .npy or .npz file or folder of them (first axis: samples), or script.py[:function] with a "
+        "Folder of images, .npy or .npz file or folder of them (first axis: samples), list.txt that names some of "
+        "their samples, one path a line, or script.py[:function] with a "
         "function load_data as Polygraphy takes it, which is run as your own code. Folders and files may be URLs such "
         "as s3://bucket/photos (extra remote).",
         "PATH",
@@ -115,6 +116,7 @@ class SampleOptions:
         """
         from trtcal.samples.batches import Batches, Samples
         from trtcal.samples.labels import classes_of, refuse_unlabelled
+        from trtcal.samples.listed import Listed
         from trtcal.samples.sources import open_source
 
         inputs = fix_shapes(inputs, self.shape)
@@ -126,7 +128,8 @@ class SampleOptions:
         if samples is None and at_most is not None:
             samples = min(at_most, len(source)) if isinstance(source, Samples) else at_most
         if self.labels is not None and isinstance(source, Samples):
-            classes = classes_of(self.labels, [source.name(index) for index in range(len(source))])
+            every = [source.name(index) for index in range(len(source))]
+            classes = classes_of(self.labels, every, part=isinstance(source, Listed))
         size, size_from = self._batch_size(inputs, source) if calibrating else (self.batch_size or BATCH_SIZE, "")
         batches = Batches(
             source,

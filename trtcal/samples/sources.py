@@ -15,12 +15,22 @@ from trtcal.samples.batches import Samples, Stream
 from trtcal.samples.conform import fits, shape_hint
 from trtcal.samples.images import ImageFolder, pictures
 from trtcal.samples.left_out import by_kind, tell_left_out
+from trtcal.samples.listed import Listed, is_list, read_list
 from trtcal.samples.preprocess import PRESETS, Preprocess, is_image
 from trtcal.samples.raydata import RayData
 from trtcal.samples.streams import IterableSource, LoaderScript
 from trtcal.spec import InputSpec
 
-__all__ = ["ArrayFolder", "ArraySource", "ImageFolder", "IterableSource", "LoaderScript", "RayData", "open_source"]
+__all__ = [
+    "ArrayFolder",
+    "ArraySource",
+    "ImageFolder",
+    "IterableSource",
+    "Listed",
+    "LoaderScript",
+    "RayData",
+    "open_source",
+]
 
 
 def open_source(
@@ -29,8 +39,9 @@ def open_source(
     inputs: Sequence[InputSpec],
     preprocess: Preprocess | None = None,
 ) -> Samples | Stream:
-    """Folder of pictures or of arrays, ``.npy`` or ``.npz`` file, or ``script.py[:function]`` -> its source.
+    """Folder of pictures or of arrays, ``.npy`` or ``.npz`` file, ``list.txt``, ``script.py[:function]`` -> its source.
 
+    A list names some of the samples of the others but scripts (:func:`trtcal.samples.listed.read_list`).
     Folders and files may lie behind a URL that fsspec opens, such as ``s3://bucket/photos``.
 
     ``preprocess`` belongs to pictures only. Raises DataError where the path, the model's ``inputs`` and it do not go
@@ -39,15 +50,20 @@ def open_source(
     where = os.fspath(path)
     if is_url(where):
         return _remote(Remote(where), inputs, preprocess)
+    if is_list(where) and Path(where).is_file():
+        return _listed(where, inputs, preprocess)
     root = Path(path)
     script = re.fullmatch(r"(.+\.py)(?::\w+)?", where)
     if not Path(script[1] if script else where).exists():
         raise DataError(f"{where}: no such file or folder")
     if root.is_dir():
-        if _holds_pictures(LocalFolder(root), preprocess):
-            return _pictures(root, inputs, preprocess)
+        folder = LocalFolder(root)
+        if _holds_pictures(folder, preprocess):
+            return _pictures(folder, inputs, preprocess)
     elif not script and root.suffix.lower() not in EXTENSIONS:
-        raise DataError(f"{where}: expected a folder, a .npy or .npz file, or script.py[:function]")
+        raise DataError(
+            f"{where}: expected a folder, a .npy or .npz file, or script.py[:function]; or list.txt with their names"
+        )
     _refuse_for_arrays(where, preprocess)
     return LoaderScript(where, inputs=inputs) if script else ArrayFolder(root, inputs=inputs)
 
@@ -59,10 +75,32 @@ def holds_arrays(path: str | os.PathLike[str]) -> bool:
         files = remote.files() if remote.is_folder else [remote.name]
         return not pictures(remote, files) and any(Path(name).suffix.lower() in EXTENSIONS for name in files)
     root = Path(path)
+    if is_list(path) and root.is_file():
+        listing = read_list(path)
+        if is_url(listing.root) or not Path(listing.root).is_dir():
+            return holds_arrays(listing.root)
+        return all(Path(name).suffix.lower() in EXTENSIONS for name in listing.files)
     if not root.is_dir():
         return not root.exists() or root.suffix.lower() in EXTENSIONS or root.suffix == ".py"
     files = files_below(root)
     return not any(is_image(root / name) for name in files) and any(Path(n).suffix.lower() in EXTENSIONS for n in files)
+
+
+def _listed(path: str, inputs: Sequence[InputSpec], preprocess: Preprocess | None) -> Listed:
+    listing = read_list(path)
+    source: Samples | Stream
+    if is_url(listing.root) or not Path(listing.root).is_dir():
+        source = open_source(listing.root, inputs=inputs, preprocess=preprocess)
+    else:
+        folder = LocalFolder(listing.root, listing.files)
+        if _holds_pictures(folder, preprocess):
+            source = _pictures(folder, inputs, preprocess)
+        else:
+            _refuse_for_arrays(path, preprocess)
+            source = ArrayFolder(listing.root, inputs=inputs, only=listing.files)
+    if not isinstance(source, Samples):
+        raise DataError(f"{path}: {source.describe()} comes in its own order, and no list can name its samples")
+    return Listed(source, listing)
 
 
 def _remote(
@@ -106,7 +144,7 @@ def _refuse_for_arrays(where: str, preprocess: Preprocess | None) -> None:
 
 
 def _pictures(
-    root: Path | Remote,
+    root: LocalFolder | Remote,
     inputs: Sequence[InputSpec],
     preprocess: Preprocess | None,
 ) -> ImageFolder:
