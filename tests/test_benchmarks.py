@@ -44,6 +44,13 @@ def test_a_benchmark_prints_a_page_and_writes_it_only_where_it_is_told_to(name: 
     assert {path: path.stat().st_mtime_ns for path in results.glob("*")} == before
 
 
+def test_a_judged_sweep_is_a_page_of_its_own(tmp_path: Path) -> None:
+    page = bench("sweep", "--judged", "-o", tmp_path / "page.md")
+    assert page.startswith("# sweep_judged\n")
+    assert "| demo | 18 |" in page
+    assert page.count("--method") == 2
+
+
 def test_a_peer_that_is_not_there_is_left_out_and_named() -> None:
     page = bench("calibrate", "--modelopt-python", sys.executable)
     if "| Model-Optimizer max |" in page:
@@ -53,6 +60,6 @@ def test_a_peer_that_is_not_there_is_left_out_and_named() -> None:
 
 
 def test_the_latest_results_of_every_benchmark_are_there() -> None:
-    for name in SCRIPTS:
+    for name in (*SCRIPTS, "sweep_judged"):
         page = (ROOT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8")
         assert page.startswith(f"# {name}\n")
