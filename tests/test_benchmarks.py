@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ppocr import recogniser
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("calibrate", "histogram", "scale", "startup", "sweep", "threshold")
@@ -57,6 +58,21 @@ def test_a_peer_that_is_not_there_is_left_out_and_named() -> None:
         pytest.skip("this Python has Model-Optimizer")
     assert "Model-Optimizer max is left out: ModuleNotFoundError: No module named 'modelopt'" in page
     assert "| trtcal, four methods |" in page
+
+
+@pytest.mark.exhaustive(reason="types nine commands")
+def test_a_real_model_goes_through_the_commands_of_a_user(tmp_path: Path) -> None:
+    page = bench("real_models", Path(recogniser()).parent, "--only", "ch_ppocr", "--keep", tmp_path)
+    (row,) = [line for line in page.splitlines() if line.startswith("| PP-OCR line direction |")]
+    assert "| x 1x3x48x192 | 4, drawn lines |" in row
+    assert " of 4 keep the class |" in row
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == "ch_ppocr_mobile_v2.0_cls_mobile.onnx.json"
+
+
+def test_a_real_model_that_is_not_there_is_left_out_and_named(tmp_path: Path) -> None:
+    page = bench("real_models", tmp_path, "--only", "320n")
+    assert "(320n.onnx) is left out: 320n.onnx is not under" in page
 
 
 def test_the_latest_results_of_every_benchmark_are_there() -> None:

@@ -245,7 +245,10 @@ class Distances:
         for name in expected:
             a, b = (_finite(name, names, outputs[name]) for outputs in (expected, found))
             if a.shape != b.shape:
-                raise ModelError(f"output {name!r} is {a.shape} of one model and {b.shape} of the other")
+                raise ModelError(
+                    f"output {name!r} is {a.shape} of one model and {b.shape} of the other; where its size depends on "
+                    f"the values, as behind a Loop, compare models that are cut off before (onnx.utils.extract_model)"
+                )
             self._floating.setdefault(name, np.asarray(expected[name]).dtype.kind == "f")
             apart = a - b
             noise = np.square(apart)
