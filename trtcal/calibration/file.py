@@ -87,7 +87,7 @@ class CacheFile:
     ``reused`` says that the cache on disk already was what the run would have made; otherwise ``reasons`` say
     why it was not. ``unusable``, ``clipped``, ``hidden``, ``unusable_thresholds`` and ``usable_methods`` are those of
     `Calibration`. ``closing`` is what was found of the finished cache, {} where nothing was asked; ``chosen`` why its
-    method is what it is, where a `Choosing` chose it.
+    method is what it is, where a `Choosing` chose it. ``stats`` are those of the pass, where they were asked for.
     """
 
     path: Path
@@ -102,6 +102,7 @@ class CacheFile:
     usable_methods: tuple[str, ...] = ()
     closing: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    stats: ActivationStats | None = None
 
     __repr__ = brief
 
@@ -122,6 +123,7 @@ def calibrate_to_file(
     progress: Progress | None = None,
     announce: Callable[[str], None] = lambda line: None,
     closing: Closing | None = None,
+    with_stats: bool = False,
 ) -> CacheFile:
     """Model and batches -> cache at ``path`` with the sidecar that says what it was made from.
 
@@ -136,7 +138,8 @@ def calibrate_to_file(
     Unusable thresholds (:mod:`trtcal.ranges.clipping`) are a warning; where it is ``strict`` they are a CacheError
     instead, no cache is written, and a run by another method goes on from what was gathered. ``closing`` looks at the
     cache when it is written; what it says changes nothing in it. A ``method`` that is a `Choosing` is chosen from the
-    statistics, and then the sidecar names the one chosen.
+    statistics, and then the sidecar names the one chosen. Asked to give them back ``with_stats``, a cache that is up to
+    date is made again.
 
     Raises OutputError where the path cannot be written or another run is writing it, and what
     :func:`trtcal.calibration.calibrate.calibrate` raises.
@@ -174,13 +177,14 @@ def calibrate_to_file(
     reuse = check(path, made_from)
     if choosing is not None and (before is None or before[1].get("chosen", {}).get("by") != choosing.key):
         reuse = Reuse((*reuse.reasons, "its method is to be chosen"))
-    kept = read_sidecar(path) if reuse.ok and stats_there and not force else None
+    kept = read_sidecar(path) if reuse.ok and stats_there and not force and not with_stats else None
     if kept is not None:
         known = CacheFile(path, CalibrationCache.load(path), made_from, True, (), **_found(kept[1]))
         _shout(known, strict)
         asked = closing is not None and closing.always and "samples" not in known.closing
         return _closed(known, closing if asked else None, None)
-    reasons = reuse.reasons or ("asked to by force" if force else "its statistics are not kept yet",)
+    wanted_stats = "its statistics are asked for" if with_stats else "its statistics are not kept yet"
+    reasons = reuse.reasons or ("asked to by force" if force else wanted_stats,)
     # Found out before a long pass, not after it.
     check_cache_output(path, force=force)
     replaced = None
@@ -223,6 +227,8 @@ def calibrate_to_file(
             **({"chosen": dict(choice.why), "closing": dict(choice.closing)} if choice.why else {}),
         }
         new = CacheFile(path, made.cache, made_from, False, tuple(reasons), **findings)
+        if with_stats:
+            new = replace(new, stats=gathered)
         try:
             _shout(new, strict)
         except CacheError:

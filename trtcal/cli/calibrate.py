@@ -28,6 +28,7 @@ from trtcal.files.brief import few
 if TYPE_CHECKING:
     from trtcal.calibration.file import CacheFile
     from trtcal.model.open import Model as OpenModel
+    from trtcal.passes.executor import Executor
     from trtcal.samples.batches import Batches
 
 
@@ -110,6 +111,24 @@ def calibrate(
             show_default="where that costs less than the calibration",
         ),
     ] = None,
+    select: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Also find few samples, at most N, whose thresholds stay within 1% of those of all, and list them in "
+            "a file that --data takes. Calibrates such sets until one is found.",
+            show_default=False,
+        ),
+    ] = None,
+    select_list: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.txt",
+            help="The list that --select writes.",
+            show_default="the cache's name and .samples.txt",
+        ),
+    ] = None,
     ray: OnRay = False,
     ray_address: RayAddress = None,
     ray_cpus: RayCpus = None,
@@ -128,6 +147,11 @@ def calibrate(
             refuse_input(written, [onnx, data, labels, against])
     if method != AUTO:
         _known(method)
+    listed = select_list or output.with_name(f"{output.name}.samples.txt")
+    if select is not None:
+        _check_selecting(listed, select, batches, [onnx, data, labels, against], output, stats)
+    elif select_list is not None:
+        raise ValueError(f"--select-list {select_list}: is what --select writes; say how many samples, --select 128")
     other = None if against is None else load(against)[0]
     say = Output()
     say(f"{batches.source.describe()}\n{batches.accounting()}")
@@ -151,11 +175,17 @@ def calibrate(
             progress=progress,
             announce=say,
             closing=None if check is False else Closing(onnx, batches, always=check is True),
+            with_stats=select is not None,
         )
+        selected = None
+        if select is not None:
+            selected = _selected(result, onnx, batches, select, listed, data, executor, progress)
     if as_json:
-        print_out(json.dumps(_as_json(result), indent=2))
+        print_out(json.dumps({**_as_json(result), **({"selected": selected} if selected else {})}, indent=2))
     else:
         say(_summary(result, check))
+        if selected is not None:
+            say(_selection_line(selected, batches))
     if other is not None:
         from trtcal.cache.doctor import diff
         from trtcal.cli.cache import difference_lines
@@ -175,6 +205,69 @@ def demo(
     with say.progress("calibrating", 512) as progress:
         result = tour(output, progress)
     say(str(result))
+
+
+def _check_selecting(
+    listed: Path, most: int, batches: Batches, inputs: list[Any], output: Path, stats: Path | None
+) -> None:
+    """What keeps a list from being written is found out before a long pass."""
+    from trtcal.cache.provenance import sidecar_path
+    from trtcal.calibration.selection import check_list_output, check_selectable
+    from trtcal.model.overwriting import check_distinct
+
+    if listed.suffix.lower() != ".txt":
+        raise ValueError(f"--select-list {listed}: a list is told by its name; call it {listed}.txt")
+    check_selectable(batches, most)
+    check_list_output(listed, inputs)
+    outputs = [("the cache", output), ("its sidecar", sidecar_path(output)), ("the statistics", stats)]
+    check_distinct([*outputs, ("the list of samples", listed)])
+
+
+def _selected(
+    result: CacheFile,
+    onnx: OpenModel,
+    batches: Batches,
+    most: int,
+    listed: Path,
+    data: str,
+    executor: Executor,
+    bar: Any,
+) -> dict[str, Any]:
+    """Select samples and write their list -> what came of it, for JSON."""
+    import math
+
+    from trtcal.calibration.selection import select, write_selection
+
+    assert result.stats is not None
+    made = result.provenance
+    progress = None if bar is None else lambda done, total: bar(done, total, "selecting samples")
+    chosen = select(
+        onnx, result.stats, batches, most, made.method, growth=made.growth, executor=executor, progress=progress
+    )
+    by = f"{made.method} in batches of {batches.batch_size}, growth {made.growth}"
+    write_selection(listed, chosen, data, f"in the order in which all were taken, for {by}")
+    return {
+        "list": str(listed),
+        "samples": len(chosen.samples),
+        "of": chosen.of,
+        "asked": most,
+        "within": chosen.within,
+        "difference": chosen.difference if math.isfinite(chosen.difference) else None,
+        "tensor": chosen.tensor,
+    }
+
+
+def _selection_line(selected: dict[str, Any], batches: Batches) -> str:
+    """What was selected, for people."""
+    number, of, name = selected["samples"], selected["of"], selected["list"]
+    order = " --order given" if batches.order == "shuffled" else ""
+    take = f"{name}: take them with --data {name} --batch-size {batches.batch_size}{order}"
+    if not selected["within"]:  # a warning says how far they are
+        return f"{number} of {of} samples are the nearest found; {take}"
+    worst = (
+        f"{selected['difference']:.2%} off at most, in {selected['tensor']}" if selected["tensor"] else "none is off"
+    )
+    return f"{number} of {of} samples keep every threshold within 1% ({worst}); {take}"
 
 
 def _known(method: str) -> None:

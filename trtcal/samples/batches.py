@@ -276,6 +276,15 @@ class Batches:
             made.__dict__.pop("_survey", None)
         return made
 
+    def only(self, places: Sequence[int], *, partial: Partial | None = None) -> Batches:
+        """Places in the order of these samples -> batches of the samples there alone, in the order of the places."""
+        if not isinstance(self.source, Samples):
+            raise TypeError(f"{self.source.describe()}: the samples of a stream have no places")
+        made = copy.copy(self)
+        made._order, made._chosen, made.mix = [self._order[place] for place in places], "", None
+        made.partial = partial or self.partial
+        return made
+
     def others(self) -> Batches | None:
         """The samples of the source that are not among these, the last batch padded; None where there are none.
 
