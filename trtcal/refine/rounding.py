@@ -46,36 +46,38 @@ def compensated(rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
     held = np.abs(rows).argmax(axis=-1)  # (groups, channels)
     dead = np.abs(rows).max(axis=-1, initial=0) < step[..., 0] * LEVELS / 2  # a row of zeros, whose step says nothing
     energy = np.diagonal(moments, axis1=1, axis2=2).astype(np.float64)
-    order = np.argsort(-energy, axis=1, kind="stable")  # (groups, k)
+    order = np.argsort(energy, axis=1, kind="stable")  # (groups, k), the most energy last
     factor = _factor(moments, order)
-    w = np.take_along_axis(rows.astype(np.float64), order[:, None, :], axis=2)
+    diagonal = np.diagonal(factor, axis1=1, axis2=2)  # (groups, k)
+    # From here on columns come first: (groups, k, channels).
+    w = np.take_along_axis(np.swapaxes(rows, 1, 2).astype(np.float64), order[..., None], axis=1)
     place = np.argsort(order, axis=1)  # where each column stands in that order
-    held_at = np.take_along_axis(place, held, axis=1)
-    sign = np.sign(np.take_along_axis(rows, held[..., None], axis=2))[..., 0]
+    held_at = np.where(dead, -1, np.take_along_axis(place, held, axis=1))
+    ends = np.sign(np.take_along_axis(rows, held[..., None], axis=2))[..., 0] * LEVELS
     wide = step[..., 0].astype(np.float64)
-    q = np.zeros_like(w)
-    for begin in range(0, k, BLOCK):
+    q = np.empty_like(w)
+    owed = np.zeros_like(w)  # what the columns behind have left to make up for
+    for begin in range((k - 1) // BLOCK * BLOCK, -1, -BLOCK):
         end = min(begin + BLOCK, k)
-        errors = np.empty((groups, channels, end - begin))
-        for j in range(begin, end):
-            found = np.clip(np.rint(w[..., j] / wide), -LEVELS, LEVELS)
-            q[..., j] = np.where((held_at == j) & ~dead, sign * LEVELS, found)
-            error = (w[..., j] - q[..., j] * wide) / factor[:, j, j, None]
-            errors[..., j - begin] = error
-            w[..., j + 1 : end] -= error[..., None] * factor[:, None, j, j + 1 : end]
-        if end < k:
-            w[..., end:] -= errors @ factor[:, begin:end, end:]
+        errors = np.empty((groups, end - begin, channels))
+        for j in range(end - 1, begin - 1, -1):
+            found = np.rint((w[:, j] + owed[:, j] / diagonal[:, j, None]) / wide)
+            np.minimum(np.maximum(found, -LEVELS, out=found), LEVELS, out=found)
+            q[:, j] = np.where(held_at == j, ends, found)
+            errors[:, j - begin] = w[:, j] - q[:, j] * wide
+            owed[:, begin:j] += factor[:, begin:j, j, None] * errors[:, None, j - begin]
+        owed[:, :begin] += factor[:, :begin, begin:end] @ errors
     out = np.empty_like(q)
-    np.put_along_axis(out, np.broadcast_to(order[:, None, :], out.shape), q, axis=2)
-    return np.asarray(out.astype(np.float32) * step)
+    np.put_along_axis(out, np.broadcast_to(order[..., None], out.shape), q, axis=1)
+    return np.asarray(np.ascontiguousarray(np.swapaxes(out, 1, 2)).astype(np.float32) * step)
 
 
 def _factor(moments: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Second moments (groups, k, k) and an order of the columns -> upper Cholesky factor of the inverse, so ordered."""
+    """Second moments (groups, k, k) and an order of the columns -> their upper Cholesky factor, so ordered."""
     h = moments.astype(np.float64)
     diagonal = np.einsum("gii->gi", h)
     empty = diagonal <= 0
     diagonal[empty] = 1  # a column that is never used is rounded by itself
     diagonal += DAMPING * diagonal.mean(axis=1, keepdims=True)
     h = np.take_along_axis(np.take_along_axis(h, order[:, :, None], axis=1), order[:, None, :], axis=2)
-    return np.swapaxes(np.linalg.cholesky(np.linalg.inv(h)), 1, 2)
+    return np.swapaxes(np.linalg.cholesky(h), 1, 2)
