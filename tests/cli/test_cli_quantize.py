@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from beside import beside_int8, both_inputs
+from bypassing import beside_int8, both_inputs
 from models import conv_model, images, make_model, save
 
 from calibrators.runner import Latency

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from beside import beside_int8, both_inputs
+from bypassing import beside_int8, both_inputs
 from models import conv_model, images, make_model, save
 from onnx import helper
 

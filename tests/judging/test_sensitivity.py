@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from beside import beside_int8, both_inputs
+from bypassing import beside_int8, both_inputs
 from models import conv_model, images, make_model, save
 from onnx import helper
 

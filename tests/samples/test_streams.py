@@ -51,7 +51,8 @@ def test_every_form_of_feed_is_taken(form: str) -> None:
     labelled = form in ("dict with labels", "dict with label", "tuple", "list")
     assert batches.labels == (tuple(range(0, 18, 2)) if labelled else None)
     assert batches.sample_names[2:4] == ("batch 0 row 2", "batch 1 row 0")
-    assert str(batches.accounting()) == "9 samples: 3 batches of 4, last one padded with 3 repeats"
+    said = "9 samples: 3 batches of 4, regrouped from batches of 2 to 3, last one padded with 3 repeats"
+    assert str(batches.accounting()) == said
 
 
 def test_labels_that_are_an_input_are_no_labels() -> None:

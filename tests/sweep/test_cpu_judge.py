@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from beside import beside_int8, both_inputs
+from bypassing import beside_int8, both_inputs
 from models import conv_model, images, save
 
 from trtcal.calibration.calibrate import calibrate
