@@ -81,7 +81,7 @@ def _factor(moments: np.ndarray, order: np.ndarray) -> np.ndarray:
     diagonal += DAMPING * diagonal.mean(axis=1, keepdims=True)
     h = np.take_along_axis(np.take_along_axis(h, order[:, :, None], axis=1), order[:, None, :], axis=2)
     try:
-        factor = np.linalg.cholesky(h.astype(np.float32))  # a third of the time, and a rounding is no finer matter
+        # A third of the time, and no rounding is so fine a matter.
+        return np.swapaxes(np.linalg.cholesky(h.astype(np.float32)).astype(np.float64), 1, 2)
     except np.linalg.LinAlgError:
-        factor = np.linalg.cholesky(h)
-    return np.swapaxes(factor.astype(np.float64), 1, 2)
+        return np.swapaxes(np.linalg.cholesky(h), 1, 2)
