@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,9 @@ class SampleOptions:
         if built_in is not None:
             return built_in, "which the model has built in and TensorRT will use"
         if isinstance(source, LoaderScript):
-            first = next(source.blocks(), [])
+            first: Sequence[Any] = []
+            with suppress(DataError):  # which is said where the samples are read, after what is wrong with the options
+                first = next(source.blocks(), [])
             if 0 < len(first) <= MOST_OF_A_SCRIPT:
                 return len(first), f"as {source.describe()} gives them"
         return BATCH_SIZE, ""
