@@ -39,6 +39,22 @@ def test_onnx_runtime_knows_all_of_an_ordinary_model() -> None:
     assert model.for_judging() is model
 
 
+def test_a_quantized_model_is_refused_before_onnx_is_asked_of_what_an_unknown_operator_leaves() -> None:
+    """ONNX 1.16 ends the process at a pair of opset 21 that reads a tensor without a type."""
+    nodes = [
+        node("Mystery", ["x"], ["v"]),
+        node("QuantizeLinear", ["v", "s"], ["q"], output_dtype=TensorProto.INT8),
+        node("DequantizeLinear", ["q", "s"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy")
+    scale = helper.make_tensor("s", TensorProto.FLOAT, [], [1.0])
+    graph = helper.make_graph(nodes, "g", [x], [y], [scale])
+    model = open_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    with pytest.raises(ModelError, match="already quantized"):
+        _ = model.calibrated
+    assert list(model.unknown.tensors) == ["v", "q", "y"]
+
+
 def test_operators_that_onnx_runtime_adds_to_onnx_s_own_are_known() -> None:
     model = with_ops([node("FusedMatMul", ["x", "w"], ["y"], domain="com.microsoft", alpha=2.0)], ["y"])
     assert not open_model(model).unknown

@@ -71,6 +71,16 @@ class CalibrationGraph:
         return {name: self.carried.get(name, name) for name in self.order}
 
 
+def refuse_quantized(model: ModelProto) -> None:
+    """ModelError for a model with operators of integer arithmetic."""
+    quantized = next((node for body in all_bodies(model) for node in body.node if is_quantized(node)), None)
+    if quantized is not None:
+        raise ModelError(
+            f"already quantized (node {quantized.name or quantized.output[0]!r} is a {quantized.op_type}); "
+            f"calibration needs the floating-point model"
+        )
+
+
 def calibration_graph(
     model: ModelProto,
     folder: Path | None = None,
@@ -83,12 +93,7 @@ def calibration_graph(
     ``lost`` are tensors that ONNX Runtime cannot compute, and ``part`` is what of the model it can: they are visible
     where something else runs the model.
     """
-    quantized = next((node for body in all_bodies(model) for node in body.node if is_quantized(node)), None)
-    if quantized is not None:
-        raise ModelError(
-            f"already quantized (node {quantized.name or quantized.output[0]!r} is a {quantized.op_type}); "
-            f"calibration needs the floating-point model"
-        )
+    refuse_quantized(model)
     held = constants_of(model.graph)
     tensors = {name for node in model.graph.node for name in node.output} | {value.name for value in model.graph.input}
     order = [spec.name for spec in model_inputs(model) if np.issubdtype(spec.dtype, np.floating)]

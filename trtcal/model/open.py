@@ -24,7 +24,7 @@ from trtcal.model.batch_axis import (
     output_axes,
     set_batch_size,
 )
-from trtcal.model.calibrated import CalibrationGraph, calibration_graph, with_outputs
+from trtcal.model.calibrated import CalibrationGraph, calibration_graph, refuse_quantized, with_outputs
 from trtcal.model.feeding import NOTHING_SAID, Feeding, asked
 from trtcal.model.file import load_weights
 from trtcal.model.names import NO_ORIGINALS, Originals
@@ -145,6 +145,7 @@ class Model:
     @cached_property
     def calibrated(self) -> CalibrationGraph:
         """What there is to calibrate; ModelError for a model that is quantized already."""
+        self._with_name(refuse_quantized)  # before it is asked what ONNX makes of pairs behind unknown operators
         lost = self.unknown.tensors
         return self._with_name(lambda proto: calibration_graph(proto, self.folder, lost=lost, part=self.reached))
 

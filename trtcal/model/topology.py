@@ -187,8 +187,8 @@ def element_types(model: ModelProto) -> dict[str, int]:
     return {name: found.elem_type for name, found in inferred(model).items()}
 
 
-def inferred(model: ModelProto) -> dict[str, TypeProto.Tensor]:
-    """Element type, and shape if known, of every tensor that the model declares or ONNX can infer.
+def inferred(model: ModelProto, nodes: Iterable[NodeProto] | None = None) -> dict[str, TypeProto.Tensor]:
+    """Element type, and shape if known, of every tensor that the model declares or ONNX can infer from these nodes.
 
     Inferred on a copy whose constants are inputs, but for small integers, which may be shapes: types do not depend on
     values, and weights are big.
@@ -198,7 +198,7 @@ def inferred(model: ModelProto) -> dict[str, TypeProto.Tensor]:
     skeleton = onnx.ModelProto(ir_version=model.ir_version)
     skeleton.opset_import.extend(model.opset_import)
     skeleton.functions.extend(model.functions)
-    skeleton.graph.node.extend(model.graph.node)
+    skeleton.graph.node.extend(model.graph.node if nodes is None else nodes)
     skeleton.graph.input.extend(model.graph.input)
     known = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:

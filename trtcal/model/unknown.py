@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trtcal.errors import ModelError
-from trtcal.model.nodes import STANDARD, all_bodies, bodies, copied, copied_node, domain_of, label, reads, replaced
+from trtcal.model.nodes import (
+    QUANTIZED_OPS,
+    STANDARD,
+    all_bodies,
+    bodies,
+    copied,
+    copied_node,
+    domain_of,
+    label,
+    reads,
+    replaced,
+)
 from trtcal.model.runner import OrtRunner
 from trtcal.model.topology import inferred
 
@@ -104,7 +115,12 @@ def unknown_in(model: ModelProto, libraries: Sequence[Path] = ()) -> Unknown:
     candidates = _candidates(model)
     if not candidates:
         return NOTHING
-    types = inferred(model)
+    lost = _lost(model, candidates).tensors
+    # ONNX 1.16 dereferences the type of what a pair of opset 21 reads, also where there is none.
+    nodes = [
+        node for node in model.graph.node if node.op_type not in QUANTIZED_OPS or lost.keys().isdisjoint(node.input)
+    ]
+    types = inferred(model, nodes)
     found = {op: _refused(node, model, types, libraries) for op, node in candidates.items()}
     ops = {op: _said(op, model, refusal) for op, refusal in found.items() if refusal}
     faults = filter(None, (_fault(op, candidates[op], model) for op in ops))
