@@ -59,7 +59,7 @@ def _refusal(
 ) -> ModelError | None:
     """What ONNX Runtime says against a model; None where nothing."""
     try:
-        OrtRunner(model, threads=1, folder=folder, name=name, libraries=libraries).close()
+        OrtRunner(model, threads=1, folder=folder, name=name, libraries=libraries, all_nodes=True).close()
     except ModelError as error:
         return error
     return None

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from trtcal.errors import ModelError, SettingError
+from trtcal.model.nodes import reads
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class OrtRunner:
 
     ``folder`` is where weights lie that a model in memory keeps in files; ``name`` stands for it in messages.
     ``threads`` is the number inside one operator (default: all cores). A model that ONNX Runtime cannot
-    load or run raises ModelError with its own message. ``libraries`` are files of custom operators.
+    load or run raises ModelError with its own message. ``libraries`` are files of custom operators. Of a model in
+    memory, nodes that no output depends on are neither loaded nor run, unless ``all_nodes`` asks whether they could be.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class OrtRunner:
         folder: str | Path | None = None,
         name: str | None = None,
         libraries: Sequence[Path] = (),
+        all_nodes: bool = False,
     ) -> None:
         import onnxruntime as ort
 
@@ -95,7 +98,7 @@ class OrtRunner:
             model = _with_external_data(model, Path(folder), options)
         try:
             if not isinstance(model, (str, Path, bytes)):
-                model, self._weights = _without_weights(model, options)
+                model, self._weights = _without_weights(model, options, all_nodes)
             session = ort.InferenceSession(
                 os.fspath(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
             )
@@ -190,7 +193,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _without_weights(model: ModelProto, options: Any) -> tuple[bytes, list[Any]]:
+def _without_weights(model: ModelProto, options: Any, all_nodes: bool) -> tuple[bytes, list[Any]]:
     """Model -> its bytes without large weights, and those, which the session takes as they are.
 
     They would be copied twice on their way through the bytes. Some versions of ONNX Runtime copy them here as well,
@@ -198,16 +201,20 @@ def _without_weights(model: ModelProto, options: Any) -> tuple[bytes, list[Any]]
 
     ONNX Runtime refuses one that no node of the graph itself reads, and a name that comes twice; such stay where they
     are, as do any that do not fit their shape, for ONNX Runtime to say so.
+
+    Unless it is to be ``all_nodes``, those that no output depends on are left out: beside such, ONNX Runtime 1.18
+    without optimization gives other nodes' results wrongly.
     """
     import onnx
     import onnxruntime as ort
 
     graph = model.graph
+    nodes = list(graph.node) if all_nodes else _live(list(graph.node), graph)
     bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     bare.graph.MergeFrom(
         onnx.GraphProto(
             name=graph.name,
-            node=graph.node,
+            node=nodes,
             sparse_initializer=graph.sparse_initializer,
             input=graph.input,
             output=graph.output,
@@ -215,7 +222,7 @@ def _without_weights(model: ModelProto, options: Any) -> tuple[bytes, list[Any]]
         )
     )
     names, weights = [], []
-    read = {name for node in graph.node for name in node.input}
+    read = {name for node in nodes for name in node.input}
     times = Counter(tensor.name for tensor in graph.initializer)
     for tensor in graph.initializer:
         large = tensor.data_type in _PLAIN and math.prod(tensor.dims) >= _LARGE
@@ -230,6 +237,18 @@ def _without_weights(model: ModelProto, options: Any) -> tuple[bytes, list[Any]]
         outside.external_data.add(key="location", value="memory")
     options.add_external_initializers(names, weights)
     return bare.SerializeToString(), weights
+
+
+def _live(nodes: list[NodeProto], graph: GraphProto) -> list[NodeProto]:
+    """Those of a graph's nodes that its outputs depend on; all, where that is none."""
+    producers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
+    waiting, live = [value.name for value in graph.output], set[int]()
+    while waiting:
+        number = producers.get(waiting.pop())
+        if number is not None and number not in live:
+            live.add(number)
+            waiting += reads(nodes[number])
+    return [node for number, node in enumerate(nodes) if number in live] or nodes
 
 
 def _with_external_data(model: ModelProto, folder: Path, options: Any) -> ModelProto:
