@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,6 +52,17 @@ def array_of(tensor: TensorProto, folder: str | Path | None = None) -> np.ndarra
     except Exception as error:  # of ONNX, NumPy and the file system
         places = [f" in {Path(folder or '') / item.value}" for item in tensor.external_data if item.key == "location"]
         raise ModelError(f"constant {tensor.name!r}{''.join(places)}: cannot be read: {error}") from error
+
+
+def live(nodes: Sequence[NodeProto], producer: Mapping[str, int], outputs: Iterable[str]) -> frozenset[int]:
+    """Nodes, which of them writes each tensor, and a graph's outputs -> numbers of the nodes that these depend on."""
+    waiting = [producer[name] for name in outputs if name in producer]
+    found = set(waiting)
+    while waiting:
+        needed = {producer[name] for name in reads(nodes[waiting.pop()]) if name in producer}
+        waiting += needed - found
+        found |= needed
+    return frozenset(found)
 
 
 def refuse_cut_off(tensor: TensorProto, folder: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from trtcal.errors import ModelError, SettingError
-from trtcal.model.nodes import reads
+from trtcal.model.nodes import live
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -241,14 +241,9 @@ def _without_weights(model: ModelProto, options: Any, all_nodes: bool) -> tuple[
 
 def _live(nodes: list[NodeProto], graph: GraphProto) -> list[NodeProto]:
     """Those of a graph's nodes that its outputs depend on; all, where that is none."""
-    producers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
-    waiting, live = [value.name for value in graph.output], set[int]()
-    while waiting:
-        number = producers.get(waiting.pop())
-        if number is not None and number not in live:
-            live.add(number)
-            waiting += reads(nodes[number])
-    return [node for number, node in enumerate(nodes) if number in live] or nodes
+    producer = {name: number for number, node in enumerate(nodes) for name in node.output if name}
+    needed = live(nodes, producer, (value.name for value in graph.output))
+    return [node for number, node in enumerate(nodes) if number in needed] or nodes
 
 
 def _with_external_data(model: ModelProto, folder: Path, options: Any) -> ModelProto:

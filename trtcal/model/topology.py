@@ -18,6 +18,7 @@ from trtcal.model.nodes import (
     constants_of,
     domain_of,
     dtype_of,
+    live,
     name_domain_alike,
     op_name,
     reads,
@@ -75,7 +76,7 @@ class Graph:
             {value.name for value in model.graph.input} | self.constants.keys() | self.producer.keys()
         )
         self.types = element_types(model)
-        self.live = self._live()
+        self.live = live(self.nodes, self.producer, self.outputs)
         self.root: dict[int, int] = {}
         self._find_roots()
 
@@ -109,15 +110,6 @@ class Graph:
     def live_readers(self, name: str) -> list[int]:
         """Indices of the live nodes that read a tensor."""
         return [index for index in self.readers.get(name, ()) if index in self.live]
-
-    def _live(self) -> frozenset[int]:
-        waiting = [self.producer[name] for name in self.outputs if name in self.producer]
-        live = set(waiting)
-        while waiting:
-            needed = {self.producer[name] for name in reads(self.nodes[waiting.pop()]) if name in self.producer}
-            waiting += needed - live
-            live |= needed
-        return frozenset(live)
 
     def _find_roots(self) -> None:
         """Of two layers summed up, the later one takes the sum: the other's result is there by then.
